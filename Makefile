@@ -1,0 +1,75 @@
+# Everything a person does with this project. `make help` lists it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# uv where it is there: it installs in a tenth of the time. --seed gives the environment a pip as well.
+UV     := $(shell command -v uv 2>/dev/null)
+PIP    := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/pip install --quiet --disable-pip-version-check)
+NATIVE := $(shell find core CMakeLists.txt pyproject.toml src/mmkit/_native -name '*.[ch]' -o -name '*.pyx' -o -name '*.pxd' -o -name 'CMakeLists.txt' -o -name pyproject.toml)
+BUILD_REQUIRES := 'scikit-build-core>=0.10' 'cython>=3.1' ninja
+
+.DEFAULT_GOAL := tour
+.PHONY: tour install test test-core check check-c sanitize bench docs dist clean help
+
+tour: install  ## Install into .venv if need be, and show what memory calls do on this machine
+	@$(BIN)/mmkit tour
+
+install: $(VENV)/.installed  ## Make .venv and install mmkit there, editable (C sources are rebuilt when changed)
+
+$(VENV)/bin/python:
+	$(if $(UV),$(UV) venv --quiet --seed --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+$(VENV)/.installed: $(VENV)/bin/python $(NATIVE)
+	$(PIP) $(BUILD_REQUIRES)
+	$(PIP) --no-build-isolation -e '.[test]'
+	@touch $@
+
+test: install test-core  ## Run the C tests, then the Python tests
+	$(BIN)/python -m pytest
+
+build/core: core/CMakeLists.txt
+	cmake -S core -B $@ -DMMK_WERROR=ON
+
+test-core: build/core  ## Build and run the tests of the C core alone, without Python
+	cmake --build build/core --parallel
+	ctest --test-dir build/core --output-on-failure --parallel 2
+
+$(VENV)/.checkers: $(VENV)/.installed
+	$(PIP) --no-build-isolation -e '.[check]'
+	@touch $@
+
+check: $(VENV)/.checkers check-c  ## Run every linter and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest mmkit._native --ignore-disjoint-bases
+	$(BIN)/lint-imports
+	$(BIN)/cython-lint src/mmkit/_native
+	$(BIN)/clang-format --dry-run --Werror $(shell find core -name '*.[ch]')
+
+# Warnings are errors with every compiler that is here; the cross-compiler shows that aarch64 still builds.
+check-c:
+	sh core/tests/compile_everywhere.sh
+	sh core/tests/exported_symbols.sh build/core
+
+sanitize: install  ## Run the C tests under ASan+UBSan and under TSan, the Python tests under ASan
+	sh tests/sanitize.sh $(BIN)/python
+
+bench: install  ## Run every benchmark against its peers (minutes)
+	$(PIP) --no-build-isolation -e '.[bench]'
+	set -e; for race in benchmarks/bench_*.py; do $(BIN)/python $$race; done
+
+docs: install  ## Build the documentation into docs/_build
+	$(PIP) --no-build-isolation -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
+dist: $(VENV)/bin/python  ## Build an sdist and a wheel into dist/
+	$(PIP) build
+	$(BIN)/python -m build
+
+clean:  ## Remove everything that was built
+	rm -rf $(VENV) build dist docs/_build
+
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,222 @@
+"""Region: advise, flush, protect, access, creation.
+
+What a call costs beyond the bare system call, for mmkit, the standard library's mmap, ctypes and cffi.
+The target: no more than mmap, and at most a fifth of ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers import bare, cffi_libc, ctypes_libc, through_libc
+from runner import Contestants, Loop, Race, Statement, Target, main, race
+
+import mmkit
+from mmkit.flags import Seal, SyncFlag
+
+SIZE = 1 << 20
+READ, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
+MS_SYNC = int(SyncFlag.SYNC)
+
+FLOOR = "bare system call"
+TARGETS = (Target("mmkit", "mmap", at_most=1.0), Target("mmkit", "ctypes", at_most=0.2))
+AGAINST_CTYPES = (Target("mmkit", "ctypes", at_most=0.2),)
+
+
+# ---- kinds of memory: everybody gets a mapping of their own -----------------------------------------
+
+
+def memfd(*, sealed: bool = False) -> int:
+    fd = os.memfd_create("bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, SIZE)
+    if sealed:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return fd
+
+
+def written_file() -> int:
+    """A file of zeros that are on the disk already."""
+    fd, path = tempfile.mkstemp()
+    Path(path).unlink()
+    os.write(fd, bytes(SIZE))
+    os.fsync(fd)
+    return fd
+
+
+def file_region() -> mmkit.Region:
+    fd = written_file()
+    try:
+        return mmkit.Region.file(fd, mode="r+")
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A kind of shared memory: how mmkit makes a region of it, and the descriptor that others map."""
+
+    region: Callable[[], mmkit.Region]
+    descriptor: Callable[[], int]
+
+    def mapping(self, scope: ExitStack) -> mmap.mmap:
+        return scope.enter_context(mmap.mmap(self._open(scope), SIZE))
+
+    def address(self, scope: ExitStack) -> int:
+        libc = ctypes_libc(use_errno=True)
+        fd = self._open(scope)
+        anonymous = mmap.MAP_ANONYMOUS if fd < 0 else 0
+        address = libc.mmap(None, SIZE, READ_WRITE, mmap.MAP_SHARED | anonymous, fd, 0)
+        if address == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), "mmap")
+        scope.callback(libc.munmap, address, SIZE)
+        return int(address)
+
+    def _open(self, scope: ExitStack) -> int:
+        fd = self.descriptor()
+        if fd >= 0:
+            scope.callback(os.close, fd)
+        return fd
+
+
+# Not private: neighbouring private mappings become one area in the kernel, so that what one contestant
+# does to its own would cost the next one.
+ANONYMOUS = Shared(lambda: mmkit.Region.anonymous(SIZE, shared=True), lambda: -1)
+MEMFD = Shared(lambda: mmkit.Region.memfd(SIZE), memfd)
+SEALED = Shared(lambda: mmkit.Region.memfd(SIZE, seals=Seal.SHRINK), lambda: memfd(sealed=True))
+ON_DISK = Shared(file_region, written_file)
+
+
+def bare_on(address: int, work: str, *numbers: int) -> Loop | None:
+    return bare(work, ctypes.c_void_p(address), ctypes.c_size_t(SIZE), *map(ctypes.c_int, numbers))
+
+
+def filesystem_of(directory: str) -> str:
+    """The type of the file system that a directory is on, from the longest mount point above it."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    above = [(len(point), kind) for _, point, kind, *_ in mounts if Path(directory).resolve().is_relative_to(point)]
+    return max(above)[1]
+
+
+# ---- the system calls -------------------------------------------------------------------------------
+
+
+@race("advise: NORMAL", peer="mmap", floor=FLOOR, targets=TARGETS)
+def advise(scope: ExitStack) -> Contestants:
+    region = scope.enter_context(ANONYMOUS.region())
+    mapping = ANONYMOUS.mapping(scope)
+    call = "libc.madvise(address, SIZE, NORMAL)"
+    return {
+        "mmkit": Statement("region.advise(NORMAL)", region=region, NORMAL=mmkit.Advice.NORMAL),
+        "mmap": Statement("mapping.madvise(NORMAL)", mapping=mapping, NORMAL=mmap.MADV_NORMAL),
+        **through_libc(call, ANONYMOUS.address(scope), SIZE=SIZE, NORMAL=mmap.MADV_NORMAL),
+        FLOOR: bare_on(ANONYMOUS.address(scope), "madvise", mmap.MADV_NORMAL),
+    }
+
+
+def flush(of: str, kind: Shared) -> Race:
+    @race(f"flush: {of}", peer="mmap", floor=FLOOR, targets=TARGETS)
+    def flush_it(scope: ExitStack) -> Contestants:
+        call = "libc.msync(address, SIZE, MS_SYNC)"
+        return {
+            "mmkit": Statement("region.flush()", region=scope.enter_context(kind.region())),
+            "mmap": Statement("mapping.flush()", mapping=kind.mapping(scope)),
+            **through_libc(call, kind.address(scope), SIZE=SIZE, MS_SYNC=MS_SYNC),
+            FLOOR: bare_on(kind.address(scope), "msync", MS_SYNC),
+        }
+
+    return flush_it
+
+
+@race("protect: READ|WRITE, as it is", peer="ctypes", floor=FLOOR, targets=AGAINST_CTYPES)
+def protect_as_is(scope: ExitStack) -> Contestants:
+    region = scope.enter_context(ANONYMOUS.region())
+    call = "libc.mprotect(address, SIZE, READ_WRITE)"
+    return {
+        "mmkit": Statement("region.protect(RW)", region=region, RW=mmkit.Prot.READ | mmkit.Prot.WRITE),
+        "mmap": None,
+        **through_libc(call, ANONYMOUS.address(scope), SIZE=SIZE, READ_WRITE=READ_WRITE),
+        FLOOR: bare_on(ANONYMOUS.address(scope), "mprotect", READ_WRITE),
+    }
+
+
+@race("protect: READ and back, two calls", peer="ctypes", floor=FLOOR, targets=AGAINST_CTYPES)
+def protect_and_back(scope: ExitStack) -> Contestants:
+    region = scope.enter_context(ANONYMOUS.region())
+    prots = {"R": mmkit.Prot.READ, "RW": mmkit.Prot.READ | mmkit.Prot.WRITE}
+    call = "libc.mprotect(address, SIZE, R) or libc.mprotect(address, SIZE, RW)"
+    return {
+        "mmkit": Statement("region.protect(R); region.protect(RW)", region=region, **prots),
+        "mmap": None,
+        **through_libc(call, ANONYMOUS.address(scope), SIZE=SIZE, R=READ, RW=READ_WRITE),
+        FLOOR: bare_on(ANONYMOUS.address(scope), "mprotect_twice", READ, READ_WRITE),
+    }
+
+
+@race("create and close: private anonymous", peer="mmap", floor=FLOOR)
+def create(scope: ExitStack) -> Contestants:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    call = "libc.munmap(libc.mmap(address, SIZE, READ_WRITE, FLAGS, -1, 0), SIZE)"
+    return {
+        "mmkit": Statement("anonymous(SIZE).close()", anonymous=mmkit.Region.anonymous, SIZE=SIZE),
+        "mmap": Statement("mmap(-1, SIZE, FLAGS).close()", mmap=mmap.mmap, SIZE=SIZE, FLAGS=flags),
+        **through_libc(call, None, SIZE=SIZE, READ_WRITE=READ_WRITE, FLAGS=flags),
+        FLOOR: bare("map_and_unmap", ctypes.c_size_t(SIZE)),
+    }
+
+
+# ---- the contents -----------------------------------------------------------------------------------
+
+
+@race("read one byte", peer="mmap")
+def read_byte(scope: ExitStack) -> Contestants:
+    return access("memory[7]", scope)
+
+
+@race("read a slice of 16 bytes", peer="mmap")
+def read_slice(scope: ExitStack) -> Contestants:
+    return access("memory[64:80]", scope, element=ctypes.c_char)
+
+
+@race("store one byte", peer="mmap")
+def store_byte(scope: ExitStack) -> Contestants:
+    return access("memory[7] = 1", scope)
+
+
+def access(statement: str, scope: ExitStack, element: type[ctypes.c_ubyte | ctypes.c_char] = ctypes.c_ubyte) -> Contestants:
+    """Return who runs a statement on `memory`. A slice of ctypes' array of `c_char` is bytes, as the others' are."""
+    contestants: dict[str, Loop | None] = {
+        "mmkit": Statement(statement, memory=scope.enter_context(ANONYMOUS.region())),
+        "mmap": Statement(statement, memory=ANONYMOUS.mapping(scope)),
+        "ctypes": Statement(statement, memory=(element * SIZE).from_address(ANONYMOUS.address(scope))),
+        "cffi": None,
+    }
+    if cffi := cffi_libc():
+        pointer = cffi.ffi.cast("unsigned char *", ANONYMOUS.address(scope))
+        memory = cffi.ffi.buffer(pointer, SIZE) if element is ctypes.c_char else pointer
+        contestants["cffi"] = Statement(statement, memory=memory)
+    return contestants
+
+
+if __name__ == "__main__":
+    main(
+        advise,
+        flush("anonymous shared memory", ANONYMOUS),
+        flush("memfd", MEMFD),
+        flush("memfd sealed against shrinking", SEALED),
+        flush("clean file on disk", ON_DISK),
+        protect_as_is,
+        protect_and_back,
+        create,
+        read_byte,
+        read_slice,
+        store_byte,
+        notes=[f"The file on disk lies in {tempfile.gettempdir()}, on {filesystem_of(tempfile.gettempdir())}."],
+    )

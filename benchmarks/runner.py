@@ -1,0 +1,373 @@
+"""Fair races: the same work by several contestants, in one run, interleaved.
+
+A benchmark is a table of contestants::
+
+    @race("read one byte", peer="mmap")
+    def read_byte(scope: ExitStack) -> Contestants:
+        region = scope.enter_context(mmkit.Region.anonymous(SIZE))
+        mapping = scope.enter_context(mmap.mmap(-1, SIZE))
+        return {
+            "mmkit": Statement("region[7]", region=region),
+            "mmap": Statement("mapping[7]", mapping=mapping),
+        }
+
+    if __name__ == "__main__":
+        main(read_byte)
+
+The runner calibrates, warms up, runs the contestants in rounds of shuffled order, and prints minima and
+medians per call with their ratios to the peer's. docs/benchmarks.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+#: Does the work `n` times and returns the nanoseconds that it took.
+Loop = Callable[[int], int]
+#: Who runs: None for a contestant that cannot do this work here, which the table shows as a dash.
+Contestants = Mapping[str, Loop | None]
+
+LEFT_OUT = (
+    "Left out of the timing: setting up (each contestant has its own object or mapping, of the same size and kind), "
+    "warming up, garbage collection, looking up names (they are locals of the timed loop), "
+    "and an empty Python loop, which is subtracted from every contestant that runs in one."
+)
+
+
+class Statement:
+    """A Python statement in a loop, compiled once, in which each of `names` is a local variable."""
+
+    def __init__(self, statement: str, **names: object) -> None:
+        parameters = "".join(f", {name}" for name in names)
+        source = f"""
+def timed(rounds_, clock_{parameters}):
+    start_ = clock_()
+    for _ in rounds_:
+        {statement}
+    return clock_() - start_
+"""
+        scope: dict[str, Any] = {}
+        exec(compile(source, f"<{statement}>", "exec"), scope)
+        self._timed = scope["timed"]
+        self._values = tuple(names.values())
+
+    def __call__(self, n: int) -> int:
+        return int(self._timed(repeat(None, n), time.perf_counter_ns, *self._values))
+
+
+#: What every `Statement` costs beside its work.
+EMPTY = Statement("pass")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a contestant should cost at most, as a multiple of another's cost."""
+
+    of: str
+    to: str
+    at_most: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """One piece of work and who does it."""
+
+    name: str
+    #: Whom ratios are to.
+    peer: str
+    #: The contestant that does nothing but the unavoidable: what others spend beyond it is reported.
+    floor: str | None
+    targets: Sequence[Target]
+    enter: Callable[[ExitStack], Contestants]
+
+
+def race(
+    name: str, *, peer: str, floor: str | None = None, targets: Sequence[Target] = ()
+) -> Callable[[Callable[[ExitStack], Contestants]], Race]:
+    """Make a race of a function that sets its contestants up; the `ExitStack` ends what it made."""
+    return lambda enter: Race(name, peer, floor, targets, enter)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to try."""
+
+    rounds: int
+    loop_ns: int
+
+    @classmethod
+    def full(cls) -> Effort:
+        return cls(rounds=100, loop_ns=2_000_000)
+
+    @classmethod
+    def quick(cls) -> Effort:
+        return cls(rounds=5, loop_ns=100_000)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Nanoseconds per call."""
+
+    minimum: float
+    median: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Summary:
+        return cls(min(samples), statistics.median(samples))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One contestant's cost as a multiple of another's. None where the other's is lost in the noise."""
+
+    minima: float | None
+    medians: float | None
+
+    @classmethod
+    def between(cls, one: Summary | None, other: Summary | None) -> Ratio:
+        if one is None or other is None:
+            return cls(None, None)
+        return cls(_quotient(one.minimum, other.minimum), _quotient(one.median, other.median))
+
+
+def _quotient(one: float, other: float) -> float | None:
+    return one / other if other > 0 else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one contestant did. The figures are None for who did not run."""
+
+    contestant: str
+    calls: int
+    cost: Summary | None
+    to_peer: Ratio
+    beyond: Summary | None
+    beyond_to_peer: Ratio
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a target fared: on what is spent beyond the floor where there is one, else on the whole cost."""
+
+    target: Target
+    ratio: Ratio
+    word: str
+
+    @classmethod
+    def on(cls, target: Target, cost: Mapping[str, Summary]) -> Verdict:
+        ratio = Ratio.between(cost.get(target.of), cost.get(target.to))
+        held = {value <= target.at_most for value in (ratio.minima, ratio.medians) if value is not None}
+        word = "—" if not held else "open" if len(held) == 2 else "held" if True in held else "missed"
+        return cls(target, ratio, word)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a race went."""
+
+    name: str
+    peer: str
+    floor: str | None
+    rounds: int
+    rows: Sequence[Row]
+    verdicts: Sequence[Verdict]
+
+
+# ---- running ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _calibrated(run: Loop, loop_ns: int) -> int:
+    """How often to do the work in one timed loop. Warms up by the way."""
+    n = 1
+    while (spent := run(n)) < loop_ns // 2:
+        n *= 2
+    return max(1, n * loop_ns // spent)
+
+
+def _sample(loops: Mapping[str, Loop], effort: Effort) -> tuple[dict[str, int], dict[str, list[float]]]:
+    """Time every loop once a round, in an order that changes. Returns calls per loop, and ns per call by round."""
+    calls = {name: _calibrated(run, effort.loop_ns) for name, run in loops.items()}
+    samples: dict[str, list[float]] = {name: [] for name in loops}
+    order = list(loops)
+    # The same orders every time: a run can be repeated.
+    shuffle = random.Random(1).shuffle
+    for _ in range(effort.rounds):
+        shuffle(order)
+        for name in order:
+            samples[name].append(loops[name](calls[name]) / calls[name])
+    return calls, samples
+
+
+def run(race: Race, effort: Effort) -> Result:
+    """Hold a race."""
+    with ExitStack() as scope:
+        contestants = race.enter(scope)
+        for name in filter(None, (race.peer, race.floor)):
+            if name not in contestants:
+                raise ValueError(f"race {race.name!r} has no contestant {name!r}")
+        loops: dict[str, Loop] = {"": EMPTY}
+        loops |= {name: loop for name, loop in contestants.items() if loop}
+        with _without_collector():
+            calls, samples = _sample(loops, effort)
+    empty = min(samples.pop(""))
+    for name in samples:
+        if isinstance(loops[name], Statement):
+            samples[name] = [sample - empty for sample in samples[name]]
+    return _judge(race, contestants, calls, samples, effort)
+
+
+def _judge(
+    race: Race, names: Mapping[str, object], calls: Mapping[str, int], samples: Mapping[str, Sequence[float]], effort: Effort
+) -> Result:
+    cost = {name: Summary.of(samples[name]) for name in samples}
+    beyond = {}
+    if race.floor in samples:
+        floor = samples[race.floor]
+        for name in samples:
+            # Round by round: what slows the machine slows both.
+            spent = [sample - least for sample, least in zip(samples[name], floor, strict=True)]
+            beyond[name] = Summary(cost[name].minimum - cost[race.floor].minimum, statistics.median(spent))
+        del beyond[race.floor]
+    rows = [
+        Row(
+            name,
+            calls.get(name, 0) * effort.rounds,
+            cost.get(name),
+            Ratio.between(cost.get(name), cost.get(race.peer)),
+            beyond.get(name),
+            Ratio.between(beyond.get(name), beyond.get(race.peer)),
+        )
+        for name in names
+    ]
+    judged = beyond if race.floor else cost
+    verdicts = [Verdict.on(target, judged) for target in race.targets]
+    return Result(race.name, race.peer, race.floor, effort.rounds, rows, verdicts)
+
+
+# ---- saying -----------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, str]:
+    """What a reader must know of where it ran."""
+    processor = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    return {
+        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+
+
+def _ns(value: float | None) -> str:
+    return "—" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def markdown(result: Result) -> str:
+    """Return one race as a Markdown section."""
+    header = ["contestant", "min ns", "median ns", f"min ÷ {result.peer}", f"median ÷ {result.peer}"]
+    if result.floor:
+        header += ["beyond: min ns", "median ns", f"min ÷ {result.peer}", f"median ÷ {result.peer}"]
+    rows = []
+    for row in result.rows:
+        cells = [row.contestant, *_figures(row.cost), *map(_ratio, (row.to_peer.minima, row.to_peer.medians))]
+        if result.floor:
+            cells += _figures(row.beyond)
+            cells += map(_ratio, (row.beyond_to_peer.minima, row.beyond_to_peer.medians))
+        rows.append(cells)
+    return f"### {result.name}\n\n{_table(header, rows)}\n"
+
+
+def _figures(summary: Summary | None) -> list[str]:
+    return [_ns(summary and summary.minimum), _ns(summary and summary.median)]
+
+
+def _verdicts(results: Sequence[Result]) -> str:
+    header = ["race", "target", "minima", "medians", "verdict"]
+    rows = [
+        [
+            result.name,
+            f"{verdict.target.of} ≤ {verdict.target.at_most:g} × {verdict.target.to}",
+            _ratio(verdict.ratio.minima),
+            _ratio(verdict.ratio.medians),
+            verdict.word,
+        ]
+        for result in results
+        for verdict in result.verdicts
+    ]
+    return f"### Targets\n\n{_table(header, rows)}\n" if rows else ""
+
+
+def main(*races: Race, notes: Sequence[str] = ()) -> None:
+    """Hold the races that the command line asks for, and print them. How fast anybody was never fails it."""
+    title = (sys.modules["__main__"].__doc__ or "").strip().partition("\n")[0]
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--quick", action="store_true", help="a few seconds: does it run? The figures mean little")
+    parser.add_argument("--only", metavar="NAME", action="append", help="only races with NAME in their name")
+    parser.add_argument("--json", metavar="PATH", type=Path, help="write the results there, too")
+    arguments = parser.parse_args()
+
+    wanted = [race for race in races if not arguments.only or any(part in race.name for part in arguments.only)]
+    if not wanted:
+        parser.error(f"no race has that in its name: {', '.join(race.name for race in races)}")
+    effort = Effort.quick() if arguments.quick else Effort.full()
+    facts = machine()
+
+    print(f"## {title}\n")
+    print("; ".join(f"{name} {value}" for name, value in facts.items()) + ".")
+    print(f"{effort.rounds} rounds in changing order, {effort.loop_ns / 1e6:g} ms a loop.", end=" ")
+    print(*(LEFT_OUT, *notes), sep="\n", end="\n\n")
+    results = []
+    for race in wanted:
+        results.append(run(race, effort))
+        print(markdown(results[-1]), flush=True)
+    print(_verdicts(results), end="")
+    if arguments.json:
+        everything = {"benchmark": title, "machine": facts, "races": [asdict(result) for result in results]}
+        arguments.json.write_text(json.dumps(everything, indent=2) + "\n")

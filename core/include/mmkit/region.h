@@ -1,0 +1,159 @@
+/* region.h: page-aligned ranges of the address space that mmkit made and owns.
+ *
+ *     outer                                                              outer + outer_length
+ *      |         base                              base + reserved              |
+ *      |          |<---- length (committed) ---->|<-- not yet -->|              |
+ *      [ guard   ][ data ........................][ PROT_NONE ...][ guard       ]
+ *
+ * Without `reserve` and `guard` the four boundaries are two: outer == base and everything is data.
+ * A region that shrank keeps its address space, as PROT_NONE, and grows back in place.
+ *
+ * The caller owns the mmk_region (it may stand inside a larger object) and keeps it at one address
+ * from mmk_region_map to mmk_region_dispose. Fields are read freely, written by the core only.
+ *
+ * Life:    map -> close -> dispose. After close the addresses stay taken (PROT_NONE): a stale pointer
+ *          faults and never reaches what someone else has mapped since. dispose gives them back,
+ *          when the caller knows that nobody holds a pointer any more.
+ * Threads: any call from any thread. Calls that change bookkeeping are serialised by the region's
+ *          lock; calls that only pass through (advise, flush, load) pin the region and run side by side.
+ *          Lock order: region, then registry; never call back into the caller under either.
+ * Fork:    the child has each region as its parent had it, with the locks free.
+ * Signals: none of these.
+ */
+#ifndef MMKIT_REGION_H
+#define MMKIT_REGION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <mmkit/base.h>
+#include <mmkit/runs.h>
+
+/* A live view: somebody holds a pointer into [offset, offset + length). Owned by the viewer. */
+typedef struct mmk_view {
+    struct mmk_view *next;
+    struct mmk_view **link;
+    size_t offset; /* bytes from base */
+    size_t length;
+    bool writable;
+} mmk_view;
+
+/* A protection that holds for a while over pages [first, end); see protect.h. Owned by whoever covers. */
+typedef struct mmk_cover {
+    struct mmk_cover *below; /* the next older one */
+    size_t first;
+    size_t end;
+    int prot;
+} mmk_cover;
+
+typedef struct mmk_region {
+    char *base;             /* first byte of data */
+    _Atomic size_t length;  /* bytes committed, a multiple of granule; see mmk_region_length */
+    size_t asked;           /* bytes of it that the caller asked for: the last page may be partly data */
+    size_t reserved;        /* bytes of address space from base on, >= length */
+    size_t granule;         /* page size of the backing: base pages or huge pages */
+    mmk_range outer;        /* everything the region holds, guards included */
+    int prot;               /* of every page that `protections` does not name */
+    int flags;              /* of mmap(2), without MAP_FIXED */
+    int fd;                 /* what backs it, or -1; the caller's, who closes it after dispose */
+    uint64_t file_offset;   /* of base in fd */
+    bool may_shrink;        /* fd is a file that others may truncate: flush looks at its size */
+    bool always_locked;     /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
+    bool sealed;            /* mseal(2): the kernel lets nobody unmap it */
+    bool kernel_guards;     /* MADV_GUARD_INSTALL has been used */
+
+    _Atomic uint64_t state; /* MMK_REGION_* and the number of operations inside; see mmk_region_enter */
+    pthread_mutex_t lock;   /* over everything below, and over length, prot, reserved when they change */
+    mmk_view *views;
+    mmk_cover *covers;      /* newest first */
+    mmk_runs protections;   /* page -> prot, where it is not `prot` */
+    mmk_runs locks;         /* page -> how many times locked, where it is not 0 */
+    mmk_runs guards;        /* page -> 1 where the guard is PROT_NONE: kernels before 6.13 */
+} mmk_region;
+
+/* Bits of mmk_region.state. A zeroed mmk_region is a closed one. */
+#define MMK_REGION_LIVE (UINT64_C(1) << 63)
+#define MMK_REGION_EXCLUDED (UINT64_C(1) << 62) /* a change has the region to itself */
+
+/* What to map. All zero but length, prot and flags is an ordinary anonymous mapping once fd is -1. */
+typedef struct mmk_request {
+    size_t length;        /* bytes, > 0; rounded up to the granule */
+    size_t reserve;       /* bytes of address space to hold, >= length; 0: no more than length */
+    size_t guard;         /* bytes of PROT_NONE at each end: a multiple of the page size, or 0 */
+    size_t granule;       /* page size of the backing: 0 means the base page size */
+    int prot;             /* PROT_* */
+    int flags;            /* MAP_*, without MAP_FIXED and MAP_FIXED_NOREPLACE */
+    int fd;               /* or -1 */
+    uint64_t file_offset; /* a multiple of the granule */
+    bool may_shrink;      /* fd is a file that others may truncate */
+    bool always_locked;   /* fd is from memfd_secret(2), whose pages are locked by nature */
+} mmk_request;
+
+/* Map, and enter the region in the registry. mmap(2).
+ *
+ * returns  0 with *region filled
+ *          -EINVAL     length is 0, or rounding or guards would wrap past the address space
+ *          -ENOMEM     no address space, no memory for the registry, or the process has too many areas
+ *          -errno      of mmap(2)
+ * On error nothing stays mapped. MAP_POPULATE and MAP_LOCKED fail silently in the kernel: use
+ * mmk_region_populate and mmk_region_lock. */
+MMK_API MMK_MUST_CHECK int mmk_region_map(mmk_region *region, const mmk_request *request);
+
+/* End the region: its contents go, its addresses stay taken as PROT_NONE until mmk_region_dispose.
+ *
+ * returns  0
+ *          -MMK_ECLOSED  it is closed already
+ *          -MMK_EPINNED  a view is live or an operation is running; nothing has changed
+ *          -ENOMEM       the process has too many areas to replace this one; nothing has changed
+ * A sealed region (mseal(2)) stays mapped until the process ends; it only counts as closed. */
+MMK_API MMK_MUST_CHECK int mmk_region_close(mmk_region *region);
+
+/* Give the addresses back; closes first if need be. Nothing to do for a region that mmk_region_map refused.
+ *
+ * pre:     no view is live, no operation is running, and nobody holds a pointer into the region. */
+MMK_API void mmk_region_dispose(mmk_region *region);
+
+/* Pin the region for the length of an operation: it will not be closed, moved or cut meanwhile.
+ * Each success is paired with one mmk_region_leave. Cost: one atomic addition each.
+ *
+ * returns  0
+ *          -MMK_ECLOSED */
+MMK_API MMK_MUST_CHECK int mmk_region_enter(mmk_region *region);
+
+static inline void mmk_region_leave(mmk_region *region)
+{
+    atomic_fetch_sub_explicit(&region->state, 1, memory_order_release);
+}
+
+/* Register a pointer handed out into [offset, offset + length), until mmk_view_close.
+ *
+ * pre:     offset + length <= mmk_region_length(region); *view is not registered.
+ * returns  0
+ *          -EACCES       some page of the range cannot be read (or written, where `writable` asks it)
+ *          -MMK_ECLOSED */
+MMK_API MMK_MUST_CHECK int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t length,
+                                         bool writable);
+MMK_API void mmk_view_close(mmk_region *region, mmk_view *view);
+
+/* Is any view live? A snapshot: another thread may open one at once. */
+MMK_API bool mmk_region_has_views(mmk_region *region);
+
+/* Seal the committed range against unmapping, moving, reprotecting and discarding. mseal(2), Linux 6.10.
+ *
+ * returns  0; -ENOSYS before 6.10; -errno; -MMK_ECLOSED */
+MMK_API MMK_MUST_CHECK int mmk_region_seal(mmk_region *region);
+
+/* Bytes committed. */
+static inline size_t mmk_region_length(const mmk_region *region)
+{
+    return atomic_load_explicit(&((mmk_region *)region)->length, memory_order_relaxed);
+}
+
+/* Is it closed (or was it never mapped)? A snapshot. */
+static inline bool mmk_region_is_closed(const mmk_region *region)
+{
+    return !(atomic_load_explicit(&((mmk_region *)region)->state, memory_order_acquire) & MMK_REGION_LIVE);
+}
+
+#endif

@@ -1,0 +1,30 @@
+/* registry.h: every live region of the process, sorted by address.
+ *
+ * Who asks: the raw calls, before they unmap or map over a range; and the fork handler, which
+ * leaves the child with free locks.
+ *
+ * Threads: any call from any thread. Fork: handled by pthread_atfork. Signals: no.
+ */
+#ifndef MMKIT_REGISTRY_H
+#define MMKIT_REGISTRY_H
+
+#include <mmkit/region.h>
+
+/* Enter a region under its outer range.
+ * returns  0, or -ENOMEM */
+MMK_API MMK_MUST_CHECK int mmk_registry_add(mmk_region *region);
+
+/* Take it out again. pre: it is in. */
+MMK_API void mmk_registry_remove(mmk_region *region);
+
+/* Give a region another outer range. pre: it is in. */
+MMK_API void mmk_registry_move(mmk_region *region, mmk_range outer);
+
+/* The outer range of the lowest live region that overlaps [address, address + length); empty if none.
+ * pre: the range does not wrap. */
+MMK_API mmk_range mmk_registry_overlap(uintptr_t address, size_t length);
+
+/* How many regions are live. */
+MMK_API size_t mmk_registry_count(void);
+
+#endif

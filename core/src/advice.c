@@ -1,0 +1,60 @@
+#include <mmkit/advice.h>
+
+#include <mmkit/sys.h>
+
+#include "region_internal.h"
+
+enum {
+    MADV_FREE_ = 8,
+    MADV_DONTNEED_LOCKED_ = 24,
+    MADV_HWPOISON_ = 100,
+    MADV_SOFT_OFFLINE_ = 101,
+};
+
+bool mmk_advice_destroys(const mmk_region *region, int advice)
+{
+    switch (advice) {
+    case MMK_MADV_DONTNEED:
+    case MADV_DONTNEED_LOCKED_:
+        return (region->flags & MAP_TYPE) == MAP_PRIVATE;
+    case MADV_FREE_:
+    case MMK_MADV_REMOVE:
+    case MMK_MADV_GUARD_INSTALL:
+    case MADV_HWPOISON_:
+    case MADV_SOFT_OFFLINE_:
+        return true;
+    default:
+        return false;
+    }
+}
+
+int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advice)
+{
+    if (mmk_advice_destroys(region, advice))
+        return -MMK_EUNSUPPORTED;
+    int error = mmk_region_enter(region);
+    if (error)
+        return error;
+    error = check_range(region, offset, length);
+    if (!error)
+        error = mmk_sys_madvise(region->base + offset, length, advice);
+    mmk_region_leave(region);
+    return error;
+}
+
+int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool write)
+{
+    return mmk_region_advise(region, offset, length, write ? MMK_MADV_POPULATE_WRITE : MMK_MADV_POPULATE_READ);
+}
+
+int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force)
+{
+    int error = region_begin_destroying(region, offset, length, force);
+    if (error)
+        return error;
+    error = check_range(region, offset, length);
+    if (!error)
+        error = mmk_sys_madvise(region->base + offset, length, MMK_MADV_DONTNEED);
+    region_end_destroying(region, force);
+    return error;
+}

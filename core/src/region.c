@@ -1,0 +1,249 @@
+#include <mmkit/region.h>
+
+#include <mmkit/registry.h>
+#include <mmkit/sys.h>
+
+#include "region_internal.h"
+
+int region_reserve(size_t reserved, size_t guard, size_t granule, mmk_range *outer, char **base)
+{
+    /* Huge pages need an aligned base; the kernel aligns PROT_NONE mappings to base pages only. */
+    size_t slack = granule - mmk_page_size();
+    size_t length, padded;
+    if (__builtin_add_overflow(reserved, 2 * guard, &length) || __builtin_add_overflow(length, slack, &padded))
+        return -ENOMEM;
+
+    intptr_t got = mmk_sys_mmap(NULL, padded, PROT_NONE, HOLD_FLAGS, -1, 0);
+    if (got < 0)
+        return (int)got;
+    char *start = (char *)got;
+    *base = (char *)mmk_round_up((size_t)start + guard, granule);
+    *outer = (mmk_range){*base - guard, length};
+
+    size_t before = (size_t)(outer->base - start);
+    if (before)
+        mmk_sys_munmap(start, before);
+    if (slack > before)
+        mmk_sys_munmap(outer->base + length, slack - before);
+    return 0;
+}
+
+static int map_reserved(mmk_region *region, const mmk_request *request, size_t length)
+{
+    int error = region_reserve(region->reserved, request->guard, region->granule, &region->outer, &region->base);
+    if (error)
+        return error;
+    intptr_t address = mmk_sys_mmap(region->base, length, request->prot, request->flags | MAP_FIXED, request->fd,
+                                    (off_t)request->file_offset);
+    if (address < 0)
+        mmk_sys_munmap(region->outer.base, region->outer.length);
+    return address < 0 ? (int)address : 0;
+}
+
+static int map_plain(mmk_region *region, const mmk_request *request, size_t length)
+{
+    intptr_t address =
+        mmk_sys_mmap(NULL, length, request->prot, request->flags, request->fd, (off_t)request->file_offset);
+    if (address < 0)
+        return (int)address;
+    region->base = (char *)address;
+    region->outer = (mmk_range){region->base, length};
+    return 0;
+}
+
+int mmk_region_map(mmk_region *region, const mmk_request *request)
+{
+    size_t granule = request->granule ? request->granule : mmk_page_size();
+    size_t wanted = request->reserve > request->length ? request->reserve : request->length;
+    *region = (mmk_region){0};
+    if (request->length == 0 || wanted > SIZE_MAX / 4 || request->guard > SIZE_MAX / 4)
+        return request->length == 0 ? -EINVAL : -ENOMEM;
+
+    size_t length = mmk_round_up(request->length, granule);
+    *region = (mmk_region){
+        .asked = request->length,
+        .granule = granule,
+        .reserved = mmk_round_up(wanted, granule),
+        .prot = request->prot,
+        .flags = request->flags,
+        .fd = request->fd,
+        .file_offset = request->file_offset,
+        .may_shrink = request->may_shrink,
+        .always_locked = request->always_locked,
+        .lock = PTHREAD_MUTEX_INITIALIZER,
+    };
+    atomic_init(&region->length, length);
+
+    bool plain = region->reserved == length && request->guard == 0;
+    int error = plain ? map_plain(region, request, length) : map_reserved(region, request, length);
+    if (!error) {
+        error = mmk_registry_add(region);
+        if (error)
+            mmk_sys_munmap(region->outer.base, region->outer.length);
+    }
+    if (error)
+        region->outer = (mmk_range){0};
+    else
+        atomic_store_explicit(&region->state, MMK_REGION_LIVE, memory_order_release);
+    return error;
+}
+
+int mmk_region_enter(mmk_region *region)
+{
+    for (;;) {
+        uint64_t before = atomic_fetch_add_explicit(&region->state, 1, memory_order_acquire);
+        if ((before & (MMK_REGION_LIVE | MMK_REGION_EXCLUDED)) == MMK_REGION_LIVE)
+            return 0;
+        atomic_fetch_sub_explicit(&region->state, 1, memory_order_release);
+        if (!(before & MMK_REGION_LIVE))
+            return -MMK_ECLOSED;
+        /* Whoever excluded us holds the lock: wait for it. */
+        pthread_mutex_lock(&region->lock);
+        pthread_mutex_unlock(&region->lock);
+    }
+}
+
+int region_begin_change(mmk_region *region)
+{
+    pthread_mutex_lock(&region->lock);
+    if (!mmk_region_is_closed(region))
+        return 0;
+    pthread_mutex_unlock(&region->lock);
+    return -MMK_ECLOSED;
+}
+
+int region_exclude(mmk_region *region)
+{
+    uint64_t idle = MMK_REGION_LIVE;
+    return atomic_compare_exchange_strong(&region->state, &idle, MMK_REGION_LIVE | MMK_REGION_EXCLUDED) ? 0 : -MMK_EPINNED;
+}
+
+void region_admit(mmk_region *region)
+{
+    atomic_fetch_and(&region->state, ~MMK_REGION_EXCLUDED);
+}
+
+void region_forget_operations(mmk_region *region)
+{
+    atomic_fetch_and(&region->state, MMK_REGION_LIVE);
+}
+
+bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bool writable)
+{
+    for (const mmk_view *view = region->views; view; view = view->next)
+        if (view->offset < offset + length && offset < view->offset + view->length &&
+            (view->writable || !writable))
+            return true;
+    return false;
+}
+
+int region_begin_destroying(mmk_region *region, size_t offset, size_t length, bool force)
+{
+    int error = region_begin_change(region);
+    if (error || force)
+        return error;
+    error = region_is_viewed(region, offset, length, false) ? -MMK_EPINNED : region_exclude(region);
+    if (error)
+        region_end_change(region);
+    return error;
+}
+
+void region_end_destroying(mmk_region *region, bool force)
+{
+    if (!force)
+        region_admit(region);
+    region_end_change(region);
+}
+
+int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t length, bool writable)
+{
+    int error = region_begin_change(region);
+    if (error)
+        return error;
+    int allowed = region_prot_of_range(region, offset, length);
+    if (!(allowed & PROT_READ) || (writable && !(allowed & PROT_WRITE))) {
+        region_end_change(region);
+        return -EACCES;
+    }
+    *view = (mmk_view){
+        .next = region->views,
+        .link = &region->views,
+        .offset = offset,
+        .length = length,
+        .writable = writable,
+    };
+    if (view->next)
+        view->next->link = &view->next;
+    region->views = view;
+    region_end_change(region);
+    return 0;
+}
+
+void mmk_view_close(mmk_region *region, mmk_view *view)
+{
+    pthread_mutex_lock(&region->lock);
+    *view->link = view->next;
+    if (view->next)
+        view->next->link = view->link;
+    pthread_mutex_unlock(&region->lock);
+}
+
+bool mmk_region_has_views(mmk_region *region)
+{
+    pthread_mutex_lock(&region->lock);
+    bool viewed = region->views != NULL;
+    pthread_mutex_unlock(&region->lock);
+    return viewed;
+}
+
+int mmk_region_seal(mmk_region *region)
+{
+    int error = region_begin_change(region);
+    if (error)
+        return error;
+    error = mmk_sys_mseal(region->base, mmk_region_length(region), 0);
+    if (!error)
+        region->sealed = true;
+    region_end_change(region);
+    return error;
+}
+
+static void forget_bookkeeping(mmk_region *region)
+{
+    mmk_runs_clear(&region->protections);
+    mmk_runs_clear(&region->locks);
+    mmk_runs_clear(&region->guards);
+    region->covers = NULL;
+}
+
+int mmk_region_close(mmk_region *region)
+{
+    int error = region_begin_change(region);
+    if (error)
+        return error;
+    error = region->views ? -MMK_EPINNED : region_exclude(region);
+    if (!error) {
+        if (!region->sealed)
+            error = (int)hold(region->outer.base, region->outer.length);
+        if (!error) {
+            mmk_registry_remove(region);
+            forget_bookkeeping(region);
+            atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
+        }
+        region_admit(region);
+    }
+    region_end_change(region);
+    return error;
+}
+
+void mmk_region_dispose(mmk_region *region)
+{
+    if (!mmk_region_is_closed(region)) {
+        mmk_registry_remove(region);
+        forget_bookkeeping(region);
+        atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
+    }
+    if (region->outer.length && !region->sealed)
+        mmk_sys_munmap(region->outer.base, region->outer.length);
+    region->outer = (mmk_range){0};
+}

@@ -1,0 +1,62 @@
+/* region_internal.h: what the region's own source files share and nobody else may use. */
+#ifndef MMKIT_REGION_INTERNAL_H
+#define MMKIT_REGION_INTERNAL_H
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include <mmkit/region.h>
+
+enum { HOLD_FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+
+/* Take the region's lock for a change of its bookkeeping.
+ * returns 0, or -MMK_ECLOSED with the lock not held. */
+MMK_MUST_CHECK int region_begin_change(mmk_region *region);
+
+static inline void region_end_change(mmk_region *region)
+{
+    pthread_mutex_unlock(&region->lock);
+}
+
+/* Keep operations out, for as long as the lock is held: nobody runs inside, newcomers wait.
+ * pre: the lock is held. returns 0, or -MMK_EPINNED. */
+MMK_MUST_CHECK int region_exclude(mmk_region *region);
+void region_admit(mmk_region *region);
+
+/* Take the lock, and unless force is set make sure that nobody looks at the range or runs inside.
+ * returns 0, -MMK_ECLOSED or -MMK_EPINNED; then the lock is not held. */
+MMK_MUST_CHECK int region_begin_destroying(mmk_region *region, size_t offset, size_t length, bool force);
+void region_end_destroying(mmk_region *region, bool force);
+
+/* In a fork child: the threads that were inside are not here. */
+void region_forget_operations(mmk_region *region);
+
+/* 0 if [offset, offset + length) is whole granules inside the committed range, else -EINVAL. */
+static inline int check_range(const mmk_region *region, size_t offset, size_t length)
+{
+    size_t committed = mmk_region_length(region);
+    bool inside = offset <= committed && length <= committed - offset;
+    bool aligned = ((offset | length) & (region->granule - 1)) == 0;
+    return inside && aligned ? 0 : -EINVAL;
+}
+
+/* The protections in force, and-ed over every page of a range. pre: the lock is held. */
+int region_prot_of_range(const mmk_region *region, size_t offset, size_t length);
+
+/* Write zeros. pre: the lock is held; the range lies inside. returns 0, or -EACCES where it is not writable. */
+MMK_MUST_CHECK int region_zero(const mmk_region *region, size_t offset, size_t length);
+
+/* Does a view of [offset, offset + length) live (a writable one, with `writable`)? pre: the lock is held. */
+bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bool writable);
+
+/* Hold address space: `reserved` bytes from *base (a multiple of the granule) on, and `guard` bytes at each end.
+ * returns 0 or -ENOMEM. pre: the sizes are multiples of the page size, below SIZE_MAX / 4 + a granule. */
+MMK_MUST_CHECK int region_reserve(size_t reserved, size_t guard, size_t granule, mmk_range *outer, char **base);
+
+/* Replace a range by address space that faults on every access. */
+static inline intptr_t hold(char *address, size_t length)
+{
+    return (intptr_t)mmap(address, length, PROT_NONE, HOLD_FLAGS | MAP_FIXED, -1, 0) == -1 ? -errno : 0;
+}
+
+#endif

@@ -1,0 +1,164 @@
+#include <mmkit/registry.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <mmkit/sys.h>
+
+#include "region_internal.h"
+
+/* A sorted array. It lives in memory of its own and not in malloc's, because a malloc may one day
+ * stand on regions. */
+static struct {
+    pthread_mutex_t lock;
+    mmk_region **items;
+    size_t count;
+    size_t capacity;
+    bool fork_handled;
+} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Index of the first region that ends after address. */
+static size_t first_ending_after(uintptr_t address)
+{
+    size_t low = 0, high = registry.count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const mmk_range *outer = &registry.items[middle]->outer;
+        if ((uintptr_t)outer->base + outer->length <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static bool try_lock_every_region(void)
+{
+    for (size_t i = 0; i < registry.count; i++) {
+        if (pthread_mutex_trylock(&registry.items[i]->lock) == 0)
+            continue;
+        while (i-- > 0)
+            pthread_mutex_unlock(&registry.items[i]->lock);
+        return false;
+    }
+    return true;
+}
+
+/* The child must not inherit bookkeeping that another thread was half-way through changing. Region
+ * locks come before the registry's, so here they are only tried, and everything is let go in between. */
+static void before_fork(void)
+{
+    for (;;) {
+        pthread_mutex_lock(&registry.lock);
+        if (try_lock_every_region())
+            return;
+        pthread_mutex_unlock(&registry.lock);
+        sched_yield();
+    }
+}
+
+static void after_fork_in_parent(void)
+{
+    for (size_t i = 0; i < registry.count; i++)
+        pthread_mutex_unlock(&registry.items[i]->lock);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+static void after_fork_in_child(void)
+{
+    for (size_t i = 0; i < registry.count; i++) {
+        region_forget_operations(registry.items[i]);
+        pthread_mutex_unlock(&registry.items[i]->lock);
+    }
+    pthread_mutex_unlock(&registry.lock);
+}
+
+static int make_room(void)
+{
+    if (registry.count < registry.capacity)
+        return 0;
+    size_t size = registry.capacity * sizeof *registry.items;
+    size_t grown = size ? size * 2 : mmk_page_size();
+    intptr_t address = size ? mmk_sys_mremap(registry.items, size, grown, MREMAP_MAYMOVE, NULL)
+                            : mmk_sys_mmap(NULL, grown, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (address < 0)
+        return (int)address;
+    registry.items = (mmk_region **)address;
+    registry.capacity = grown / sizeof *registry.items;
+    return 0;
+}
+
+static int handle_fork_once(void)
+{
+    if (registry.fork_handled)
+        return 0;
+    int error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    registry.fork_handled = error == 0;
+    return -error;
+}
+
+/* pre: there is room. */
+static void insert(mmk_region *region)
+{
+    size_t index = first_ending_after((uintptr_t)region->outer.base);
+    memmove(registry.items + index + 1, registry.items + index, (registry.count - index) * sizeof *registry.items);
+    registry.items[index] = region;
+    registry.count++;
+}
+
+static void take_out(mmk_region *region)
+{
+    size_t index = first_ending_after((uintptr_t)region->outer.base);
+    registry.count--;
+    memmove(registry.items + index, registry.items + index + 1, (registry.count - index) * sizeof *registry.items);
+}
+
+int mmk_registry_add(mmk_region *region)
+{
+    pthread_mutex_lock(&registry.lock);
+    int error = handle_fork_once();
+    if (!error)
+        error = make_room();
+    if (!error)
+        insert(region);
+    pthread_mutex_unlock(&registry.lock);
+    return error;
+}
+
+void mmk_registry_remove(mmk_region *region)
+{
+    pthread_mutex_lock(&registry.lock);
+    take_out(region);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+void mmk_registry_move(mmk_region *region, mmk_range outer)
+{
+    pthread_mutex_lock(&registry.lock);
+    take_out(region);
+    region->outer = outer;
+    insert(region);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+mmk_range mmk_registry_overlap(uintptr_t address, size_t length)
+{
+    mmk_range found = {0};
+    pthread_mutex_lock(&registry.lock);
+    size_t index = first_ending_after(address);
+    if (index < registry.count && (uintptr_t)registry.items[index]->outer.base < address + length)
+        found = registry.items[index]->outer;
+    pthread_mutex_unlock(&registry.lock);
+    return found;
+}
+
+size_t mmk_registry_count(void)
+{
+    pthread_mutex_lock(&registry.lock);
+    size_t count = registry.count;
+    pthread_mutex_unlock(&registry.lock);
+    return count;
+}

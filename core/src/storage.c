@@ -1,0 +1,73 @@
+#include <mmkit/storage.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <mmkit/sys.h>
+
+#include "region_internal.h"
+
+/* The kernel syncs what is there and calls it a success: pages past the end of the file are not missed. */
+static int check_still_stored(const mmk_region *region, size_t offset, size_t length)
+{
+    struct stat status;
+    size_t end = offset + length < region->asked ? offset + length : region->asked;
+    /* Not glibc's fstat: before 2.38 it takes the slower newfstatat. */
+    if (syscall(SYS_fstat, region->fd, &status) < 0)
+        return -errno;
+    return region->file_offset + end > (uint64_t)status.st_size ? -MMK_ESHRUNK : 0;
+}
+
+int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)
+{
+    int error = mmk_region_enter(region);
+    if (error)
+        return error;
+    error = check_range(region, offset, length);
+    if (!error)
+        error = mmk_sys_msync(region->base + offset, length, flags);
+    if (!error && region->may_shrink && (flags & MS_SYNC))
+        error = check_still_stored(region, offset, length);
+    mmk_region_leave(region);
+    return error;
+}
+
+static int punch_file(const mmk_region *region, size_t offset, size_t length)
+{
+    /* fallocate(2) zeroes the edges itself. */
+    int result = fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                           (off_t)(region->file_offset + offset), (off_t)length);
+    return result < 0 ? -errno : 0;
+}
+
+static int punch_anonymous(const mmk_region *region, size_t offset, size_t length)
+{
+    size_t end = offset + length;
+    size_t first_whole = mmk_round_up(offset, region->granule);
+    size_t last_whole = mmk_round_down(end, region->granule);
+    if (first_whole >= last_whole)
+        return region_zero(region, offset, length);
+
+    int advice = (region->flags & MAP_TYPE) == MAP_PRIVATE ? MMK_MADV_DONTNEED : MMK_MADV_REMOVE;
+    int error = mmk_sys_madvise(region->base + first_whole, last_whole - first_whole, advice);
+    if (!error)
+        error = region_zero(region, offset, first_whole - offset);
+    if (!error)
+        error = region_zero(region, last_whole, end - last_whole);
+    return error;
+}
+
+int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force)
+{
+    if (region->fd >= 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE)
+        return -MMK_EUNSUPPORTED;
+    int error = region_begin_destroying(region, offset, length, force);
+    if (error)
+        return error;
+    if (length)
+        error = region->fd >= 0 ? punch_file(region, offset, length) : punch_anonymous(region, offset, length);
+    region_end_destroying(region, force);
+    return error;
+}

@@ -1,0 +1,33 @@
+"""mmkit: complete, safe and fast control over the memory of a Linux process.
+
+>>> import mmkit
+>>> with mmkit.Region.anonymous(1 << 20) as region:
+...     region[:5] = b"hello"
+...     region.protect(mmkit.Prot.READ)
+(0, 1048576)
+"""
+
+from __future__ import annotations
+
+from mmkit import linux, maps
+from mmkit.errors import ClosedError, Error, MemoryFault, OutOfMemory, SyscallError
+from mmkit.features import supports
+from mmkit.flags import Advice, MapFlag, Prot
+from mmkit.region import PAGE_SIZE, Region, regions
+
+__all__ = [
+    "PAGE_SIZE",
+    "Advice",
+    "ClosedError",
+    "Error",
+    "MapFlag",
+    "MemoryFault",
+    "OutOfMemory",
+    "Prot",
+    "Region",
+    "SyscallError",
+    "linux",
+    "maps",
+    "regions",
+    "supports",
+]

@@ -1,0 +1,1 @@
+"""The extension modules: thin layers over the C core. Use what `mmkit` exports instead."""

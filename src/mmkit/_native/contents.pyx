@@ -1,0 +1,296 @@
+"""Reading and writing what is in a region: items, slices, and the file-like methods of ``mmap.mmap``.
+
+Every access goes through core/include/mmkit/access.h.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.number cimport PyIndex_Check
+from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
+
+from mmkit._native.base cimport MMK_ECLOSED
+from mmkit._native.region cimport (
+    MappedRegion,
+    mmk_access_find,
+    mmk_access_load,
+    mmk_access_rfind,
+    mmk_access_store,
+)
+
+from mmkit.errors import ClosedError, MemoryFault
+
+cdef enum:
+    # Above this much work other threads may have the GIL; releasing it costs 25 to 40 ns.
+    QUICK = 256 * 1024
+    ENOENT = 2
+    EACCES = 13
+
+
+cdef class RegionContents(MappedRegion):
+    """What a program reads and writes. `mmkit.Region` is the public class."""
+
+    cdef Py_ssize_t position
+
+    @cython.final
+    cdef object fault(self, long code, size_t offset, str access):
+        if code == -MMK_ECLOSED:
+            return ClosedError("the region is closed")
+        if code == -EACCES:
+            address = <size_t>self.handle.base + self.skew + offset
+            return MemoryFault(
+                f"{access} at {address:#x} (offset {offset:#x}): the region's protection does not allow it; "
+                "see protect()",
+                address, offset, access, "protection",
+            )
+        return ValueError(f"offset {offset} is not inside the region")
+
+    @cython.final
+    cdef int load(self, size_t offset, void *into, size_t length) except -1:
+        cdef int error
+        if length < QUICK:
+            error = mmk_access_load(&self.handle, self.skew + offset, into, length)
+        else:
+            with nogil:
+                error = mmk_access_load(&self.handle, self.skew + offset, into, length)
+        if error:
+            raise self.fault(error, offset, "read")
+        return 0
+
+    @cython.final
+    cdef int store(self, size_t offset, const void *source, size_t length) except -1:
+        cdef int error
+        if length < QUICK:
+            error = mmk_access_store(&self.handle, self.skew + offset, source, length)
+        else:
+            with nogil:
+                error = mmk_access_store(&self.handle, self.skew + offset, source, length)
+        if error:
+            raise self.fault(error, offset, "write")
+        return 0
+
+    @cython.final
+    cdef bytes load_bytes(self, size_t offset, size_t length):
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, length)
+        self.load(offset, PyBytes_AS_STRING(data), length)
+        return data
+
+    # ---- items and slices ---------------------------------------------------------------------------
+
+    @cython.final
+    cdef Py_ssize_t checked_index(self, object key) except -1:
+        cdef Py_ssize_t index = key
+        cdef Py_ssize_t size = self.size()
+        if index < 0:
+            index += size
+        if not 0 <= index < size:
+            raise IndexError(f"index {key} is outside the region's {size} bytes")
+        return index
+
+    def __getitem__(self, key):
+        cdef unsigned char byte = 0
+        cdef Py_ssize_t start, stop, step, count
+        if PyIndex_Check(key):
+            self.load(self.checked_index(key), &byte, 1)
+            return byte
+        if not PySlice_Check(key):
+            raise TypeError(f"region indices are integers or slices, not {type(key).__name__}")
+        PySlice_Unpack(key, &start, &stop, &step)
+        count = PySlice_AdjustIndices(self.size(), &start, &stop, step)
+        if step == 1 or count == 0:
+            return self.load_bytes(start, count)
+        if step > 0:
+            return self.load_bytes(start, (count - 1) * step + 1)[::step]
+        return self.load_bytes(start + (count - 1) * step, (1 - count) * step + 1)[::step]
+
+    def __setitem__(self, key, value):
+        cdef unsigned char byte
+        cdef long number
+        cdef Py_ssize_t start, stop, step, count, i
+        cdef Py_buffer source
+        if PyIndex_Check(key):
+            start = self.checked_index(key)
+            number = value
+            if not 0 <= number <= 255:
+                raise ValueError(f"a byte must be in range(0, 256), not {number}")
+            byte = <unsigned char>number
+            self.store(start, &byte, 1)
+            return
+        if not PySlice_Check(key):
+            raise TypeError(f"region indices are integers or slices, not {type(key).__name__}")
+        PySlice_Unpack(key, &start, &stop, &step)
+        count = PySlice_AdjustIndices(self.size(), &start, &stop, step)
+        PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
+        try:
+            if source.len != count:
+                raise IndexError(f"the slice has {count} bytes and the value {source.len}: a region cannot grow by it")
+            if step == 1:
+                self.store(start, source.buf, count)
+            else:
+                # One by one: the bytes in between may be changing in another process.
+                for i in range(count):
+                    self.store(start + i * step, <const char *>source.buf + i, 1)
+        finally:
+            PyBuffer_Release(&source)
+
+    def __delitem__(self, key):
+        raise TypeError("bytes of a region cannot be deleted")
+
+    # ---- as a file ----------------------------------------------------------------------------------
+
+    def read(self, n=None):
+        """Read from the current position, and move it.
+
+        Parameters
+        ----------
+        n : int or None
+            Bytes; None or negative reads to the end.
+
+        Returns
+        -------
+        bytes
+            At most `n`; empty at the end.
+        """
+        cdef Py_ssize_t size = self.size(), left = size - self.position if size > self.position else 0
+        cdef Py_ssize_t count = left
+        if n is not None:
+            count = n
+            if count < 0 or count > left:
+                count = left
+        cdef bytes data = self.load_bytes(self.position if left else 0, count)
+        self.position += count
+        return data
+
+    def readline(self):
+        """Read from the current position to the end of the line, its newline included, and move it.
+
+        Returns
+        -------
+        bytes
+            Empty at the end.
+        """
+        cdef Py_ssize_t size = self.size(), start = self.position if self.position < size else size
+        cdef Py_ssize_t newline = self.search(b"\n", start, size, False)
+        cdef bytes data = self.load_bytes(start, (newline + 1 if newline >= 0 else size) - start)
+        self.position = start + len(data)
+        return data
+
+    def write(self, data):
+        """Write at the current position, and move it.
+
+        Parameters
+        ----------
+        data : bytes-like
+            All of it is written.
+
+        Returns
+        -------
+        int
+            Bytes written.
+
+        Raises
+        ------
+        ValueError
+            It does not fit between the position and the end.
+        MemoryFault
+            The region is not writable.
+        """
+        cdef Py_buffer source
+        cdef Py_ssize_t size = self.size()
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        try:
+            if self.position > size or source.len > size - self.position:
+                raise ValueError(
+                    f"{source.len} bytes do not fit at position {self.position} of a region of {size} bytes: resize it first"
+                )
+            self.store(self.position, source.buf, source.len)
+            self.position += source.len
+            return source.len
+        finally:
+            PyBuffer_Release(&source)
+
+    def seek(self, Py_ssize_t position, int whence=0):
+        """Set the position at which `read`, `readline` and `write` go on.
+
+        Parameters
+        ----------
+        position : int
+            Bytes.
+        whence : int
+            From where: ``os.SEEK_SET`` the start, ``os.SEEK_CUR`` the position, ``os.SEEK_END`` the end.
+
+        Returns
+        -------
+        int
+            The new position.
+
+        Raises
+        ------
+        ValueError
+            It would be outside the region.
+        """
+        cdef Py_ssize_t size = self.size()
+        self.check_open()
+        if not 0 <= whence <= 2:
+            raise ValueError(f"whence must be os.SEEK_SET, SEEK_CUR or SEEK_END, not {whence}")
+        base = (0, self.position, size)[whence]
+        target = base + position
+        if not 0 <= target <= size:
+            raise ValueError(f"position {target} is outside the region's {size} bytes")
+        self.position = target
+        return target
+
+    def tell(self):
+        """Return the position at which `read`, `readline` and `write` go on, in bytes."""
+        self.check_open()
+        return self.position
+
+    @cython.final
+    cdef Py_ssize_t search(self, object needle, Py_ssize_t start, Py_ssize_t end, bint backwards) except -2:
+        cdef Py_buffer wanted
+        cdef ssize_t found
+        PyObject_GetBuffer(needle, &wanted, PyBUF_SIMPLE)
+        try:
+            if backwards:
+                with nogil:
+                    found = mmk_access_rfind(&self.handle, self.skew + start, end - start, wanted.buf, wanted.len)
+            elif end - start < QUICK:
+                found = mmk_access_find(&self.handle, self.skew + start, end - start, wanted.buf, wanted.len)
+            else:
+                with nogil:
+                    found = mmk_access_find(&self.handle, self.skew + start, end - start, wanted.buf, wanted.len)
+        finally:
+            PyBuffer_Release(&wanted)
+        if found == -ENOENT:
+            return -1
+        if found < 0:
+            raise self.fault(found, start, "read")
+        return found - self.skew
+
+    @cython.final
+    cdef object search_slice(self, object sub, object start, object end, bint backwards):
+        cdef Py_ssize_t size = self.size(), first, last, step
+        PySlice_Unpack(slice(self.position if start is None else start, end), &first, &last, &step)
+        PySlice_AdjustIndices(size, &first, &last, step)
+        return self.search(sub, first, max(first, last), backwards)
+
+    def find(self, sub, start=None, end=None):
+        """Find where bytes first stand.
+
+        Parameters
+        ----------
+        sub : bytes-like
+            What to look for.
+        start, end : int or None
+            Where to look, as in a slice; from the current position where `start` is None.
+
+        Returns
+        -------
+        int
+            Offset from the start of the region; -1 if they are not there.
+        """
+        return self.search_slice(sub, start, end, False)
+
+    def rfind(self, sub, start=None, end=None):
+        """Find where bytes last stand; otherwise as `find`."""
+        return self.search_slice(sub, start, end, True)

@@ -1,0 +1,110 @@
+"""core/include/mmkit/region.h and what acts on a region; and the class that holds one."""
+
+from libc.stdint cimport uint64_t
+
+from mmkit._native.base cimport mmk_range
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint bool "bool"
+
+cdef extern from "mmkit/region.h" nogil:
+    ctypedef struct mmk_view:
+        pass
+
+    ctypedef struct mmk_cover:
+        pass
+
+    ctypedef struct mmk_region:
+        char *base
+        size_t asked
+        size_t granule
+        mmk_range outer
+        int prot
+        int flags
+        int fd
+        uint64_t file_offset
+        bool may_shrink
+        bool sealed
+
+    ctypedef struct mmk_request:
+        size_t length
+        size_t reserve
+        size_t guard
+        size_t granule
+        int prot
+        int flags
+        int fd
+        uint64_t file_offset
+        bool may_shrink
+        bool always_locked
+
+    int mmk_region_map(mmk_region *region, const mmk_request *request)
+    int mmk_region_close(mmk_region *region)
+    void mmk_region_dispose(mmk_region *region)
+    int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t length, bool writable)
+    void mmk_view_close(mmk_region *region, mmk_view *view)
+    int mmk_region_seal(mmk_region *region)
+    size_t mmk_region_length(const mmk_region *region)
+    bool mmk_region_is_closed(const mmk_region *region)
+
+cdef extern from "mmkit/protect.h" nogil:
+    int mmk_region_protect(mmk_region *region, size_t offset, size_t length, int prot, bool force)
+    int mmk_region_cover(mmk_region *region, mmk_cover *cover, size_t offset, size_t length, int prot, bool force)
+    int mmk_region_uncover(mmk_region *region, mmk_cover *cover, bool force)
+    int mmk_region_guard(mmk_region *region, size_t offset, size_t length, bool force)
+    int mmk_region_unguard(mmk_region *region, size_t offset, size_t length)
+
+cdef extern from "mmkit/advice.h" nogil:
+    bool mmk_advice_destroys(const mmk_region *region, int advice)
+    int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advice)
+    int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool write)
+    int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force)
+
+cdef extern from "mmkit/storage.h" nogil:
+    int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)
+    int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force)
+
+cdef extern from "mmkit/residency.h" nogil:
+    int mmk_region_lock(mmk_region *region, size_t offset, size_t length)
+    int mmk_region_unlock(mmk_region *region, size_t offset, size_t length)
+    int mmk_region_resident(mmk_region *region, size_t offset, size_t length, int pagemap, size_t *bytes)
+    int mmk_region_cached(mmk_region *region, size_t offset, size_t length, size_t *bytes)
+
+cdef extern from "mmkit/resize.h" nogil:
+    int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
+
+cdef extern from "mmkit/access.h" nogil:
+    int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length)
+    int mmk_access_store(mmk_region *region, size_t offset, const void *source, size_t length)
+    ssize_t mmk_access_find(mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length)
+    ssize_t mmk_access_rfind(mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length)
+
+
+# Part of a region, twice: as pages, from the region's base, for the kernel; and as data, for the caller.
+cdef struct span:
+    size_t start
+    size_t length
+    size_t offset
+    size_t covered
+
+
+cdef class MappedRegion:
+    cdef object __weakref__
+    cdef mmk_region handle
+    cdef size_t skew
+    cdef bint slow_storage
+    cdef mmk_range *vacated
+    cdef size_t vacated_count
+    cdef tuple whole
+    cdef size_t whole_size
+
+    cdef size_t size(self) noexcept
+    cdef int check_open(self) except -1
+    cdef int check_range(self, Py_ssize_t offset, object length, size_t *count) except -1
+    cdef int widen(self, Py_ssize_t offset, object length, span *pages) except -1
+    cdef int shrink(self, Py_ssize_t offset, object length, span *pages) except -1
+    cdef void clip(self, span *pages, size_t end) noexcept
+    cdef tuple covered(self, span pages)
+    cdef object fail(self, long code, str call, span pages, tuple arguments=*)
+    cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1
+    cdef void release_buffer(self, Py_buffer *buffer) noexcept

@@ -1,0 +1,669 @@
+"""A region of the core as a Python object: ranges in, calls through, buffers out."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
+from posix.unistd cimport close as c_close
+
+from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, mmk_page_size, mmk_range
+from mmkit._native.sys cimport mmk_sys_munmap, mmk_sys_name_anonymous
+
+from mmkit.errors import ClosedError
+from mmkit.flags import Advice, MapFlag, Prot, SyncFlag
+from mmkit.hints import failure
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs:
+        long f_type
+
+    int fstatfs(int fd, statfs *buf)
+
+cdef enum:
+    # Below this a call is done before another thread could have used the GIL: releasing costs 25 to 40 ns.
+    QUICK = 256 * 1024
+    MS_ASYNC = 1
+    MS_INVALIDATE = 2
+    MS_SYNC = 4
+    EACCES = 13
+    MADV_RANDOM = 1
+    TMPFS_MAGIC = 0x01021994
+    HUGETLBFS_MAGIC = 0x958458F6
+
+
+cdef inline size_t round_down(size_t value, size_t granule) noexcept:
+    return value & ~(granule - 1)
+
+
+cdef inline size_t round_up(size_t value, size_t granule) noexcept:
+    return (value + granule - 1) & ~(granule - 1)
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyMethodDef:
+        pass
+
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef *d_method
+
+    object PyDescr_NewMethod(type cls, PyMethodDef *method)
+
+
+def adopt_methods(cls: type) -> type:
+    """Class decorator: make inherited C methods the class's own.
+
+    CPython calls a C method directly only where the receiver's type is exactly the type that the method
+    belongs to; for an inherited one it takes the general way, which costs 10 to 15 ns more.
+    """
+    for base in cls.__mro__[1:]:
+        for name, method in vars(base).items():
+            if type(method) is type(str.join) and not name.startswith("__") and name not in vars(cls):
+                setattr(cls, name, PyDescr_NewMethod(cls, (<PyMethodDescrObject *>method).d_method))
+    return cls
+
+
+cdef bint is_on_slow_storage(int fd):
+    """Can writing this file back block? Memory files have nothing to write back to."""
+    cdef statfs status
+    if fd < 0:
+        return False
+    return fstatfs(fd, &status) < 0 or status.f_type not in (TMPFS_MAGIC, HUGETLBFS_MAGIC)
+
+
+cdef bint may_block(int advice) noexcept:
+    """Everything but advice that only marks the area walks pages, and may wait for them."""
+    return not (0 <= advice <= MADV_RANDOM + 1 or 10 <= advice <= 11 or 14 <= advice <= 19)
+
+
+cdef class MappedRegion:
+    """The lifecycle of a region and what the kernel does for it. `mmkit.Region` is the public class."""
+
+    def __cinit__(self, *args, **kwargs):
+        # A zeroed handle is a closed region, until _map.
+        self.handle.fd = -1
+
+    def __dealloc__(self):
+        cdef size_t i
+        mmk_region_dispose(&self.handle)
+        for i in range(self.vacated_count):
+            mmk_sys_munmap(self.vacated[i].base, self.vacated[i].length)
+        PyMem_Free(self.vacated)
+        if self.handle.fd >= 0:
+            c_close(self.handle.fd)
+
+    def _map(
+        self, size_t length, int prot, int flags, *, int fd=-1, size_t offset=0, size_t reserve=0, size_t guard=0,
+        size_t granule=0, bint may_shrink=False, bint always_locked=False
+    ):
+        """Map; the object owns fd from then on, and closes it with the region."""
+        cdef mmk_request request
+        cdef size_t page = granule if granule else mmk_page_size()
+        self.skew = offset & (page - 1)
+        request.length = length + self.skew
+        request.reserve = reserve + self.skew if reserve else 0
+        request.guard = guard
+        request.granule = granule
+        request.prot = prot
+        request.flags = flags
+        request.fd = fd
+        request.file_offset = offset - self.skew
+        request.may_shrink = may_shrink
+        request.always_locked = always_locked
+        self.slow_storage = is_on_slow_storage(fd)
+        cdef int error = mmk_region_map(&self.handle, &request)
+        if error:
+            self.handle.fd = -1
+            raise failure(error, "mmap", (0, request.length), (Prot(prot), MapFlag(flags), fd, offset - self.skew))
+
+    def _name_for_kernel(self, bytes name):
+        """Name an anonymous region in /proc/PID/maps, where the kernel can (CONFIG_ANON_VMA_NAME)."""
+        mmk_sys_name_anonymous(self.handle.base, mmk_region_length(&self.handle), name)
+
+    def _forget_file(self):
+        """Give the file descriptor back to the caller: the mapping lives on without it."""
+        self.handle.fd = -1
+
+    def _keeps_size(self):
+        """Nobody can shorten the file any more (a seal): flush need not look."""
+        self.handle.may_shrink = False
+
+    # ---- ranges -------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef size_t size(self) noexcept:
+        return self.handle.asked - self.skew
+
+    @cython.final
+    cdef int check_open(self) except -1:
+        if mmk_region_is_closed(&self.handle):
+            raise ClosedError("the region is closed")
+        return 0
+
+    @cython.final
+    cdef int check_range(self, Py_ssize_t offset, object length, size_t *count) except -1:
+        cdef size_t size = self.size()
+        cdef Py_ssize_t wanted
+        self.check_open()
+        if offset >= 0 and <size_t>offset <= size:
+            if length is None:
+                count[0] = size - <size_t>offset
+                return 0
+            wanted = length
+            if wanted >= 0 and <size_t>wanted <= size - <size_t>offset:
+                count[0] = <size_t>wanted
+                return 0
+        raise ValueError(
+            f"the range of {size if length is None else length} bytes at offset {offset} is not inside the region, "
+            f"which has {size} bytes"
+        )
+
+    @cython.final
+    cdef int widen(self, Py_ssize_t offset, object length, span *pages) except -1:
+        """Whole pages around a range, for calls that lose nothing by covering more."""
+        cdef size_t count = 0, end
+        self.check_range(offset, length, &count)
+        if count == 0:
+            pages[0] = span(0, 0, offset, 0)
+            return 0
+        pages.start = round_down(self.skew + offset, self.handle.granule)
+        end = round_up(self.skew + offset + count, self.handle.granule)
+        self.clip(pages, end)
+        return 0
+
+    @cython.final
+    cdef int shrink(self, Py_ssize_t offset, object length, span *pages) except -1:
+        """Whole pages inside a range, for calls that destroy. The region's own ends count as page ends."""
+        cdef size_t count = 0, end
+        self.check_range(offset, length, &count)
+        pages.start = 0 if offset == 0 else round_up(self.skew + offset, self.handle.granule)
+        end = self.skew + offset + count
+        end = mmk_region_length(&self.handle) if end == self.handle.asked else round_down(end, self.handle.granule)
+        if count == 0 or pages.start >= end:
+            pages[0] = span(0, 0, offset, 0)
+        else:
+            self.clip(pages, end)
+        return 0
+
+    @cython.final
+    cdef void clip(self, span *pages, size_t end) noexcept:
+        """Fill in the rest of a span from its start to its end, both on pages."""
+        pages.length = end - pages.start
+        pages.offset = pages.start - self.skew if pages.start > self.skew else 0
+        pages.covered = min(end, self.handle.asked) - self.skew - pages.offset
+
+    @cython.final
+    cdef tuple covered(self, span pages):
+        """What a call answers. Most calls cover the whole region: that answer is kept."""
+        if pages.offset or pages.covered != self.size():
+            return pages.offset, pages.covered
+        if self.whole is None or self.whole_size != pages.covered:
+            self.whole, self.whole_size = (0, pages.covered), pages.covered
+        return self.whole
+
+    @cython.final
+    cdef object fail(self, long code, str call, span pages, tuple arguments=()):
+        return failure(code, call, (<size_t>self.handle.base + pages.start, pages.length), arguments)
+
+    # ---- the hot calls ------------------------------------------------------------------------------
+
+    def protect(self, int prot, Py_ssize_t offset=0, object length=None, *, bint force=False):
+        """Change what may be done with part of the region (``mprotect(2)``).
+
+        Inside a `protected` block over the same pages it takes effect when the block ends.
+
+        Parameters
+        ----------
+        prot : Prot
+            What stays allowed.
+        offset, length : int
+            Bytes from the start of the region, widened to whole pages; ``None`` reaches to its end.
+        force : bool
+            Go on even if a live view loses access it was given: its next access is then a crash.
+
+        Returns
+        -------
+        offset, length : int
+            What was covered, in bytes, clipped to the region.
+
+        Raises
+        ------
+        BufferError
+            A live view of the range would lose access, and `force` is false.
+        SyscallError
+            ``EACCES``: the file was not opened for what `prot` asks.
+            ``ENOMEM``: the split would exceed ``vm.max_map_count``.
+
+        See Also
+        --------
+        protected : the same for the length of a ``with`` block.
+
+        References
+        ----------
+        mprotect(2), POSIX.1-2024
+        """
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef int error
+        if pages.length < QUICK:
+            error = mmk_region_protect(&self.handle, pages.start, pages.length, prot, force)
+        else:
+            with nogil:
+                error = mmk_region_protect(&self.handle, pages.start, pages.length, prot, force)
+        if error:
+            raise self.fail(error, "mprotect", pages, (Prot(prot),))
+        return self.covered(pages)
+
+    def advise(self, int advice, Py_ssize_t offset=0, object length=None):
+        """Tell the kernel how part of the region will be used (``madvise(2)``).
+
+        Takes hints. Advice that would destroy data here is refused: `discard`, `punch` and `guard` do
+        that, and look at live views first.
+
+        Parameters
+        ----------
+        advice : Advice
+            The hint.
+        offset, length : int
+            Bytes from the start of the region, widened to whole pages; ``None`` reaches to its end.
+
+        Returns
+        -------
+        offset, length : int
+            What was covered, in bytes, clipped to the region.
+
+        Raises
+        ------
+        ValueError
+            The advice destroys data.
+        SyscallError
+            ``EINVAL``: unknown to this kernel, or wrong kind of memory. ``ENOMEM``, ``EIO``, ``EAGAIN``.
+
+        References
+        ----------
+        madvise(2)
+        """
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef int error
+        if not may_block(advice):
+            error = mmk_region_advise(&self.handle, pages.start, pages.length, advice)
+        else:
+            with nogil:
+                error = mmk_region_advise(&self.handle, pages.start, pages.length, advice)
+        if error:
+            if mmk_advice_destroys(&self.handle, advice):
+                raise ValueError(
+                    f"advise({Advice(advice).name}) destroys data in this region: use discard() to give pages back, "
+                    "punch() to give storage back and read zeros, guard() to make accesses fault"
+                )
+            raise self.fail(error, "madvise", pages, (Advice(advice),))
+        return self.covered(pages)
+
+    def flush(self, Py_ssize_t offset=0, object length=None, *, bint wait=True, bint invalidate=False):
+        """Write changes to the file behind the region (``msync(2)``).
+
+        Of a private region nothing is ever written.
+
+        Parameters
+        ----------
+        offset, length : int
+            Bytes from the start of the region, widened to whole pages; ``None`` reaches to its end.
+        wait : bool
+            Return when the data is on the storage (``MS_SYNC``); else only check the range (``MS_ASYNC``:
+            the kernel writes dirty pages in its own time).
+        invalidate : bool
+            Other mappings of the file see the data too (``MS_INVALIDATE``; they always do on Linux).
+
+        Returns
+        -------
+        offset, length : int
+            What was covered, in bytes, clipped to the region.
+
+        Raises
+        ------
+        SyscallError
+            ``EIO``: writing failed, or the file was made shorter than the range meanwhile.
+            ``EBUSY``: `invalidate`, and part of the range is locked. ``ENOMEM``: a hole in the range.
+
+        References
+        ----------
+        msync(2), POSIX.1-2024
+        """
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef int error, flags = (MS_SYNC if wait else MS_ASYNC) | (MS_INVALIDATE if invalidate else 0)
+        if not self.slow_storage:
+            error = mmk_region_flush(&self.handle, pages.start, pages.length, flags)
+        else:
+            with nogil:
+                error = mmk_region_flush(&self.handle, pages.start, pages.length, flags)
+        if error:
+            raise self.fail(error, "msync", pages, (SyncFlag(flags),))
+        return self.covered(pages)
+
+    # ---- the others, for mmkit.region to document ---------------------------------------------------
+
+    def _discard(self, Py_ssize_t offset, object length, bint force):
+        cdef span pages
+        self.shrink(offset, length, &pages)
+        cdef int error = 0
+        if pages.length:
+            with nogil:
+                error = mmk_region_discard(&self.handle, pages.start, pages.length, force)
+        if error:
+            raise self.fail(error, "madvise", pages, (Advice.DONTNEED,))
+        return self.covered(pages)
+
+    def _guard(self, Py_ssize_t offset, object length, bint force):
+        cdef span pages
+        self.shrink(offset, length, &pages)
+        cdef int error = 0
+        if pages.length:
+            with nogil:
+                error = mmk_region_guard(&self.handle, pages.start, pages.length, force)
+        if error:
+            raise self.fail(error, "madvise", pages, (Advice.GUARD_INSTALL,))
+        return self.covered(pages)
+
+    def _unguard(self, Py_ssize_t offset, object length):
+        cdef span pages
+        self.shrink(offset, length, &pages)
+        cdef int error = 0
+        if pages.length:
+            with nogil:
+                error = mmk_region_unguard(&self.handle, pages.start, pages.length)
+        if error:
+            raise self.fail(error, "madvise", pages, (Advice.GUARD_REMOVE,))
+        return self.covered(pages)
+
+    def _punch(self, Py_ssize_t offset, object length, bint force):
+        cdef size_t count = 0
+        self.check_range(offset, length, &count)
+        cdef span pages = span(self.skew + offset, count, offset, count)
+        cdef int error
+        with nogil:
+            error = mmk_region_punch(&self.handle, pages.start, pages.length, force)
+        if error:
+            raise self.fail(error, "fallocate" if self.handle.fd >= 0 else "madvise", pages, ("PUNCH_HOLE",))
+        return self.covered(pages)
+
+    def _populate(self, Py_ssize_t offset, object length, bint write):
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef int error
+        with nogil:
+            error = mmk_region_populate(&self.handle, pages.start, pages.length, write)
+        if error:
+            raise self.fail(error, "madvise", pages, (Advice.POPULATE_WRITE if write else Advice.POPULATE_READ,))
+        return self.covered(pages)
+
+    def _lock(self, Py_ssize_t offset, object length):
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef int error
+        with nogil:
+            error = mmk_region_lock(&self.handle, pages.start, pages.length)
+        if error:
+            raise self.fail(error, "mlock", pages)
+        return self.covered(pages)
+
+    def _unlock(self, Py_ssize_t offset, object length):
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef int error
+        with nogil:
+            error = mmk_region_unlock(&self.handle, pages.start, pages.length)
+        if error:
+            raise self.fail(error, "munlock", pages)
+        return self.covered(pages)
+
+    def _resident(self, Py_ssize_t offset, object length):
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef size_t total = 0
+        cdef int error, pagemap = c_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
+        if pagemap < 0:
+            raise OSError("/proc/self/pagemap cannot be opened: is /proc mounted?")
+        with nogil:
+            error = mmk_region_resident(&self.handle, pages.start, pages.length, pagemap, &total)
+            c_close(pagemap)
+        if error:
+            raise self.fail(error, "pread of /proc/self/pagemap", pages)
+        return total
+
+    def _cached(self, Py_ssize_t offset, object length):
+        cdef span pages
+        self.widen(offset, length, &pages)
+        cdef size_t total = 0
+        cdef int error
+        with nogil:
+            error = mmk_region_cached(&self.handle, pages.start, pages.length, &total)
+        if error:
+            raise self.fail(error, "cachestat", pages)
+        return total
+
+    def _resize(self, size_t length):
+        cdef mmk_range left
+        cdef int error
+        cdef size_t room = (self.vacated_count + 1) * sizeof(mmk_range)
+        cdef mmk_range *vacated = <mmk_range *>PyMem_Realloc(self.vacated, room)
+        if not vacated:
+            raise MemoryError
+        self.vacated = vacated
+        if length > <size_t>-1 // 4:
+            raise failure(-12, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
+        with nogil:
+            error = mmk_region_resize(&self.handle, self.skew + length, &left)
+        if error:
+            raise failure(error, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
+        if left.length:
+            self.vacated[self.vacated_count] = left
+            self.vacated_count += 1
+
+    def _seal(self):
+        cdef int error = mmk_region_seal(&self.handle)
+        if error:
+            raise self.fail(error, "mseal", span(0, mmk_region_length(&self.handle), 0, 0))
+
+    # ---- life ---------------------------------------------------------------------------------------
+
+    def close(self):
+        """End the region: its contents go, and it can no longer be used.
+
+        Its addresses stay taken, without access, until the object dies: what still points there (an array
+        made by ``np.ndarray(buffer=region)``) faults instead of reaching somebody else's memory. Closing
+        twice does nothing. A region sealed by `mseal` stays mapped until the process ends.
+
+        Raises
+        ------
+        BufferError
+            A view is live, or an operation is running in another thread; nothing has changed.
+
+        References
+        ----------
+        munmap(2), POSIX.1-2024
+        """
+        if mmk_region_is_closed(&self.handle):
+            return
+        cdef int error
+        with nogil:
+            error = mmk_region_close(&self.handle)
+        if error == -MMK_ECLOSED:
+            return
+        if error:
+            raise self.fail(error, "close", span(0, mmk_region_length(&self.handle), 0, 0))
+        if self.handle.fd >= 0:
+            c_close(self.handle.fd)
+            self.handle.fd = -1
+
+    @property
+    def closed(self):
+        """Whether the region was closed."""
+        return mmk_region_is_closed(&self.handle)
+
+    @property
+    def address(self):
+        """Address of the first byte of data."""
+        return <size_t>self.handle.base + self.skew
+
+    def __len__(self):
+        self.check_open()
+        return self.size()
+
+    @property
+    def prot(self):
+        """Protection of the whole region; parts of it may have been given another."""
+        return Prot(self.handle.prot)
+
+    @property
+    def flags(self):
+        """The mmap(2) flags it was mapped with."""
+        return MapFlag(self.handle.flags)
+
+    @property
+    def _fd(self):
+        return self.handle.fd
+
+    @property
+    def _page_size(self):
+        return self.handle.granule
+
+    # ---- views --------------------------------------------------------------------------------------
+
+    @cython.final
+    cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1:
+        cdef mmk_view *view = <mmk_view *>PyMem_Malloc(sizeof(mmk_view))
+        if not view:
+            raise MemoryError
+        cdef bint writable = True
+        cdef int error = mmk_view_open(&self.handle, view, self.skew + offset, length, True)
+        if error == -EACCES and not flags & PyBUF_WRITABLE:
+            writable = False
+            error = mmk_view_open(&self.handle, view, self.skew + offset, length, False)
+        if error:
+            PyMem_Free(view)
+            if error == -EACCES:
+                what = "writable" if flags & PyBUF_WRITABLE else "readable"
+                raise BufferError(f"bytes {offset} to {offset + length} of the region are not all {what}: see protect()")
+            raise self.fail(error, "view", span(offset, length, 0, 0))
+        buffer.buf = self.handle.base + self.skew + offset
+        buffer.len = length
+        buffer.readonly = not writable
+        buffer.itemsize = 1
+        buffer.format = NULL
+        if flags & PyBUF_FORMAT:
+            buffer.format = <char *>b"B"
+        buffer.ndim = 1
+        # Of the buffer itself: the region may grow while the view lives.
+        buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
+        buffer.strides = &buffer.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = view
+        buffer.obj = exporter
+        return 0
+
+    @cython.final
+    cdef void release_buffer(self, Py_buffer *buffer) noexcept:
+        mmk_view_close(&self.handle, <mmk_view *>buffer.internal)
+        PyMem_Free(buffer.internal)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.fill_buffer(buffer, flags, self, 0, self.size())
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.release_buffer(buffer)
+
+    def view(self, start=None, stop=None):
+        """Return a memoryview of part of the region, without copying.
+
+        The view keeps the region alive and open, and only its own part from being protected or discarded.
+
+        Parameters
+        ----------
+        start, stop : int or None
+            Bytes, as in a slice.
+
+        Returns
+        -------
+        memoryview
+            Of bytes; writable if all of that part is.
+
+        Raises
+        ------
+        BufferError
+            Part of it is not readable.
+        ClosedError
+            The region was closed.
+        """
+        self.check_open()
+        first, last, _ = slice(start, stop).indices(self.size())
+        return memoryview(Window(self, first, max(first, last) - first))
+
+
+cdef class Window:
+    """Part of a region, to take a buffer of."""
+
+    cdef MappedRegion region
+    cdef size_t offset
+    cdef size_t length
+
+    def __cinit__(self, MappedRegion region not None, size_t offset, size_t length):
+        self.region = region
+        self.offset = offset
+        self.length = length
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.region.fill_buffer(buffer, flags, self, self.offset, self.length)
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.region.release_buffer(buffer)
+
+
+@cython.no_gc_clear  # __dealloc__ needs the region
+cdef class Protection:
+    """A protection laid over part of a region, until released. Made by `mmkit.Region.protected`."""
+
+    cdef MappedRegion region
+    cdef mmk_cover cover
+    cdef span pages
+    cdef int prot
+    cdef bint force
+    cdef bint laid
+
+    def __cinit__(self, MappedRegion region not None, int prot, Py_ssize_t offset, object length, bint force):
+        self.region = region
+        self.prot = prot
+        self.force = force
+        region.widen(offset, length, &self.pages)
+
+    def __dealloc__(self):
+        # The region must not keep a dangling cover.
+        if self.laid:
+            mmk_region_uncover(&self.region.handle, &self.cover, True)
+
+    def __enter__(self):
+        if self.laid:
+            raise RuntimeError("this protection holds already: make another with protected()")
+        cdef int error = 0
+        if self.pages.length:
+            error = mmk_region_cover(
+                &self.region.handle, &self.cover, self.pages.start, self.pages.length, self.prot, self.force
+            )
+        if error:
+            raise self.region.fail(error, "mprotect", self.pages, (Prot(self.prot),))
+        self.laid = self.pages.length > 0
+        return self.region.covered(self.pages)
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+    def release(self):
+        """Take the protection away; what lies below it is in force again."""
+        if not self.laid:
+            return
+        cdef int error = mmk_region_uncover(&self.region.handle, &self.cover, False)
+        if error == -MMK_EPINNED:
+            raise self.region.fail(error, "mprotect", self.pages, ("as before",))
+        self.laid = False
+        if error:
+            raise self.region.fail(error, "mprotect", self.pages, ("as before",))

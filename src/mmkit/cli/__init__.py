@@ -1,0 +1,20 @@
+"""The ``mmkit`` command: one file per verb."""
+
+from __future__ import annotations
+
+import click
+
+from mmkit.cli.maps import maps
+from mmkit.cli.tour import tour
+
+__all__ = ["main"]
+
+
+@click.group()
+@click.version_option(package_name="mmkit")
+def main() -> None:
+    """See and control the memory of a Linux process."""
+
+
+main.add_command(tour)
+main.add_command(maps)

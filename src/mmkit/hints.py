@@ -1,0 +1,255 @@
+"""From a negative return of the core to the exception a person can act on.
+
+Everything here runs after something has failed, so it asks the system for facts (limits, what is used)
+only where they explain the failure, and never fails itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from mmkit.errors import ClosedError, Error, SyscallError
+from mmkit.flags import Advice, MapFlag, Prot
+
+__all__ = ["address", "failure", "flag_names", "size"]
+
+# core/include/mmkit/base.h
+_ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
+
+
+def size(count: int) -> str:
+    """Write a number of bytes as people do: exact where that is short, else with one decimal."""
+    if count < 10 << 10 and count % 1024:
+        return f"{count} B"
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= unit:
+            return f"{count // unit} {name}" if count % unit == 0 else f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
+def address(value: int) -> str:
+    """Write an address as the kernel does in /proc/PID/maps, with 0x in front."""
+    return f"{value:#x}"
+
+
+def flag_names(flags: int) -> str:
+    """Write flags as C does, without prefixes: ``READ|WRITE``."""
+    if isinstance(flags, MapFlag):
+        return str(flags)
+    name = getattr(flags, "name", None)
+    return name if name and not name.startswith("UNKNOWN") else f"{int(flags):#x}"
+
+
+def _status_value(field: str) -> int | None:
+    """Read a kB field of /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _limit(which: int) -> int | None:
+    soft = resource.getrlimit(which)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _lock_limit_hint(_call: str) -> str:
+    limit, used = _limit(resource.RLIMIT_MEMLOCK), _status_value("VmLck")
+    if limit is None:
+        return "The range holds a page that cannot be brought in: a hole, a guard, or past the end of the file."
+    return (
+        f"RLIMIT_MEMLOCK is {size(limit)}, {size(used or 0)} of it is used.\n"
+        f"Raise it with `ulimit -l` or LimitMEMLOCK= in the service, or lock less. If the limit is not "
+        "reached, the range holds a hole, a guard, or pages past the end of the file."
+    )
+
+
+def _address_space_hint(_call: str) -> str:
+    limit, used = _limit(resource.RLIMIT_AS), _status_value("VmSize")
+    if limit is not None:
+        return f"RLIMIT_AS is {size(limit)}, {size(used or 0)} of it is used. Raise it with `ulimit -v`, or map less."
+    maximum = int(Path("/proc/sys/vm/max_map_count").read_text())
+    areas = Path("/proc/self/maps").read_bytes().count(b"\n")
+    if areas > maximum * 9 // 10:
+        return f"The process has {areas} areas and vm.max_map_count is {maximum}: raise it, or split less."
+    return "No memory or no address space is left; with vm.overcommit_memory=2, see CommitLimit in /proc/meminfo."
+
+
+def _huge_page_hint(_call: str) -> str:
+    return (
+        "Not enough free huge pages: see HugePages_Free in /proc/meminfo, and reserve more with "
+        "`sysctl vm.nr_hugepages=N`."
+    )
+
+
+def _mapping_hint(call: str) -> str:
+    return _huge_page_hint(call) if "HUGETLB" in call else _address_space_hint(call)
+
+
+def _text(hint: str) -> Callable[[str], str]:
+    return lambda _call: hint
+
+
+_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
+    ("mlock", errno.ENOMEM): _lock_limit_hint,
+    ("mlock2", errno.ENOMEM): _lock_limit_hint,
+    ("mlockall", errno.ENOMEM): _lock_limit_hint,
+    ("mlock", errno.EPERM): _text("RLIMIT_MEMLOCK is 0: raise it with `ulimit -l`, or give CAP_IPC_LOCK."),
+    ("mmap", errno.ENOMEM): _mapping_hint,
+    ("mmap", errno.EAGAIN): _text("MAP_LOCKED would exceed RLIMIT_MEMLOCK."),
+    ("mmap", errno.EACCES): _text("The file was not opened for what prot and flags ask of it."),
+    ("mmap", errno.ENODEV): _text("Only regular files, memory files and some devices can be mapped."),
+    ("mmap", errno.EPERM): _text(
+        "A seal, a noexec mount, or an address below vm.mmap_min_addr forbids it."
+    ),
+    ("mmap", errno.EOVERFLOW): _text("offset + length is beyond what a file can have."),
+    ("mremap", errno.ENOMEM): _address_space_hint,
+    ("mprotect", errno.ENOMEM): _address_space_hint,
+    ("mprotect", errno.EACCES): _text("The file was not opened for what prot asks: open it for writing too."),
+    ("msync", errno.ENOMEM): _text("Part of the range is not mapped."),
+    ("msync", errno.EBUSY): _text("INVALIDATE does not go with locked pages: unlock the range first."),
+    ("madvise", errno.EFAULT): _text(
+        "An access there would get SIGBUS: past the end of the file, or no page could be had for it."
+    ),
+    ("memfd_secret", errno.ENOSYS): _text("Secret memory is off: boot with secretmem.enable=1 (Linux 5.14)."),
+    ("mseal", errno.ENOSYS): _text("mseal(2) came with Linux 6.10."),
+    ("cachestat", errno.ENOSYS): _text("cachestat(2) came with Linux 6.5."),
+    ("cachestat", errno.EPERM): _text("Only who could write the file may know what is cached of it."),
+    ("F_ADD_SEALS", errno.EBUSY): _text(
+        "Seal.WRITE is refused while a writable shared mapping lives: use Seal.FUTURE_WRITE."
+    ),
+    ("F_ADD_SEALS", errno.EPERM): _text("The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."),
+    ("shmget", errno.ENOSPC): _text("kernel.shmmni segments exist, or kernel.shmall pages are in use."),
+    ("shmget", errno.EINVAL): _text(
+        "The size is 0 or beyond kernel.shmmax, or the segment exists and is smaller than asked."
+    ),
+    ("process_vm_readv", errno.EPERM): _text(
+        "Reading another process needs what ptrace needs: the same user, or CAP_SYS_PTRACE (see kernel.yama.ptrace_scope)."
+    ),
+    ("process_vm_writev", errno.EPERM): _text(
+        "Writing another process needs what ptrace needs: the same user, or CAP_SYS_PTRACE (see kernel.yama.ptrace_scope)."
+    ),
+    ("process_vm_readv", errno.EFAULT): _text("Nothing readable is at the first remote address."),
+    ("process_vm_writev", errno.EFAULT): _text("Nothing writable is at the first remote address."),
+}
+
+_ADVICE_EINVAL = {
+    Advice.DONTNEED: "The range holds locked pages: unlock it first.",
+    Advice.FREE: "FREE wants private anonymous memory.",
+    Advice.WIPEONFORK: "WIPEONFORK wants private anonymous memory.",
+    Advice.REMOVE: "REMOVE wants a shared mapping that is writable and not locked.",
+    Advice.GUARD_INSTALL: "Guards came with Linux 6.13 (files: 6.15), and do not go on locked pages.",
+    Advice.COLLAPSE: "COLLAPSE wants a range that holds a whole aligned huge page (Linux 6.1).",
+}
+
+
+def _advice_hint(call: str) -> str:
+    for advice, hint in _ADVICE_EINVAL.items():
+        if call.endswith(f", {advice.name})"):
+            return hint
+    return "This kernel does not know the advice, or it does not go with this kind of memory."
+
+
+_HINTS["madvise", errno.EINVAL] = _advice_hint
+
+
+def _hint(name: str, number: int, call: str) -> str:
+    find = _HINTS.get((name, number))
+    try:
+        return find(call) if find else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _written_call(name: str, range_: tuple[int, int] | None, arguments: tuple[object, ...]) -> str:
+    parts = [f"{address(range_[0])}, {size(range_[1])}"] if range_ else []
+    for argument in arguments:
+        plain = not isinstance(argument, Prot | MapFlag | Advice) and type(argument).__module__ != "mmkit.flags"
+        parts.append(repr(argument) if plain or not isinstance(argument, int) else flag_names(argument))
+    return f"{name}({', '.join(parts)})"
+
+
+def failure(
+    code: int, name: str, range_: tuple[int, int] | None = None, arguments: tuple[object, ...] = ()
+) -> Exception:
+    """Make the exception for a negative return of the core.
+
+    Parameters
+    ----------
+    code
+        Negative: ``-errno``, or one of mmkit's own codes below ``-4096``.
+    name
+        The call that failed, as its man page is named.
+    range_
+        Address and length in bytes that it was about.
+    arguments
+        What else it was given; flags are decoded.
+
+    Returns
+    -------
+    Exception
+        To be raised by the caller.
+    """
+    call = _written_call(name, range_, arguments)
+    number = -code
+    if number < 4096:
+        return SyscallError(number, call, _hint(name, number, call))
+    return _OWN.get(number, _unknown)(call)
+
+
+def _closed(call: str) -> Exception:
+    return ClosedError(f"{call}: the region is closed")
+
+
+def _pinned(call: str) -> Exception:
+    return BufferError(
+        f"{call}: a live view (memoryview, numpy array) or a running operation needs this memory. "
+        "Release it first."
+    )
+
+
+def _overlap(call: str) -> Exception:
+    return Error(f"{call}: the range overlaps a live mmkit.Region. Close that, or use its own methods.")
+
+
+def _unsupported(call: str) -> Exception:
+    return Error(f"{call}: not possible for this kind of region")
+
+
+def _shrunk(call: str) -> Exception:
+    return SyscallError(
+        errno.EIO, call, "The file now ends before this range does: what was written beyond its end is lost."
+    )
+
+
+def _foreign(call: str) -> Exception:
+    return SyscallError(
+        errno.EBUSY,
+        call,
+        "malloc or another library owns memory just below the break, or has moved it since: only what was "
+        "taken last, through mmkit, can be given back.",
+    )
+
+
+def _threads(call: str) -> Exception:
+    return SyscallError(
+        errno.EBUSY, call, "The process has other threads, and a malloc in one of them may be using the break."
+    )
+
+
+def _unknown(call: str) -> Exception:
+    return Error(f"{call}: failed for a reason this version does not know")
+
+
+_OWN: dict[int, Callable[[str], Exception]] = {
+    _ECLOSED: _closed,
+    _EPINNED: _pinned,
+    _EOVERLAP: _overlap,
+    _EUNSUPPORTED: _unsupported,
+    _ESHRUNK: _shrunk,
+    _EFOREIGN: _foreign,
+    _ETHREADS: _threads,
+}

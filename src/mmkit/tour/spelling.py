@@ -1,0 +1,47 @@
+"""How things are written in C, and how numbers are written for people."""
+
+from __future__ import annotations
+
+from mmkit.flags import (
+    Advice,
+    IpcFlag,
+    LockFlag,
+    MapFlag,
+    MemfdFlag,
+    Prot,
+    RemapFlag,
+    Seal,
+    ShmAttachFlag,
+    ShmCommand,
+    SyncFlag,
+)
+from mmkit.hints import flag_names
+
+__all__ = ["argument", "pointer"]
+
+_PREFIXES: dict[type, str] = {
+    Advice: "MADV_",
+    IpcFlag: "IPC_",
+    LockFlag: "MLOCK_",
+    MapFlag: "MAP_",
+    MemfdFlag: "MFD_",
+    Prot: "PROT_",
+    RemapFlag: "MREMAP_",
+    Seal: "F_SEAL_",
+    ShmAttachFlag: "SHM_",
+    ShmCommand: "IPC_",
+    SyncFlag: "MS_",
+}
+
+
+def argument(value: object) -> str:
+    """Write an argument as C does: flags with their prefixes, joined by bars; the rest as it is."""
+    prefix = _PREFIXES.get(type(value))
+    if prefix is None or not isinstance(value, int):
+        return str(value)
+    return "|".join(prefix + name for name in flag_names(value).split("|"))
+
+
+def pointer(address: int) -> str:
+    """Write what a call returns that returns an address."""
+    return f"p = {address:#x}"

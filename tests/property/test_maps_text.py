@@ -1,0 +1,112 @@
+"""Any text that the kernel can make is read back, and any other is survived."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmkit.maps import Areas, Kind
+from mmkit.maps.picture import draw
+
+PAGE = 4096
+PERMS = st.tuples(st.sampled_from("r-"), st.sampled_from("w-"), st.sampled_from("x-"), st.sampled_from("ps"))
+# Without the literal \012, which the kernel does not tell from a newline.
+PATH_BYTES = st.binary(min_size=1, max_size=300).filter(
+    lambda path: b"\0" not in path and b"\\012" not in path and not path.endswith(b" (deleted)")
+)
+PATHS = st.one_of(
+    st.just(b""),
+    st.sampled_from([b"[heap]", b"[stack]", b"/bin/program", b"/lib/libc.so.6", b"/dev/zero"]),
+    PATH_BYTES.map(lambda path: b"/" + path),
+)
+
+
+@st.composite
+def area_lists(draw_):
+    """Areas in ascending order: start, end, perms, offset, major, minor, inode, path, deleted."""
+    areas, address = [], 0
+    for _ in range(draw_(st.integers(0, 12))):
+        start = address + PAGE * draw_(st.integers(0, 1 << 30))
+        address = start + PAGE * draw_(st.integers(1, 1 << 20))
+        path = draw_(PATHS)
+        areas.append(
+            (
+                start,
+                address,
+                "".join(draw_(PERMS)),
+                draw_(st.integers(0, (1 << 64) - 1)),
+                draw_(st.integers(0, (1 << 12) - 1)),
+                draw_(st.integers(0, (1 << 20) - 1)),
+                draw_(st.integers(0, (1 << 64) - 1)),
+                path,
+                bool(path) and draw_(st.booleans()),
+            )
+        )
+    return areas
+
+
+def written(area):
+    """Write a line as show_map_vma of the kernel does."""
+    start, end, perms, offset, major, minor, inode, path, deleted = area
+    line = b"%08x-%08x %s %08x %02x:%02x %d " % (start, end, perms.encode(), offset, major, minor, inode)
+    if path:
+        line = line.ljust(73) + path.replace(b"\n", rb"\012") + (b" (deleted)" if deleted else b"")
+    return line + b"\n"
+
+
+@given(area_lists())
+def test_what_the_kernel_writes_is_read_back(areas):
+    read = Areas.parse(b"".join(map(written, areas)))
+    assert (read.malformed, read.torn) == (0, False)
+    assert len(read) == len(areas)
+    for area, (start, end, perms, offset, major, minor, inode, path, deleted) in zip(
+        read, areas, strict=True
+    ):
+        assert (area.start, area.end, area.size) == (start, end, end - start)
+        assert (area.perms, area.offset, area.inode) == (perms, offset, inode)
+        assert area.device == (minor & 0xFF) | major << 8 & 0xFFF00 | (minor & ~0xFF) << 12
+        assert (area.path, area.deleted) == (path, deleted)
+        assert area.kind in Kind
+        assert area.name.isprintable()
+
+
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=120), area_lists().map(lambda areas: b"".join(map(written, areas))))
+    )
+)
+def test_any_bytes_are_survived_and_areas_stay_in_order(parts):
+    text = b"".join(parts)
+    areas = Areas.parse(text)
+    ends = [0, *areas.column("end")]
+    for area, previous_end in zip(areas, ends, strict=False):
+        assert previous_end <= area.start < area.end
+    lines = text.count(b"\n") + (not text.endswith(b"\n") and text != b"")
+    assert len(areas) + areas.malformed <= lines
+    assert areas.torn or len(areas) + areas.malformed == lines
+    assert max(map(len, draw(areas).splitlines())) <= 80
+
+
+@given(area_lists(), st.data())
+def test_an_address_is_found_where_a_linear_search_finds_it(areas, data):
+    read = Areas.parse(b"".join(map(written, areas)))
+    near = [edge + step for area in read for edge in (area.start, area.end) for step in (-1, 0)]
+    address = data.draw(st.sampled_from(near) if near else st.integers(0, (1 << 64) - 1))
+    expected = next((area for area in read if area.start <= address < area.end), None)
+    assert read.find(address) == expected
+
+
+@given(area_lists(), st.slices(12), st.slices(12))
+def test_slices_and_columns_are_those_of_a_list(areas, first, second):
+    read = Areas.parse(b"".join(map(written, areas)))
+    selected, expected = read[first][second], list(read)[first][second]
+    assert list(selected) == expected
+    assert selected.column("start").tolist() == [area.start for area in expected]
+    assert selected.column("kind").tolist() == [list(Kind).index(area.kind) for area in expected]
+
+
+@given(area_lists())
+def test_kinds_divide_the_areas(areas):
+    read = Areas.parse(b"".join(map(written, areas)), program=b"/bin/program")
+    parts = {kind: read.where(kind=kind) for kind in Kind}
+    assert sum(map(len, parts.values())) == len(read)
+    totals = {str(kind): sum(part.column("size")) for kind, part in parts.items() if len(part)}
+    assert totals == read.total(by="kind")

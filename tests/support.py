@@ -1,0 +1,170 @@
+"""What tests share: real child processes, with limits, other users and refused system calls."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmkit
+
+PAGE = mmkit.PAGE_SIZE
+NOBODY = 65534
+
+#: RLIMIT_AS and guard pages do not go with the shadow memory of a sanitizer.
+sanitized = pytest.mark.skipif("MMKIT_SANITIZED" in os.environ, reason="does not go with a sanitizer's shadow memory")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def _prepare(user: int | None, limits: dict[int, int], refuse: Iterable[tuple[int, int]]) -> None:
+    for which, value in limits.items():
+        resource.setrlimit(which, (value, value))
+    if user is not None and os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+    if refuse:
+        refuse_calls(refuse)
+
+
+def in_child(
+    function: Callable[[], Any],
+    *,
+    user: int | None = None,
+    limits: dict[int, int] | None = None,
+    refuse: Iterable[tuple[int, int]] = (),
+) -> Any:
+    """Run a function in a forked child and return what it returns; its exception fails the test.
+
+    user: give up root for this uid. limits: resource.RLIMIT_* -> bytes. refuse: (system call, errno) pairs.
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            try:
+                _prepare(user, limits or {}, refuse)
+                answer = (True, function())
+            except BaseException:
+                answer = (False, traceback.format_exc())
+            with os.fdopen(writer, "wb") as pipe:
+                pickle.dump(answer, pipe)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, f"the child died: {describe_status(status)}"
+    good, value = pickle.loads(data)
+    assert good, value
+    return value
+
+
+def exit_signal(function: Callable[[], Any]) -> int:
+    """Run a function in a forked child that is expected to die; return the signal's number, 0 if it lives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for number in (signal.SIGSEGV, signal.SIGBUS):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        function()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def describe_status(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit status {os.WEXITSTATUS(status)}"
+
+
+# Classic BPF for seccomp(2): answer some system calls with an errno, let all others through.
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+
+
+def refuse_calls(calls: Iterable[tuple[int, int]]) -> None:
+    """Have the kernel refuse system calls in this process from now on: (number, errno) pairs.
+
+    Numbers are of x86-64; a call may be (number, third argument) to refuse it for one argument only.
+    """
+    program = []
+    for number, error in calls:
+        number, argument = number if isinstance(number, tuple) else (number, None)
+        program.append(struct.pack("HBBI", _LOAD, 0, 0, 0))
+        if argument is None:
+            program.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 1, number))
+        else:
+            program.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 3, number))
+            program.append(struct.pack("HBBI", _LOAD, 0, 0, 16 + 8 * 2))
+            program.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 1, argument))
+        program.append(struct.pack("HBBI", _RETURN, 0, 0, _ERRNO | error))
+    program.append(struct.pack("HBBI", _RETURN, 0, 0, _ALLOW))
+    code = b"".join(program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    filter_ = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    prctl = libc.prctl
+    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong]
+    assert prctl(_PR_SET_NO_NEW_PRIVS, 1, None, 0, 0) == 0
+    assert prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_, 0, 0) == 0, os.strerror(ctypes.get_errno())
+
+
+x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the seccomp filters name x86-64 system calls")
+
+
+def perms(address: int) -> str | None:
+    """What /proc/self/maps says of an address; None where nothing is mapped. Read in plain Python on purpose."""
+    for line in Path("/proc/self/maps").read_bytes().splitlines():
+        span, perms_, *_ = line.split()
+        start, end = (int(part, 16) for part in span.split(b"-"))
+        if start <= address < end:
+            return perms_.decode()
+    return None
+
+
+def locked_bytes() -> int:
+    """VmLck of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmLck:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmLck")
+
+
+def with_huge_pages(count: int) -> bool:
+    """Try to have this many free huge pages of the default size."""
+    pool = Path("/proc/sys/vm/nr_hugepages")
+    free = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "HugePages_Free" in line)
+    if free >= count:
+        return True
+    try:
+        pool.write_text(str(int(pool.read_text()) + count - free))
+    except OSError:
+        return False
+    return mmkit.supports(mmkit.MapFlag.HUGETLB)
+
+
+def run(code: str, *arguments: str, **how: Any) -> Any:
+    """Run Python code in a new interpreter."""
+    import subprocess
+
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, **how)
