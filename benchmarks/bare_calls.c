@@ -5,7 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 static int64_t now(void)
 {
@@ -14,11 +17,11 @@ static int64_t now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-#define TIMED(n, work)                                                                                               \
-    int64_t start = now();                                                                                           \
-    for (int64_t i = 0; i < (n); i++)                                                                                \
-        if (work)                                                                                                    \
-            return -errno;                                                                                           \
+#define TIMED(n, work)                                                                                                 \
+    int64_t start = now();                                                                                             \
+    for (int64_t i = 0; i < (n); i++)                                                                                  \
+        if (work)                                                                                                      \
+            return -errno;                                                                                             \
     return now() - start
 
 int64_t bare_madvise(void *address, size_t length, int advice, int64_t n)
@@ -29,6 +32,18 @@ int64_t bare_madvise(void *address, size_t length, int advice, int64_t n)
 int64_t bare_msync(void *address, size_t length, int flags, int64_t n)
 {
     TIMED(n, msync(address, length, flags));
+}
+
+/* Does the file still have the range? What a synchronous flush must ask to notice that it has not. */
+static int msync_and_fstat(void *address, size_t length, int flags, int fd)
+{
+    struct stat status;
+    return msync(address, length, flags) || syscall(SYS_fstat, fd, &status);
+}
+
+int64_t bare_msync_and_fstat(void *address, size_t length, int flags, int fd, int64_t n)
+{
+    TIMED(n, msync_and_fstat(address, length, flags, fd));
 }
 
 int64_t bare_mprotect(void *address, size_t length, int prot, int64_t n)

@@ -16,11 +16,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers import bare, cffi_libc, ctypes_libc, through_libc
-from runner import Contestants, Loop, Race, Statement, Target, main, race
-
 import mmkit
 from mmkit.flags import Seal, SyncFlag
+from peers import bare, cffi_libc, ctypes_libc, through_libc
+from runner import Contestants, Loop, Race, Statement, Target, main, race
 
 SIZE = 1 << 20
 READ, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
@@ -43,7 +42,7 @@ def memfd(*, sealed: bool = False) -> int:
 
 
 def written_file() -> int:
-    """A file of zeros that are on the disk already."""
+    """Make a file of zeros that are on the disk already."""
     fd, path = tempfile.mkstemp()
     Path(path).unlink()
     os.write(fd, bytes(SIZE))
@@ -67,11 +66,11 @@ class Shared:
     descriptor: Callable[[], int]
 
     def mapping(self, scope: ExitStack) -> mmap.mmap:
-        return scope.enter_context(mmap.mmap(self._open(scope), SIZE))
+        return scope.enter_context(mmap.mmap(self.open(scope), SIZE))
 
-    def address(self, scope: ExitStack) -> int:
+    def address(self, scope: ExitStack, fd: int | None = None) -> int:
         libc = ctypes_libc(use_errno=True)
-        fd = self._open(scope)
+        fd = self.open(scope) if fd is None else fd
         anonymous = mmap.MAP_ANONYMOUS if fd < 0 else 0
         address = libc.mmap(None, SIZE, READ_WRITE, mmap.MAP_SHARED | anonymous, fd, 0)
         if address == ctypes.c_void_p(-1).value:
@@ -79,7 +78,7 @@ class Shared:
         scope.callback(libc.munmap, address, SIZE)
         return int(address)
 
-    def _open(self, scope: ExitStack) -> int:
+    def open(self, scope: ExitStack) -> int:
         fd = self.descriptor()
         if fd >= 0:
             scope.callback(os.close, fd)
@@ -99,10 +98,10 @@ def bare_on(address: int, work: str, *numbers: int) -> Loop | None:
 
 
 def filesystem_of(directory: str) -> str:
-    """The type of the file system that a directory is on, from the longest mount point above it."""
+    """Return the type of the file system that a directory is on: of the longest mount point above it."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    above = [(len(point), kind) for _, point, kind, *_ in mounts if Path(directory).resolve().is_relative_to(point)]
-    return max(above)[1]
+    path = Path(directory).resolve()
+    return max((len(point), kind) for _, point, kind, *_ in mounts if path.is_relative_to(point))[1]
 
 
 # ---- the system calls -------------------------------------------------------------------------------
@@ -125,12 +124,16 @@ def flush(of: str, kind: Shared) -> Race:
     @race(f"flush: {of}", peer="mmap", floor=FLOOR, targets=TARGETS)
     def flush_it(scope: ExitStack) -> Contestants:
         call = "libc.msync(address, SIZE, MS_SYNC)"
-        return {
+        contestants = {
             "mmkit": Statement("region.flush()", region=scope.enter_context(kind.region())),
             "mmap": Statement("mapping.flush()", mapping=kind.mapping(scope)),
             **through_libc(call, kind.address(scope), SIZE=SIZE, MS_SYNC=MS_SYNC),
             FLOOR: bare_on(kind.address(scope), "msync", MS_SYNC),
         }
+        if (fd := kind.open(scope)) >= 0:
+            address = kind.address(scope, fd)
+            contestants["bare msync and fstat"] = bare_on(address, "msync_and_fstat", MS_SYNC, fd)
+        return contestants
 
     return flush_it
 
@@ -190,8 +193,14 @@ def store_byte(scope: ExitStack) -> Contestants:
     return access("memory[7] = 1", scope)
 
 
-def access(statement: str, scope: ExitStack, element: type[ctypes.c_ubyte | ctypes.c_char] = ctypes.c_ubyte) -> Contestants:
-    """Return who runs a statement on `memory`. A slice of ctypes' array of `c_char` is bytes, as the others' are."""
+def access(
+    statement: str, scope: ExitStack, element: type[ctypes.c_ubyte | ctypes.c_char] = ctypes.c_ubyte
+) -> Contestants:
+    """Return who runs a statement on `memory`.
+
+    An item of a ctypes array is an int where the elements are `c_ubyte`, a slice is bytes where they are
+    `c_char`: as the others' are.
+    """
     contestants: dict[str, Loop | None] = {
         "mmkit": Statement(statement, memory=scope.enter_context(ANONYMOUS.region())),
         "mmap": Statement(statement, memory=ANONYMOUS.mapping(scope)),
@@ -206,6 +215,7 @@ def access(statement: str, scope: ExitStack, element: type[ctypes.c_ubyte | ctyp
 
 
 if __name__ == "__main__":
+    directory = tempfile.gettempdir()
     main(
         advise,
         flush("anonymous shared memory", ANONYMOUS),
@@ -218,5 +228,5 @@ if __name__ == "__main__":
         read_byte,
         read_slice,
         store_byte,
-        notes=[f"The file on disk lies in {tempfile.gettempdir()}, on {filesystem_of(tempfile.gettempdir())}."],
+        notes=[f"The file on disk lies in {directory}, on {filesystem_of(directory)}."],
     )

@@ -29,7 +29,7 @@ _DECLARATIONS = """
 
 
 def _compile(source: Path, target: Path, *options: str) -> bool:
-    """Compile a shared object. False where there is no C compiler, or it fails (and says why itself)."""
+    """Compile a shared object. False where there is no C compiler, or where it fails; it says why itself."""
     compiler = shutil.which("cc")
     if compiler is None:
         return False
@@ -39,9 +39,10 @@ def _compile(source: Path, target: Path, *options: str) -> bool:
 
 @cache
 def _bare_calls() -> ctypes.CDLL | None:
+    source = Path(__file__).with_name("bare_calls.c")
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory, "bare_calls.so")
-        return ctypes.CDLL(str(target)) if _compile(Path(__file__).with_name("bare_calls.c"), target) else None
+        return ctypes.CDLL(str(target)) if _compile(source, target) else None
 
 
 def bare(work: str, *arguments: Any) -> Loop | None:  # noqa: ANN401
@@ -123,13 +124,15 @@ def through_libc(call: str, address: int | None, **names: object) -> Contestants
     errno, as it is often written.
     """
     checked = f"if {call}: fail()"
+    libc, careless = ctypes_libc(use_errno=True), ctypes_libc(use_errno=False)
     contestants: dict[str, Loop | None] = {
-        "ctypes": Statement(checked, libc=ctypes_libc(use_errno=True), address=address, fail=_fail, **names),
-        "ctypes, errors ignored": Statement(call, libc=ctypes_libc(use_errno=False), address=address, **names),
+        "ctypes": Statement(checked, libc=libc, address=address, fail=_fail, **names),
+        "ctypes, errors ignored": Statement(call, libc=careless, address=address, **names),
     }
     if cffi := cffi_libc():
         pointer = cffi.ffi.cast("void *", address or 0)
-        contestants[f"cffi ({cffi.mode})"] = Statement(checked, libc=cffi.lib, address=pointer, fail=_fail, **names)
+        by_cffi = Statement(checked, libc=cffi.lib, address=pointer, fail=_fail, **names)
+        contestants[f"cffi ({cffi.mode})"] = by_cffi
     else:
         contestants["cffi"] = None
     return contestants

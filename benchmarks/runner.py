@@ -23,13 +23,14 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import repeat
@@ -42,8 +43,8 @@ Loop = Callable[[int], int]
 Contestants = Mapping[str, Loop | None]
 
 LEFT_OUT = (
-    "Left out of the timing: setting up (each contestant has its own object or mapping, of the same size and kind), "
-    "warming up, garbage collection, looking up names (they are locals of the timed loop), "
+    "Left out of the timing: setting up (each contestant has an object or mapping of its own, of the same "
+    "size and kind), warming up, garbage collection, looking up names (they are locals of the timed loop), "
     "and an empty Python loop, which is subtracted from every contestant that runs in one."
 )
 
@@ -124,28 +125,34 @@ class Summary:
 
     minimum: float
     median: float
+    #: How far off the median may be: two standard errors.
+    uncertainty: float
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Summary:
-        return cls(min(samples), statistics.median(samples))
+    def of(cls, samples: Sequence[float], minimum: float | None = None) -> Summary:
+        lower, _, upper = statistics.quantiles(samples, n=4)
+        # Of normal samples the quartiles are 1.35 deviations apart, and the median's error is 1.25 deviations
+        # over the root of their number.
+        error = 1.25 * (upper - lower) / 1.35 / math.sqrt(len(samples))
+        return cls(min(samples) if minimum is None else minimum, statistics.median(samples), 2 * error)
+
+    @property
+    def is_noise(self) -> bool:
+        return self.median <= self.uncertainty
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One contestant's cost as a multiple of another's. None where the other's is lost in the noise."""
+    """One contestant's cost as a multiple of another's. None where either is missing or lost in noise."""
 
     minima: float | None
     medians: float | None
 
     @classmethod
     def between(cls, one: Summary | None, other: Summary | None) -> Ratio:
-        if one is None or other is None:
+        if one is None or other is None or one.is_noise or other.is_noise:
             return cls(None, None)
-        return cls(_quotient(one.minimum, other.minimum), _quotient(one.median, other.median))
-
-
-def _quotient(one: float, other: float) -> float | None:
-    return one / other if other > 0 else None
+        return cls(one.minimum / other.minimum if other.minimum > 0 else None, one.median / other.median)
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,6 @@ class Row:
     """How one contestant did. The figures are None for who did not run."""
 
     contestant: str
-    calls: int
     cost: Summary | None
     to_peer: Ratio
     beyond: Summary | None
@@ -170,10 +176,22 @@ class Verdict:
 
     @classmethod
     def on(cls, target: Target, cost: Mapping[str, Summary]) -> Verdict:
-        ratio = Ratio.between(cost.get(target.of), cost.get(target.to))
+        one, other = cost.get(target.of), cost.get(target.to)
+        ratio = Ratio.between(one, other)
         held = {value <= target.at_most for value in (ratio.minima, ratio.medians) if value is not None}
+        if one and other and not held:
+            held = cls._in_noise(one, other, target.at_most)
         word = "—" if not held else "open" if len(held) == 2 else "held" if True in held else "missed"
         return cls(target, ratio, word)
+
+    @staticmethod
+    def _in_noise(one: Summary, other: Summary, at_most: float) -> set[bool]:
+        """Judge by how large and how small the medians can be, where a ratio would say nothing."""
+        if one.median - one.uncertainty > at_most * (other.median + other.uncertainty):
+            return {False}
+        if one.median + one.uncertainty <= at_most * (other.median - other.uncertainty):
+            return {True}
+        return set()
 
 
 @dataclass(frozen=True)
@@ -183,7 +201,6 @@ class Result:
     name: str
     peer: str
     floor: str | None
-    rounds: int
     rows: Sequence[Row]
     verdicts: Sequence[Verdict]
 
@@ -211,8 +228,8 @@ def _calibrated(run: Loop, loop_ns: int) -> int:
     return max(1, n * loop_ns // spent)
 
 
-def _sample(loops: Mapping[str, Loop], effort: Effort) -> tuple[dict[str, int], dict[str, list[float]]]:
-    """Time every loop once a round, in an order that changes. Returns calls per loop, and ns per call by round."""
+def _sample(loops: Mapping[str, Loop], effort: Effort) -> dict[str, list[float]]:
+    """Time every loop once a round, in changing order. Returns ns per call, by round."""
     calls = {name: _calibrated(run, effort.loop_ns) for name, run in loops.items()}
     samples: dict[str, list[float]] = {name: [] for name in loops}
     order = list(loops)
@@ -222,7 +239,7 @@ def _sample(loops: Mapping[str, Loop], effort: Effort) -> tuple[dict[str, int], 
         shuffle(order)
         for name in order:
             samples[name].append(loops[name](calls[name]) / calls[name])
-    return calls, samples
+    return samples
 
 
 def run(race: Race, effort: Effort) -> Result:
@@ -235,30 +252,34 @@ def run(race: Race, effort: Effort) -> Result:
         loops: dict[str, Loop] = {"": EMPTY}
         loops |= {name: loop for name, loop in contestants.items() if loop}
         with _without_collector():
-            calls, samples = _sample(loops, effort)
+            samples = _sample(loops, effort)
     empty = min(samples.pop(""))
     for name in samples:
         if isinstance(loops[name], Statement):
             samples[name] = [sample - empty for sample in samples[name]]
-    return _judge(race, contestants, calls, samples, effort)
+    return judge(race, contestants, samples)
 
 
-def _judge(
-    race: Race, names: Mapping[str, object], calls: Mapping[str, int], samples: Mapping[str, Sequence[float]], effort: Effort
-) -> Result:
+def _beyond(samples: Mapping[str, Sequence[float]], floor: str) -> dict[str, Summary]:
+    """Return what each spends beyond the floor. Medians are of rounds: what slows the machine slows both."""
+    least = min(samples[floor])
+    return {
+        name: Summary.of(
+            [spent - unavoidable for spent, unavoidable in zip(samples[name], samples[floor], strict=True)],
+            minimum=min(samples[name]) - least,
+        )
+        for name in samples
+        if name != floor
+    }
+
+
+def judge(race: Race, names: Iterable[str], samples: Mapping[str, Sequence[float]]) -> Result:
+    """Make the figures of a race from what each contestant's calls took, in ns, by round."""
     cost = {name: Summary.of(samples[name]) for name in samples}
-    beyond = {}
-    if race.floor in samples:
-        floor = samples[race.floor]
-        for name in samples:
-            # Round by round: what slows the machine slows both.
-            spent = [sample - least for sample, least in zip(samples[name], floor, strict=True)]
-            beyond[name] = Summary(cost[name].minimum - cost[race.floor].minimum, statistics.median(spent))
-        del beyond[race.floor]
+    beyond = _beyond(samples, race.floor) if race.floor and race.floor in samples else {}
     rows = [
         Row(
             name,
-            calls.get(name, 0) * effort.rounds,
             cost.get(name),
             Ratio.between(cost.get(name), cost.get(race.peer)),
             beyond.get(name),
@@ -266,16 +287,15 @@ def _judge(
         )
         for name in names
     ]
-    judged = beyond if race.floor else cost
-    verdicts = [Verdict.on(target, judged) for target in race.targets]
-    return Result(race.name, race.peer, race.floor, effort.rounds, rows, verdicts)
+    verdicts = [Verdict.on(target, beyond if race.floor else cost) for target in race.targets]
+    return Result(race.name, race.peer, race.floor, rows, verdicts)
 
 
 # ---- saying -----------------------------------------------------------------------------------------
 
 
 def machine() -> dict[str, str]:
-    """What a reader must know of where it ran."""
+    """Return what a reader must know of where it ran."""
     processor = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -299,11 +319,13 @@ def _ratio(value: float | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded[0] = cells[0].ljust(widths[0])
+        return f"| {' | '.join(padded)} |"
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return "\n".join([line(header), rule, *map(line, rows)])
@@ -325,7 +347,10 @@ def markdown(result: Result) -> str:
 
 
 def _figures(summary: Summary | None) -> list[str]:
-    return [_ns(summary and summary.minimum), _ns(summary and summary.median)]
+    if summary is None:
+        return ["—", "—"]
+    doubt = f" ± {_ns(summary.uncertainty)}" if summary.is_noise else ""
+    return [_ns(summary.minimum), _ns(summary.median) + doubt]
 
 
 def _verdicts(results: Sequence[Result]) -> str:
@@ -348,12 +373,13 @@ def main(*races: Race, notes: Sequence[str] = ()) -> None:
     """Hold the races that the command line asks for, and print them. How fast anybody was never fails it."""
     title = (sys.modules["__main__"].__doc__ or "").strip().partition("\n")[0]
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--quick", action="store_true", help="a few seconds: does it run? The figures mean little")
+    parser.add_argument("--quick", action="store_true", help="a second or two, to see that it runs")
     parser.add_argument("--only", metavar="NAME", action="append", help="only races with NAME in their name")
     parser.add_argument("--json", metavar="PATH", type=Path, help="write the results there, too")
     arguments = parser.parse_args()
 
-    wanted = [race for race in races if not arguments.only or any(part in race.name for part in arguments.only)]
+    parts = arguments.only or [""]
+    wanted = [race for race in races if any(part in race.name for part in parts)]
     if not wanted:
         parser.error(f"no race has that in its name: {', '.join(race.name for race in races)}")
     effort = Effort.quick() if arguments.quick else Effort.full()
@@ -369,5 +395,10 @@ def main(*races: Race, notes: Sequence[str] = ()) -> None:
         print(markdown(results[-1]), flush=True)
     print(_verdicts(results), end="")
     if arguments.json:
-        everything = {"benchmark": title, "machine": facts, "races": [asdict(result) for result in results]}
+        everything = {
+            "benchmark": title,
+            "machine": facts,
+            "effort": asdict(effort),
+            "races": [asdict(result) for result in results],
+        }
         arguments.json.write_text(json.dumps(everything, indent=2) + "\n")

@@ -132,14 +132,19 @@ def refuse_calls(calls: Iterable[tuple[int, int]]) -> None:
 x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the seccomp filters name x86-64 system calls")
 
 
-def perms(address: int) -> str | None:
-    """What /proc/self/maps says of an address; None where nothing is mapped. Read in plain Python on purpose."""
+def areas() -> list[tuple[int, int, str]]:
+    """The areas of this process: start, end, permissions. Read in plain Python on purpose."""
+    found = []
     for line in Path("/proc/self/maps").read_bytes().splitlines():
-        span, perms_, *_ = line.split()
-        start, end = (int(part, 16) for part in span.split(b"-"))
-        if start <= address < end:
-            return perms_.decode()
-    return None
+        span, perms_, _ = line.split(None, 2)
+        start, end = span.split(b"-")
+        found.append((int(start, 16), int(end, 16), perms_.decode()))
+    return found
+
+
+def perms(address: int) -> str | None:
+    """What /proc/self/maps says of an address; None where nothing is mapped."""
+    return next((perms_ for start, end, perms_ in areas() if start <= address < end), None)
 
 
 def locked_bytes() -> int:

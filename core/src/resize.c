@@ -74,22 +74,35 @@ static int reserve_elsewhere(const mmk_region *region, size_t length, mmk_range 
     return error;
 }
 
-/* Move the pages; their old addresses are held afterwards. */
+static intptr_t move_fixed(char *from, size_t length, char *to)
+{
+    return mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+}
+
+/* Move the pages; their old addresses are held afterwards.
+ *
+ * Since 6.17 a fixed move may take several areas, and fail half-way. So the pages first go wherever the
+ * kernel likes, which it does for one area only, and stay the only mapping of that range until they are
+ * where they belong. MREMAP_DONTUNMAP keeps the old addresses taken all the time. */
 static int move_pages_to(const mmk_region *region, char *base)
 {
     size_t length = mmk_region_length(region);
-    int flags = MREMAP_MAYMOVE | MREMAP_FIXED;
-    intptr_t moved = mmk_sys_mremap(region->base, length, length, flags | DONTUNMAP, base);
-    if (moved == -EINVAL) {
+    intptr_t aside = mmk_sys_mremap(region->base, length, length, MREMAP_MAYMOVE | DONTUNMAP, NULL);
+    if (aside == -EINVAL) {
         /* Older kernels and huge pages: the old addresses are free for a moment. */
-        moved = mmk_sys_mremap(region->base, length, length, flags, base);
+        intptr_t moved = move_fixed(region->base, length, base);
         if (moved >= 0)
             (void)hold_free(region->base, length);
-    } else if (moved >= 0) {
-        (void)hold(region->base, length);
+        return moved == -EFAULT ? -MMK_EUNSUPPORTED : moved < 0 ? (int)moved : 0;
     }
-    /* EFAULT: the range is more than one area. */
-    return moved == -EFAULT ? -MMK_EUNSUPPORTED : moved < 0 ? (int)moved : 0;
+    if (aside < 0)
+        return aside == -EFAULT ? -MMK_EUNSUPPORTED : (int)aside;
+    intptr_t moved = move_fixed((char *)aside, length, base);
+    if (moved < 0)
+        (void)move_fixed((char *)aside, length, region->base);
+    else
+        (void)hold(region->base, length);
+    return moved < 0 ? (int)moved : 0;
 }
 
 static int grow_by_moving(mmk_region *region, size_t length, mmk_range *vacated)

@@ -105,11 +105,13 @@ TEST(only_the_escaped_newline_is_unescaped)
 TEST(deleted_is_a_fact_and_not_part_of_the_path)
 {
     table t = parse("1000-2000 r--p 00000000 fe:00 7 /gone (deleted)\n"
-                    "2000-3000 r--p 00000000 fe:00 8 /gone\n"
-                    "3000-4000 r--p 00000000 fe:00 8 /x (deleted) (deleted)\n");
+                    "2000-3000 r--p 00000000 fe:00 7 /gone\n"
+                    "3000-4000 r--p 00000000 fe:00 8 /x (deleted) (deleted)\n"
+                    "4000-5000 r--p 00000000 fe:00 9    (deleted)\n");
     CHECK(path_is(&t, 0, "/gone") && t.path_facts[t.path[0]] == MMK_PATH_DELETED);
     CHECK(path_is(&t, 1, "/gone") && t.path_facts[t.path[1]] == 0 && t.path[0] != t.path[1]);
     CHECK(path_is(&t, 2, "/x (deleted)"));
+    CHECK(path_is(&t, 3, "(deleted)") && t.path_facts[t.path[3]] == 0);
     free(t.text);
 }
 
@@ -143,7 +145,7 @@ TEST(a_line_that_is_none_is_skipped_and_counted)
 TEST(an_area_told_twice_is_cut_and_counted)
 {
     table t = parse("1000-3000 r--p 00000000 fe:00 7 /a\n"
-                    "1000-2000 r--p 00000000 fe:00 7 /a\n"
+                    "2000-3000 r--p 00000000 fe:00 7 /a\n"
                     "2000-5000 r--p 00001000 fe:00 7 /a\n"
                     "4000-6000 rw-p 00000000 00:00 0 \n");
     CHECK(t.found.areas == 3 && t.found.torn == 3 && t.found.malformed == 0);

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from mmkit._native import calls, ipc
 from mmkit.errors import SyscallError
@@ -76,12 +78,16 @@ def _knows_fixed_noreplace() -> bool:
 
 
 def _has_free_huge_page() -> bool:
-    with contextlib.suppress(OSError):
-        size = next(
-            int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("Hugepagesize:")  # noqa: PTH123
-        )
-        return _maps_with(MapFlag.PRIVATE | MapFlag.HUGETLB, size)
-    return False
+    size = huge_page_size()
+    return size is not None and _maps_with(MapFlag.PRIVATE | MapFlag.HUGETLB, size)
+
+
+def huge_page_size() -> int | None:
+    """Return the default huge page size in bytes; None if the kernel has no huge pages."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("Hugepagesize:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 #: Flags that a plain mmap(2) swallows unknown, or that depend on more than the kernel's version.
@@ -104,10 +110,8 @@ def _knows_memfd_flag(flag: MemfdFlag) -> bool:
 
 
 def _query_of_maps() -> bool:
-    import fcntl
-
     # _IOWR('f', 17, struct procmap_query): who knows the call refuses a structure that says it has size 0.
-    with open("/proc/self/maps", "rb") as maps:  # noqa: PTH123
+    with Path("/proc/self/maps").open("rb") as maps:
         try:
             fcntl.ioctl(maps, 0xC0686611, bytearray(104))
         except OSError as error:

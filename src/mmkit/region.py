@@ -10,13 +10,13 @@ import stat
 import warnings
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mmkit._native.calls import PAGE_SIZE, memfd_create, memfd_secret
 from mmkit._native.contents import RegionContents
 from mmkit._native.region import Protection, adopt_methods
 from mmkit.errors import Error, SyscallError
+from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
 from mmkit.hints import failure, size
 
@@ -43,10 +43,10 @@ def regions() -> list[Region]:
 
 
 def _huge_page_size() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("Hugepagesize:"):
-            return int(line.split()[1]) * 1024
-    raise Error("this kernel has no huge pages: /proc/meminfo does not give a Hugepagesize")
+    page = huge_page_size()
+    if page is None:
+        raise Error("this kernel has no huge pages: /proc/meminfo does not give a Hugepagesize")
+    return page
 
 
 def _check_length(length: int) -> None:
@@ -57,6 +57,13 @@ def _check_length(length: int) -> None:
 def _check_demand(argument: str, demand: str) -> None:
     if demand not in ("require", "warn", "off"):
         raise ValueError(f"{argument} must be 'require', 'warn' or 'off', not {demand!r}")
+
+
+def _warn_of_ordinary_pages(hugepages: Demand, error: Error) -> None:
+    """Say that huge pages could not be had; called while handling the error, which goes on if they must be."""
+    if hugepages == "require":
+        raise error
+    warnings.warn(f"ordinary pages instead of huge ones: {error}", RuntimeWarning, stacklevel=3)
 
 
 @adopt_methods
@@ -168,10 +175,8 @@ class Region(RegionContents):
         if hugepages != "off":
             try:
                 region = make(flags | MapFlag.HUGETLB, _huge_page_size())
-            except (SyscallError, Error) as error:
-                if hugepages == "require":
-                    raise
-                warnings.warn(f"ordinary pages instead of huge ones: {error}", RuntimeWarning, stacklevel=2)
+            except Error as error:
+                _warn_of_ordinary_pages(hugepages, error)
         if region is None:
             region = make(flags, PAGE_SIZE)
         if name:
@@ -317,10 +322,8 @@ class Region(RegionContents):
         if hugepages != "off":
             try:
                 return cls._make_sealable(length, name, seals, _huge_page_size())
-            except (SyscallError, Error) as error:
-                if hugepages == "require":
-                    raise
-                warnings.warn(f"ordinary pages instead of huge ones: {error}", RuntimeWarning, stacklevel=2)
+            except Error as error:
+                _warn_of_ordinary_pages(hugepages, error)
         return cls._make_sealable(length, name, seals, PAGE_SIZE)
 
     @classmethod

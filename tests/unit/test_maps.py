@@ -380,7 +380,10 @@ def test_a_kernel_thread_is_said_to_be_one():
         maps.read(2)
 
 
-def test_a_process_that_ends_while_it_is_read_is_not_taken_for_a_smaller_one(monkeypatch):
+@pytest.mark.parametrize("kernel", ["this", "before 6.11"])
+def test_a_process_that_ends_while_it_is_read_is_not_taken_for_a_smaller_one(monkeypatch, request, kernel):
+    if kernel == "before 6.11":
+        request.getfixturevalue("no_query")
     read = process.native.read
 
     def read_and_kill(descriptor):

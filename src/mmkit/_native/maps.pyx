@@ -56,7 +56,7 @@ class Answer(NamedTuple):
     deleted: bool
 
 
-cdef class Scratch:
+cdef class _Scratch:
     """Memory that one reading uses after the other: fresh pages would cost as much as the parsing."""
 
     cdef char *bytes
@@ -92,14 +92,14 @@ cdef class Scratch:
 cdef list idle = []
 
 
-cdef Scratch take_scratch():
+cdef _Scratch take_scratch():
     try:
         return idle.pop()
     except IndexError:
-        return Scratch()
+        return _Scratch()
 
 
-cdef int give_scratch(Scratch scratch) except -1:
+cdef int give_scratch(_Scratch scratch) except -1:
     if scratch.capacity <= MOST_KEPT and not idle:
         idle.append(scratch)
     return 0
@@ -115,7 +115,7 @@ cdef object path_column(const void *items, size_t length, str code):
     return memoryview(PyBytes_FromStringAndSize(<const char *>items, <Py_ssize_t>length)).cast(code)
 
 
-cdef object parse_text(Scratch scratch, size_t length):
+cdef object parse_text(_Scratch scratch, size_t length):
     """Parse the text at the start of the scratch memory, and use what lies behind it."""
     cdef size_t rows = mmk_maps_count_lines(scratch.bytes, length)
     cdef size_t behind = (length + 7) & ~<size_t>7
@@ -176,7 +176,7 @@ def read(int descriptor) -> Columns:
     ----------
     proc_pid_maps(5), read(2)
     """
-    cdef Scratch scratch = take_scratch()
+    cdef _Scratch scratch = take_scratch()
     cdef size_t length
     cdef int error
     with nogil:
@@ -190,7 +190,7 @@ def read(int descriptor) -> Columns:
 
 def parse(bytes text not None) -> Columns:
     """Read the text of a maps file."""
-    cdef Scratch scratch = Scratch()
+    cdef _Scratch scratch = _Scratch()
     cdef size_t length = <size_t>PyBytes_GET_SIZE(text)
     if scratch.reserve(length + 1):
         raise MemoryError

@@ -132,7 +132,7 @@ class _Maps:
             columns = native.read(self._descriptor)
         except OSError as refused:
             raise _refusal(self.pid, refused) from None
-        _ = self.program
+        _ = self.program  # looked up before the check
         if not columns.start or not self._has_memory():
             raise _nothing_to_read(self.pid)
         return columns
@@ -140,13 +140,13 @@ class _Maps:
     def _has_memory(self) -> bool:
         if self.is_own:
             return True
-        try:
-            self.query(0)
-        except NotImplementedError:
-            return bool(os.pread(self._descriptor, 1, 0))
-        except ProcessLookupError:
-            return False
-        return True
+        with suppress(ProcessLookupError):
+            try:
+                self.query(0)
+            except NotImplementedError:
+                return os.pread(self._descriptor, 1, 0) != b""
+            return True
+        return False
 
     def query(self, address: int) -> native.Answer | None:
         try:

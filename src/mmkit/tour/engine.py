@@ -76,6 +76,7 @@ class Step:
 
     @property
     def outcome(self) -> Outcome:
+        """How it ended, told from the checks and from what went wrong."""
         if self.mistake or not all(check.holds for check in self.checks):
             return Outcome.FAILED
         return Outcome.REFUSED if self.refusal else Outcome.DONE
@@ -167,6 +168,14 @@ _REFUSALS = frozenset(
 )
 
 
+_USUAL_REASONS = {
+    errno.EPERM: "This process has not the right to.",
+    errno.EACCES: "This process has not the right to.",
+    errno.ENOSYS: "This kernel has not the call, or a sandbox filters it.",
+    errno.EINVAL: "This kernel does not know it.",
+}
+
+
 def _explain(step: Step, error: Exception, may_refuse: Sequence[int]) -> None:
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number is not None:
@@ -174,7 +183,8 @@ def _explain(step: Step, error: Exception, may_refuse: Sequence[int]) -> None:
             step.calls[-1].answer = f"-1 {_name(number)}"
         if number in _REFUSALS or number in may_refuse:
             hint = error.hint if isinstance(error, SyscallError) else ""
-            step.refusal = Refusal(f"{_name(number)}: {os.strerror(number)}", hint)
+            why = hint or _USUAL_REASONS.get(number, "")
+            step.refusal = Refusal(f"{_name(number)}: {os.strerror(number)}", why)
             return
     elif type(error) is Error:
         # Said by mmkit before the kernel was asked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -10,9 +11,21 @@ from pathlib import Path
 
 from mmkit import linux, maps
 from mmkit.errors import SyscallError
+from mmkit.maps import Areas
 from mmkit.region import PAGE_SIZE, Region
 
-__all__ = ["Fill", "Ladder", "Picture", "Rung", "Strip", "area_facts", "free", "permissions", "strip"]
+__all__ = [
+    "Fill",
+    "Ladder",
+    "Picture",
+    "Rung",
+    "Strip",
+    "area_facts",
+    "earlier",
+    "peeked",
+    "permissions",
+    "strip",
+]
 
 
 class Fill(Enum):
@@ -84,9 +97,11 @@ def permissions(address: int) -> str:
     return area.perms if area else ""
 
 
-def free(caption: str, start: int, pages: int, *, page: int = PAGE_SIZE) -> Strip:
-    """Make the strip of addresses at which nothing is mapped."""
-    return Strip(caption, start, page, ("",) * pages, (Fill.NOTHING,) * pages)
+def earlier(caption: str, areas: Areas, start: int, pages: int, *, page: int = PAGE_SIZE) -> Strip:
+    """Draw addresses as a map has them that was read before anyone knew of them."""
+    found = [areas.find(start + number * page) for number in range(pages)]
+    access = tuple(area.perms[:3] if area else "" for area in found)
+    return Strip(caption, start, page, access, (Fill.NOTHING,) * pages)
 
 
 def strip(
@@ -128,7 +143,9 @@ def strip(
     access = tuple(area.perms[:3] if area else "" for area in found)
     fill = [_fill(memory, number, page) if access[number] else Fill.NOTHING for number in range(pages)]
     if Fill.RESIDENT in fill:
-        locked = {area.start: "lo" in area_facts(area.start).get("VmFlags", "").split() for area in found if area}
+        locked = {
+            area.start: "lo" in area_facts(area.start).get("VmFlags", "").split() for area in found if area
+        }
         for number, area in enumerate(found):
             if area and fill[number] is Fill.RESIDENT and locked[area.start]:
                 fill[number] = Fill.LOCKED
@@ -138,7 +155,7 @@ def strip(
             for number, each in enumerate(fill)
         ]
     texts = tuple(
-        _text(start + number * page)
+        _text(memory, number * page)
         if fill[number] in (Fill.RESIDENT, Fill.LOCKED) and access[number][:1] == "r"
         else ""
         for number in range(pages)
@@ -163,14 +180,18 @@ def peeked(address: int, length: int) -> bytes | None:
     """Read memory of this process, or None if it cannot be read: no crash, whatever is there."""
     try:
         return linux.process_vm_readv(os.getpid(), [(address, length)])
-    except SyscallError:
+    except SyscallError as error:
+        if error.errno != errno.EFAULT:
+            raise
         return None
 
 
-def _text(address: int) -> str:
-    data = peeked(address, 3)
-    if data is None or data == bytes(3):
-        return "" if data is None else "0"
+def _text(memory: Region | int, offset: int) -> str:
+    data = peeked(memory + offset, 3) if isinstance(memory, int) else memory[offset : offset + 3]
+    if data is None:
+        return ""
+    if data == bytes(3):
+        return "0"
     return "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in data if byte)
 
 
@@ -178,14 +199,15 @@ def area_facts(address: int) -> dict[str, str]:
     """Read what /proc/self/smaps says of the area at an address, by the names of its fields."""
     facts: dict[str, str] = {}
     inside = False
-    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
-        first = line.split(maxsplit=1)[0]
-        if first.endswith(":"):
-            if inside:
+    # Line by line: all of it at once is large enough to move the break, which the tour is looking at.
+    with Path("/proc/self/smaps").open(errors="replace") as lines:
+        for line in lines:
+            first = line.split(maxsplit=1)[0]
+            if not first.endswith(":"):
+                if inside:
+                    break
+                start, _, end = first.partition("-")
+                inside = int(start, 16) <= address < int(end, 16)
+            elif inside:
                 facts[first[:-1]] = line.partition(":")[2].strip()
-        elif inside:
-            break
-        else:
-            start, _, end = first.partition("-")
-            inside = int(start, 16) <= address < int(end, 16)
     return facts

@@ -1,0 +1,150 @@
+"""What scenes need around them: a second process, a file to map, and a moment without interruption."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TypeVar
+
+from mmkit.errors import SyscallError
+from mmkit.flags import Advice
+from mmkit.region import Region
+
+__all__ = ["in_a_child", "ordinary_pages", "scratch_file", "uninterrupted"]
+
+_T = TypeVar("_T")
+_PATIENCE = 10.0
+_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+
+
+def in_a_child(work: Callable[[], _T]) -> _T:
+    """Fork (``fork(2)``), do something in the child, and bring what it returns back to the parent.
+
+    Parameters
+    ----------
+    work
+        Sees the memory of the child; what it returns or raises must be picklable.
+
+    Returns
+    -------
+    object
+        What `work` returned. The child is gone by then.
+
+    Raises
+    ------
+    TimeoutError
+        The child gave no answer; it has been ended.
+    Exception
+        What `work` raised.
+    """
+    # What is still buffered would be written twice.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            _work_and_exit(work, writer)
+        os.close(writer)
+        writer = -1
+        try:
+            message = _read_all(reader)
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            raise
+        finally:
+            os.waitpid(child, 0)
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+    if not message:
+        raise RuntimeError("the child ended without an answer")
+    result: _T | Exception = pickle.loads(message)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _work_and_exit(work: Callable[[], object], writer: int) -> NoReturn:
+    # Never back into the parent's code: its cleaning up is the parent's.
+    try:
+        for number in _INTERRUPTIONS:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            message = pickle.dumps(work())
+        except Exception as error:
+            message = pickle.dumps(error)
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(message)
+    finally:
+        os._exit(0)
+
+
+def _read_all(reader: int) -> bytes:
+    message = b""
+    while True:
+        if not select.select([reader], [], [], _PATIENCE)[0]:
+            raise TimeoutError(f"the child gave no answer in {_PATIENCE:.0f} seconds")
+        part = os.read(reader, 1 << 16)
+        if not part:
+            return message
+        message += part
+
+
+@contextlib.contextmanager
+def scratch_file(contents: bytes, *, on_disk: bool = False) -> Iterator[int]:
+    """Make a file that is gone when its descriptor is closed, however the process ends.
+
+    Parameters
+    ----------
+    contents
+        What is in it.
+    on_disk
+        Not on a file system that keeps everything in memory, if there is another.
+
+    Yields
+    ------
+    int
+        A descriptor for reading and writing.
+    """
+    fd = _unnamed_file(["/var/tmp", tempfile.gettempdir()] if on_disk else [tempfile.gettempdir()])
+    try:
+        os.write(fd, contents)
+        os.fsync(fd)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _unnamed_file(folders: list[str]) -> int:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    # The file system knows no O_TMPFILE.
+    with uninterrupted():
+        fd, path = tempfile.mkstemp(prefix="mmkit-tour-")
+        os.unlink(path)  # noqa: PTH108 - a str
+    return fd
+
+
+def ordinary_pages(region: Region) -> None:
+    """Have a region brought in page by page, on systems that like to bring in larger pieces."""
+    with contextlib.suppress(SyscallError):
+        region.advise(Advice.NOHUGEPAGE)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and other requests to end while something has a name that would stay behind."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,103 @@
+"""Section: memory that stays in RAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmkit import linux, maps
+from mmkit.flags import LockFlag
+from mmkit.hints import size
+from mmkit.region import PAGE_SIZE, Region
+from mmkit.tour.company import ordinary_pages
+from mmkit.tour.engine import Section, Stage
+from mmkit.tour.pictures import area_facts, earlier, peeked, strip
+
+__all__ = ["SECTION"]
+
+_PAGES = 8
+_HALF = _PAGES // 2 * PAGE_SIZE
+
+
+def lock(stage: Stage) -> None:
+    """Lock half of a region, and let it go."""
+    with Region.anonymous(_PAGES * PAGE_SIZE) as region:
+        ordinary_pages(region)
+        locked = _locked()
+        with stage.step("Lock four pages: they are brought in, and stay") as step:
+            before = strip("before", region)
+            step.call("mlock", "p", _HALF, python=f"region.lock(0, {_HALF})")
+            region.lock(0, _HALF)
+            step.answer(0)
+            step.show(before, strip("after", region))
+            now = _locked()
+            step.check(
+                f"VmLck in /proc/self/status: {size(locked)} before, {size(now)} after", now - locked == _HALF
+            )
+            step.check(
+                f"pagemap: {size(region.resident())} in RAM, nobody has touched them",
+                region.resident() == _HALF,
+            )
+        with stage.step("Unlock them: still in RAM, but free to go") as step:
+            before = strip("before", region)
+            step.call("munlock", "p", _HALF, python=f"region.unlock(0, {_HALF})")
+            region.unlock(0, _HALF)
+            step.answer(0)
+            step.show(before, strip("after", region))
+            step.check(f"VmLck: {size(_locked())}", _locked() == locked)
+
+
+def lock_on_fault(stage: Stage) -> None:
+    """Lock pages as they come."""
+    with Region.anonymous(_PAGES * PAGE_SIZE) as region:
+        ordinary_pages(region)
+        with stage.step("Lock on fault: nothing is brought in, what comes later stays") as step:
+            before = strip("before", region)
+            step.call(
+                "mlock2",
+                "p",
+                len(region),
+                LockFlag.ONFAULT,
+                python=f"linux.mlock2(region.address, {len(region)}, LockFlag.ONFAULT)",
+            )
+            linux.mlock2(region.address, len(region), LockFlag.ONFAULT)
+            step.answer(0)
+            region[2 * PAGE_SIZE] = 1
+            step.show(before, strip("after a touch of the third page", region))
+            step.check("only the page that was touched is in RAM", region.resident() == PAGE_SIZE)
+            flags = area_facts(region.address).get("VmFlags", "")
+            step.check("/proc/self/smaps: lo, for locked, among the flags of the area", "lo" in flags.split())
+
+
+def secret(stage: Stage) -> None:
+    """Keep something where even the kernel has no address for it."""
+    with stage.step("Secret memory: locked, and unknown even to the kernel itself") as step:
+        length, areas = 4 * PAGE_SIZE, maps.read()
+        step.call("memfd_secret", 0, assign="fd", python=f"region = Region.memfd({length}, secret=True)")
+        with Region.memfd(length, secret=True) as region:
+            step.answer(f"a descriptor, mapped at {region.address:#x} and closed")
+            region[0:6] = b"s3cret"
+            step.show(earlier("before", areas, region.address, 4), strip("after a store", region, holds=True))
+            step.check("we can read it", region[0:6] == b"s3cret")
+            step.check(
+                "the kernel cannot: process_vm_readv() fails where it reads all else",
+                peeked(region.address, 6) is None,
+            )
+
+
+def _locked() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmLck:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+SECTION = Section(
+    key="locking",
+    title="Memory that stays: mlock",
+    introduction=(
+        "The kernel may take away pages that have not been used for a while, and bring them back later, "
+        "slowly. Locked pages stay in RAM: for keys that must not reach a disk, and for work that must not "
+        "wait."
+    ),
+    scenes=(lock, lock_on_fault, secret),
+)

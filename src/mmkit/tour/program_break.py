@@ -1,0 +1,68 @@
+"""Section: brk and sbrk, the oldest way to get memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mmkit import linux, maps
+from mmkit.region import PAGE_SIZE
+from mmkit.tour.engine import Section, Stage
+from mmkit.tour.pictures import peeked, permissions, strip
+
+__all__ = ["SECTION"]
+
+_PAGES = 4
+
+
+def the_break(stage: Stage) -> None:
+    """Grow the heap by four pages, use them, and give them back."""
+    length = _PAGES * PAGE_SIZE
+    with stage.step("Ask where the heap ends") as step:
+        step.call("sbrk", 0, assign="p", python="p = linux.sbrk(0)")
+        end = linux.sbrk(0)
+        step.answer(f"p = {end:#x}")
+        heap = maps.find(end - 1)
+        step.check(f"/proc/self/maps: [heap] ends at {heap.end:x}" if heap else "no heap", _ends_at(end))
+    # Room for malloc, so that it does not move the break itself while we are at it.
+    bytearray(96 * 1024)
+    # Whole pages, from the first boundary at or above the break.
+    first = -(-end // PAGE_SIZE) * PAGE_SIZE
+    below = first - _PAGES * PAGE_SIZE
+    with stage.step(f"Move the end up by {_PAGES} pages: new memory", may_refuse=(errno.EBUSY,)) as step:
+        before = strip("before", below, 2 * _PAGES)
+        step.call("sbrk", length, assign="p", python=f"p = linux.sbrk({length})")
+        start, now = linux.sbrk(length), linux.sbrk(0)
+        step.answer(f"p = {start:#x}, the old end: the new memory starts there")
+        message = b"hello from the heap"
+        linux.process_vm_writev(os.getpid(), [message], [(end, len(message))])
+        step.show(before, strip("after, one page written to", below, 2 * _PAGES))
+        step.check(f"the break is now {now:#x}", start == end and now == end + length)
+        step.check("the new memory holds what was stored in it", peeked(end, len(message)) == message)
+    with stage.step("Move it back: the memory is gone", may_refuse=(errno.EBUSY,)) as step:
+        before = strip("before", below, 2 * _PAGES)
+        step.call("brk", f"{end:#x}", python=f"linux.brk({end:#x})")
+        linux.brk(end)
+        now = linux.sbrk(0)
+        step.answer(0)
+        step.show(before, strip("after", below, 2 * _PAGES))
+        step.check(
+            f"sbrk(0) says {now:#x} again, and nothing is mapped there",
+            now == end and permissions(first) == "",
+        )
+
+
+def _ends_at(end: int) -> bool:
+    heap = maps.find(end - 1)
+    return heap is not None and heap.path == b"[heap]" and heap.end == -(-end // PAGE_SIZE) * PAGE_SIZE
+
+
+SECTION = Section(
+    key="brk",
+    title="The heap and its end: brk, sbrk",
+    introduction=(
+        "The heap is one stretch of memory with a movable end, the break. C's malloc moves that end up "
+        "when it needs more, and may move it down again. Python asks malloc for all but small objects."
+    ),
+    scenes=(the_break,),
+)

@@ -1,0 +1,174 @@
+"""Section: shared memory with an id or a name, between parent and child."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mmkit import linux, maps
+from mmkit.errors import SyscallError
+from mmkit.flags import IpcFlag, MapFlag, Prot, ShmCommand
+from mmkit.region import PAGE_SIZE, Region
+from mmkit.tour.company import in_a_child, uninterrupted
+from mmkit.tour.engine import Section, Stage
+from mmkit.tour.pictures import Strip, earlier, permissions, strip
+from mmkit.tour.spelling import pointer
+
+__all__ = ["SECTION"]
+
+_PAGES = 4
+_LENGTH = _PAGES * PAGE_SIZE
+_ANSWER = 2 * PAGE_SIZE
+_READ_WRITE = Prot.READ | Prot.WRITE
+
+
+def system_v(stage: Stage) -> None:
+    """Make a segment, use it from two processes, and see it go with the last of them."""
+    with stage.step("System V: make a segment, attach it, and have it removed after use") as step:
+        flags = IpcFlag.CREAT | 0o600
+        areas = maps.read()
+        # From the first call to the last the segment would outlive the process.
+        with uninterrupted():
+            step.call(
+                "shmget",
+                "IPC_PRIVATE",
+                _LENGTH,
+                "IPC_CREAT|0600",
+                assign="id",
+                python=f"id = linux.shmget(0, {_LENGTH}, IpcFlag.CREAT | 0o600)",
+            )
+            shmid = linux.shmget(0, _LENGTH, flags)
+            step.answer(f"id = {shmid}")
+            try:
+                step.call("shmat", "id", "NULL", 0, assign="p", python="p = linux.shmat(id)")
+                address = linux.shmat(shmid)
+                step.answer(pointer(address))
+            finally:
+                # On Linux a removed segment lives on while somebody is attached.
+                linux.shmctl(shmid, ShmCommand.RMID)
+            step.call("shmctl", "id", ShmCommand.RMID, "NULL", python="linux.shmctl(id, ShmCommand.RMID)")
+            step.answer("0: it goes when the last process lets go of it")
+        step.show(earlier("before", areas, address, _PAGES), strip("after", address, _PAGES))
+        status = linux.shmctl(shmid, ShmCommand.STAT)
+        step.check(
+            f"shmctl(IPC_STAT): {status.shm_segsz} bytes, attached {status.shm_nattch} time",
+            status.shm_nattch == 1,
+        )
+        step.check(f"/proc/self/maps: {permissions(address)}", permissions(address) == "rw-s")
+    try:
+        _converse(stage, shmid, address)
+    except BaseException:
+        linux.shmdt(address)
+        raise
+    with stage.step("Let go of it: the segment is gone") as step:
+        before = strip("before", address, _PAGES, holds=True)
+        step.call("shmdt", "p", python="linux.shmdt(p)")
+        linux.shmdt(address)
+        step.answer(0)
+        step.show(before, strip("after", address, _PAGES))
+        step.check(f"shmctl knows no segment {shmid} any more", _is_gone(shmid))
+
+
+def _converse(stage: Stage, shmid: int, address: int) -> None:
+    me = os.getpid()
+    with stage.step("The child finds it at the same address, and answers there") as step:
+        linux.process_vm_writev(me, [b"ask"], [(address, 3)])
+        before = strip("parent, before", address, _PAGES, holds=True)
+
+        def answer() -> tuple[int, int, Strip]:
+            heard = linux.process_vm_readv(os.getpid(), [(address, 3)])
+            reply = b"yes" if heard == b"ask" else b"eh?"
+            linux.process_vm_writev(os.getpid(), [reply], [(address + _ANSWER, 3)])
+            attached = linux.shmctl(shmid, ShmCommand.STAT).shm_nattch
+            return os.getpid(), attached, strip("child", address, _PAGES, holds=True)
+
+        step.code(
+            f'if (fork() == 0) {{ memcpy(p + {_ANSWER}, "yes", 3); _exit(0); }}',
+            f'linux.process_vm_writev(child, [b"yes"], [(p + {_ANSWER}, 3)])',
+        )
+        child, attached, in_child = in_a_child(answer)
+        step.answer(f"the child was process {child}")
+        step.show(before, in_child, strip("parent, after", address, _PAGES, holds=True))
+        step.check(f"while the child lived, the segment was attached {attached} times", attached == 2)
+        reply = linux.process_vm_readv(me, [(address + _ANSWER, 3)])
+        step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
+
+
+def _is_gone(shmid: int) -> bool:
+    try:
+        linux.shmctl(shmid, ShmCommand.STAT)
+    except SyscallError:
+        return True
+    return False
+
+
+def posix(stage: Stage) -> None:
+    """Make an object with a name; the child opens it by that name."""
+    name = f"/mmkit-tour-{os.getpid()}"
+    # A system without /dev/shm says ENOENT.
+    with stage.step(
+        "POSIX: shared memory is a file in memory, and has a name", may_refuse=(errno.ENOENT,)
+    ) as step:
+        # While it has a name it would outlive the process.
+        with uninterrupted():
+            step.call(
+                "shm_open",
+                f'"{name}"',
+                "O_RDWR|O_CREAT|O_EXCL",
+                "0600",
+                assign="fd",
+                python=f'fd = linux.shm_open("{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL)',
+            )
+            fd = linux.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            try:
+                step.answer(f"fd = {fd}")
+                os.ftruncate(fd, _LENGTH)
+                step.call(
+                    "mmap",
+                    "NULL",
+                    _LENGTH,
+                    _READ_WRITE,
+                    MapFlag.SHARED,
+                    "fd",
+                    0,
+                    assign="p",
+                    python='region = Region.file(fd, mode="r+")   # after os.ftruncate(fd, …)',
+                )
+                region = Region.file(fd, mode="r+")
+                step.answer(pointer(region.address))
+                with region:
+                    region[0:3] = b"ask"
+                    before = strip("parent, before", region, holds=True)
+                    in_child = in_a_child(lambda: _opened_by_name(name))
+                    reply = region[_ANSWER : _ANSWER + 3]
+                    step.show(before, in_child, strip("parent, after", region, holds=True))
+                    step.check(
+                        f"the child opened it by name, and read {in_child.holds[0]!r}",
+                        in_child.holds[0] == "ask",
+                    )
+                    step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
+            finally:
+                os.close(fd)
+                linux.shm_unlink(name)
+        step.call("shm_unlink", f'"{name}"', python=f'linux.shm_unlink("{name}")')
+        step.answer(0)
+        step.check(f"/dev/shm{name} is gone", not os.path.exists(f"/dev/shm{name}"))  # noqa: PTH110
+
+
+def _opened_by_name(name: str) -> Strip:
+    fd = linux.shm_open(name, os.O_RDWR)
+    region = Region.file(fd, mode="r+")
+    region[_ANSWER : _ANSWER + 3] = b"yes" if region[0:3] == b"ask" else b"eh?"
+    return strip("child", region, holds=True)
+
+
+SECTION = Section(
+    key="shared",
+    title="Shared memory by id and by name",
+    introduction=(
+        "Processes that have no parent in common need a way to find the same memory. System V gives it a "
+        "number, POSIX a name as files have. Both kinds live until they are removed, even without any "
+        "process."
+    ),
+    scenes=(system_v, posix),
+)
