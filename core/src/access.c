@@ -8,7 +8,7 @@
 
 static int allowed(mmk_region *region, size_t offset, size_t length)
 {
-    bool uniform = region->protections.count == 0 && !region->covers;
+    bool uniform = length && region->protections.count == 0 && !region->covers;
     return uniform ? region->prot : mmk_region_prot_of_range(region, offset, length);
 }
 

@@ -38,13 +38,15 @@ static int prot_at(const mmk_region *region, size_t page, size_t limit, size_t *
 
 int region_prot_of_range(const mmk_region *region, size_t offset, size_t length)
 {
+    if (length == 0)
+        return PROT_READ | PROT_WRITE | PROT_EXEC;
     if (region->protections.count == 0 && !region->covers)
         return region->prot;
     page_span span = {offset / region->granule, (offset + length + region->granule - 1) / region->granule};
     int common = ~0;
     for (size_t page = span.first, end; page < span.end; page = end)
         common &= prot_at(region, page, span.end, &end);
-    return common == ~0 ? region->prot : common;
+    return common;
 }
 
 int mmk_region_prot_of_range(mmk_region *region, size_t offset, size_t length)

@@ -130,8 +130,8 @@ void region_forget_operations(mmk_region *region)
 
 bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bool writable)
 {
-    for (const mmk_view *view = region->views; view; view = view->next)
-        if (view->offset < offset + length && offset < view->offset + view->length &&
+    for (const mmk_view *view = region->views; length && view; view = view->next)
+        if (view->length && view->offset < offset + length && offset < view->offset + view->length &&
             (view->writable || !writable))
             return true;
     return false;

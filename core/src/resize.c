@@ -79,24 +79,22 @@ static intptr_t move_fixed(char *from, size_t length, char *to)
     return mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 }
 
-/* Move the pages; their old addresses are held afterwards.
- *
- * Since 6.17 a fixed move may take several areas, and fail half-way. So the pages first go wherever the
- * kernel likes, which it does for one area only, and stay the only mapping of that range until they are
- * where they belong. MREMAP_DONTUNMAP keeps the old addresses taken all the time. */
-static int move_pages_to(const mmk_region *region, char *base)
+/* The old addresses are free for a moment. */
+static int move_at_once(const mmk_region *region, size_t length, char *base)
 {
-    size_t length = mmk_region_length(region);
+    intptr_t moved = move_fixed(region->base, length, base);
+    if (moved >= 0)
+        (void)hold_free(region->base, length);
+    return moved < 0 ? (int)moved : 0;
+}
+
+/* Since 6.17 a fixed move may take several areas, and fail half-way. So the pages first go wherever the
+ * kernel likes, which it does for one area only; and MREMAP_DONTUNMAP keeps the old addresses taken. */
+static int move_in_two_steps(const mmk_region *region, size_t length, char *base)
+{
     intptr_t aside = mmk_sys_mremap(region->base, length, length, MREMAP_MAYMOVE | DONTUNMAP, NULL);
-    if (aside == -EINVAL) {
-        /* Older kernels and huge pages: the old addresses are free for a moment. */
-        intptr_t moved = move_fixed(region->base, length, base);
-        if (moved >= 0)
-            (void)hold_free(region->base, length);
-        return moved == -EFAULT ? -MMK_EUNSUPPORTED : moved < 0 ? (int)moved : 0;
-    }
     if (aside < 0)
-        return aside == -EFAULT ? -MMK_EUNSUPPORTED : (int)aside;
+        return (int)aside;
     intptr_t moved = move_fixed((char *)aside, length, base);
     if (moved < 0)
         (void)move_fixed((char *)aside, length, region->base);
@@ -105,11 +103,34 @@ static int move_pages_to(const mmk_region *region, char *base)
     return moved < 0 ? (int)moved : 0;
 }
 
+/* Move the pages; their old addresses are held afterwards. */
+static int move_pages_to(const mmk_region *region, char *base)
+{
+    size_t length = mmk_region_length(region);
+    /* DONTUNMAP counts locked pages twice, and never takes that back (seen in 6.18). */
+    int error = region->locks.count ? -EINVAL : move_in_two_steps(region, length, base);
+    /* EINVAL: kernels before 5.7 (5.13 for shared memory), and huge pages. */
+    if (error == -EINVAL)
+        error = move_at_once(region, length, base);
+    /* EFAULT: the range is more than one area. */
+    return error == -EFAULT ? -MMK_EUNSUPPORTED : error;
+}
+
+/* Do its parts differ in ways that make them areas of their own? What advice did to them only the kernel knows. */
+static bool is_known_to_be_mixed(const mmk_region *region)
+{
+    size_t pages = mmk_region_length(region) / region->granule, end;
+    (void)mmk_runs_at(&region->locks, 0, pages, 0, &end);
+    return end != pages || region->protections.count || region->covers || region->guards.count;
+}
+
 static int grow_by_moving(mmk_region *region, size_t length, mmk_range *vacated)
 {
     mmk_range outer;
     char *base;
     size_t reserved;
+    if (is_known_to_be_mixed(region))
+        return -MMK_EUNSUPPORTED;
     int error = region->views ? -MMK_EPINNED : region_exclude(region);
     if (error)
         return error;
