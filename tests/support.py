@@ -34,8 +34,11 @@ def _prepare(user: int | None, limits: dict[int, int], refuse: Iterable[tuple[in
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
+        # Changing user closed /proc/self to the process; for one that was started by that user it is open.
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE
     if refuse:
         refuse_calls(refuse)
+        mmkit.supports.cache_clear()
 
 
 def in_child(

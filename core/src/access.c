@@ -20,7 +20,7 @@ static int begin(mmk_region *region, size_t offset, size_t length, int prot)
         return error;
     size_t committed = mmk_region_length(region);
     if (offset > committed || length > committed - offset)
-        error = -EINVAL;
+        error = -ERANGE;
     else if ((allowed(region, offset, length) & prot) != prot)
         error = -EACCES;
     if (error)

@@ -31,13 +31,14 @@ void region_end_destroying(mmk_region *region, bool force);
 /* In a fork child: the threads that were inside are not here. */
 void region_forget_operations(mmk_region *region);
 
-/* 0 if [offset, offset + length) is whole granules inside the committed range, else -EINVAL. */
+/* 0 if [offset, offset + length) is whole granules inside the committed range, -ERANGE if it is not inside,
+ * -EINVAL if it is not whole granules. */
 static inline int check_range(const mmk_region *region, size_t offset, size_t length)
 {
     size_t committed = mmk_region_length(region);
     bool inside = offset <= committed && length <= committed - offset;
     bool aligned = ((offset | length) & (region->granule - 1)) == 0;
-    return inside && aligned ? 0 : -EINVAL;
+    return !inside ? -ERANGE : aligned ? 0 : -EINVAL;
 }
 
 /* The protections in force, and-ed over every page of a range. pre: the lock is held. */

@@ -66,7 +66,9 @@ int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool forc
     int error = region_begin_destroying(region, offset, length, force);
     if (error)
         return error;
-    if (length)
+    if (offset > mmk_region_length(region) || length > mmk_region_length(region) - offset)
+        error = -ERANGE;
+    else if (length)
         error = region->fd >= 0 ? punch_file(region, offset, length) : punch_anonymous(region, offset, length);
     region_end_destroying(region, force);
     return error;

@@ -49,11 +49,11 @@
 #define UNDER_SANITIZER (UNDER_ASAN || UNDER_TSAN)
 
 /* Leave a test that cannot say anything here. */
-#define SKIP(why)                       \
-    do {                                \
-        printf("  skipped: %s\n", why); \
-        fflush(stdout);                 \
-        return;                         \
+#define SKIP(why)                                                                                                      \
+    do {                                                                                                               \
+        printf("  skipped: %s\n", why);                                                                                \
+        fflush(stdout);                                                                                                \
+        return;                                                                                                        \
     } while (0)
 
 enum {
@@ -344,8 +344,7 @@ static inline void watch_calls(call_judge *judge, const long numbers[4])
     CHECK(sem_init(&watched.ready, 0, 0) == 0);
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, judge_calls, NULL) == 0 && pthread_detach(thread) == 0);
-    watched.listener =
-        (int)install_filter(program, sizeof program / sizeof *program, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    watched.listener = (int)install_filter(program, sizeof program / sizeof *program, SECCOMP_FILTER_FLAG_NEW_LISTENER);
     CHECK(watched.listener >= 0);
     CHECK(sem_post(&watched.ready) == 0);
 }

@@ -82,7 +82,8 @@ static void prepare_free_space_behind(void)
 {
     map_pages(&region, 64);
     CHECK(mmk_sys_munmap(region.base + pages(8), pages(56)) == 0);
-    region.outer.length = region.reserved = region.asked = pages(8);
+    region.outer.length = region.reserved = pages(8);
+    region.asked = pages(8);
     atomic_store(&region.length, pages(8));
     number_pages(&region);
 }
@@ -139,7 +140,10 @@ static int act_close(void)
 
 static const operation operations[] = {
     {"map", prepare_nothing, act_map, {SYS_mmap, SYS_mremap, SYS_mprotect, SYS_madvise}},
-    {"map with reserve and guard", prepare_nothing, act_map_reserved, {SYS_mmap, SYS_mremap, SYS_mprotect, SYS_madvise}},
+    {"map with reserve and guard",
+     prepare_nothing,
+     act_map_reserved,
+     {SYS_mmap, SYS_mremap, SYS_mprotect, SYS_madvise}},
     {"grow in reserve", prepare_reserved, act_grow, {SYS_mmap, SYS_mremap, SYS_mprotect, SYS_ftruncate}},
     {"grow in free space", prepare_free_space_behind, act_grow, {SYS_mmap, SYS_mremap, SYS_mprotect, SYS_ftruncate}},
     {"grow by moving", prepare_plain, act_grow, {SYS_mmap, SYS_mremap, SYS_mprotect, SYS_ftruncate}},

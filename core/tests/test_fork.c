@@ -9,7 +9,7 @@
 #include "support.h"
 
 enum {
-    WORKERS = 4,
+    WORKERS = 3,
     EACH = 4, /* regions a worker maps, changes and closes, over and over */
     ROUNDS = 200,
 };

@@ -63,7 +63,10 @@ TEST(a_range_that_is_not_whole_pages_inside_is_refused)
     mmk_region region;
     mmk_cover unused;
     map_pages(&region, 4);
-    const mmk_range bad[] = {{(char *)1, pages(1)}, {0, pages(1) + 1}, {0, pages(5)}, {(char *)pages(5), 0},
+    const mmk_range bad[] = {{(char *)1, pages(1)},
+                             {0, pages(1) + 1},
+                             {0, pages(5)},
+                             {(char *)pages(5), 0},
                              {(char *)pages(1), SIZE_MAX - pages(1) + 1}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         size_t offset = (size_t)bad[i].base, length = bad[i].length;

@@ -1,4 +1,5 @@
 #include <mmkit/registry.h>
+#include <mmkit/resize.h>
 
 #include "support.h"
 
@@ -64,6 +65,8 @@ TEST(many_regions_come_and_go_in_any_order_and_the_lowest_overlap_is_found)
     for (size_t i = 0; i < REGIONS; i++)
         map_pages(&regions[i], 1 + i % 3);
     CHECK(mmk_registry_count() == REGIONS);
+    for (size_t i = 0; i < REGIONS; i++)
+        CHECK(all_bytes_are(regions[i].base, pages(1 + i % 3), 0)); /* nothing was written past the registry's end */
 
     char *lowest = regions[0].base;
     for (size_t i = 0; i < REGIONS; i++) {
@@ -82,6 +85,32 @@ TEST(many_regions_come_and_go_in_any_order_and_the_lowest_overlap_is_found)
     CHECK(mmk_registry_count() == 0);
 }
 
+TEST(regions_that_moved_are_found_where_they_are_now)
+{
+    enum { MOVED = 24 };
+    mmk_region regions[MOVED];
+    mmk_range vacated[MOVED];
+    for (size_t i = 0; i < MOVED; i++) {
+        mmk_request request = anonymous(pages(1), RW);
+        request.guard = pages(1);
+        map(&regions[i], request);
+    }
+    for (size_t i = 0; i < MOVED; i++) {
+        size_t which = i * 7 % MOVED;
+        CHECK(mmk_region_resize(&regions[which], pages(2 + i % 5), &vacated[which]) == 0 && vacated[which].length);
+    }
+    for (size_t i = 0; i < MOVED; i++) {
+        CHECK(overlap(regions[i].base, 1).base == regions[i].outer.base);
+        CHECK(overlap(vacated[i].base, 1).length == 0);
+    }
+    for (size_t i = 0; i < MOVED; i++) {
+        char *base = regions[i].base;
+        mmk_region_dispose(&regions[i]);
+        CHECK(overlap(base, 1).length == 0 && mmk_sys_munmap(vacated[i].base, vacated[i].length) == 0);
+    }
+    CHECK(mmk_registry_count() == 0);
+}
+
 int main(void)
 {
     RUN(a_live_region_is_found_by_any_range_that_overlaps_it);
@@ -89,5 +118,6 @@ int main(void)
     RUN(a_closed_region_is_not_live);
     RUN(a_refused_region_is_not_live);
     RUN(many_regions_come_and_go_in_any_order_and_the_lowest_overlap_is_found);
+    RUN(regions_that_moved_are_found_where_they_are_now);
     return 0;
 }

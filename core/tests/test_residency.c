@@ -34,6 +34,20 @@ TEST(each_page_stays_locked_until_it_was_unlocked_as_often)
     mmk_region_dispose(&region);
 }
 
+TEST(there_is_room_for_a_count_of_its_own_for_every_page)
+{
+    mmk_region region;
+    map_pages(&region, 508);
+    for (size_t page = 0; page < 508; page += 2)
+        lock(&region, page, 1);
+    lock(&region, 0, 508);
+    CHECK(region.locks.count == 508 && region.locks.capacity >= 508 && mmk_runs_check(&region.locks, 0));
+    unlock(&region, 0, 508);
+    unlock(&region, 0, 508);
+    CHECK(region.locks.count == 0);
+    mmk_region_dispose(&region);
+}
+
 static uint64_t random_state = 362436069;
 
 static size_t random_below(size_t limit)
@@ -244,6 +258,7 @@ int main(void)
     RUN(cached_counts_what_the_page_cache_holds_whoever_brought_it_in);
     RUN(before_Linux_6_5_mincore_answers_the_same);
     RUN(what_is_cached_of_a_file_that_one_could_not_write_is_not_told);
+    RUN(there_is_room_for_a_count_of_its_own_for_every_page);
     RUN(secret_memory_is_locked_by_nature_and_asks_for_no_lock);
     RUN(a_lock_beyond_RLIMIT_MEMLOCK_is_refused_and_locks_nothing_new);
     if (UNDER_SANITIZER) {

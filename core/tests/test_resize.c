@@ -262,6 +262,10 @@ TEST(protections_locks_and_guards_stay_with_their_pages_and_the_grown_part_has_n
     CHECK(mmk_region_prot_of_range(&region, pages(3), pages(3)) == RW);
     if (!UNDER_SANITIZER)
         CHECK(locked_bytes() - before == pages(1));
+    /* What was locked before it was cut off is not taken for locked now. */
+    CHECK(mmk_region_lock(&region, pages(3), pages(1)) == 0);
+    if (!UNDER_SANITIZER)
+        CHECK(locked_bytes() - before == pages(2));
     mmk_region_dispose(&region);
 }
 

@@ -133,7 +133,8 @@ TEST(any_sequence_of_changes_gives_what_a_plain_array_gives)
 
 TEST(the_checker_sees_every_kind_of_damage)
 {
-    mmk_run unsorted[] = {{8, 12, 1}, {0, 4, 2}}, overlapping[] = {{0, 4, 1}, {3, 6, 2}}, unmerged[] = {{0, 4, 1}, {4, 6, 1}};
+    mmk_run unsorted[] = {{8, 12, 1}, {0, 4, 2}}, overlapping[] = {{0, 4, 1}, {3, 6, 2}},
+            unmerged[] = {{0, 4, 1}, {4, 6, 1}};
     mmk_run empty[] = {{4, 4, 1}}, is_default[] = {{0, 4, 0}};
     CHECK(!mmk_runs_check(&(mmk_runs){unsorted, 2, 2}, 0));
     CHECK(!mmk_runs_check(&(mmk_runs){overlapping, 2, 2}, 0));

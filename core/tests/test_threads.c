@@ -51,12 +51,12 @@ static void *load_and_store(void *number)
 }
 
 /* Do it as soon as nobody is inside. */
-#define PATIENTLY(call)                      \
-    do {                                     \
-        int result;                          \
-        while ((result = (call)) == -MMK_EPINNED) \
-            sched_yield();                   \
-        CHECK(result == 0);                  \
+#define PATIENTLY(call)                                                                                                \
+    do {                                                                                                               \
+        int result;                                                                                                    \
+        while ((result = (call)) == -MMK_EPINNED)                                                                      \
+            sched_yield();                                                                                             \
+        CHECK(result == 0);                                                                                            \
     } while (0)
 
 static void take_and_give_access(void)

@@ -7,6 +7,7 @@ only where they explain the failure, and never fails itself.
 from __future__ import annotations
 
 import errno
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -67,12 +68,24 @@ def _lock_limit_hint(_call: str) -> str:
     )
 
 
+def _count_areas() -> int:
+    # In small pieces: at the limit, malloc cannot map a larger one.
+    count = 0
+    fd = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while piece := os.read(fd, 4096):
+            count += piece.count(b"\n")
+    finally:
+        os.close(fd)
+    return count
+
+
 def _address_space_hint(_call: str) -> str:
     limit, used = _limit(resource.RLIMIT_AS), _status_value("VmSize")
     if limit is not None:
         return f"RLIMIT_AS is {size(limit)}, {size(used or 0)} of it is used. Raise it with `ulimit -v`, or map less."
     maximum = int(Path("/proc/sys/vm/max_map_count").read_text())
-    areas = Path("/proc/self/maps").read_bytes().count(b"\n")
+    areas = _count_areas()
     if areas > maximum * 9 // 10:
         return f"The process has {areas} areas and vm.max_map_count is {maximum}: raise it, or split less."
     return "No memory or no address space is left; with vm.overcommit_memory=2, see CommitLimit in /proc/meminfo."
@@ -93,13 +106,19 @@ def _text(hint: str) -> Callable[[str], str]:
     return lambda _call: hint
 
 
+_NO_LOCKING = "RLIMIT_MEMLOCK is 0: raise it with `ulimit -l`, or give CAP_IPC_LOCK."
+
 _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mlock", errno.ENOMEM): _lock_limit_hint,
     ("mlock2", errno.ENOMEM): _lock_limit_hint,
     ("mlockall", errno.ENOMEM): _lock_limit_hint,
-    ("mlock", errno.EPERM): _text("RLIMIT_MEMLOCK is 0: raise it with `ulimit -l`, or give CAP_IPC_LOCK."),
+    ("mlock", errno.EPERM): _text(_NO_LOCKING),
     ("mmap", errno.ENOMEM): _mapping_hint,
-    ("mmap", errno.EAGAIN): _text("MAP_LOCKED would exceed RLIMIT_MEMLOCK."),
+    ("mlock2", errno.EPERM): _text(_NO_LOCKING),
+    ("mlockall", errno.EPERM): _text(_NO_LOCKING),
+    ("mmap", errno.EAGAIN): _text(
+        "The memory would be locked (MAP_LOCKED, mlockall, secret memory) beyond RLIMIT_MEMLOCK: see `ulimit -l`."
+    ),
     ("mmap", errno.EACCES): _text("The file was not opened for what prot and flags ask of it."),
     ("mmap", errno.ENODEV): _text("Only regular files, memory files and some devices can be mapped."),
     ("mmap", errno.EPERM): _text(
@@ -112,7 +131,12 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("msync", errno.ENOMEM): _text("Part of the range is not mapped."),
     ("msync", errno.EBUSY): _text("INVALIDATE does not go with locked pages: unlock the range first."),
     ("madvise", errno.EFAULT): _text(
-        "An access there would get SIGBUS: past the end of the file, or no page could be had for it."
+        "An access there would get a signal: past the end of the file, a guard, or no page to be had for it."
+    ),
+    ("open", errno.EACCES): lambda call: (
+        "A process that changed its user may not look at itself: prctl(PR_SET_DUMPABLE, 1) allows it again."
+        if "/proc/self" in call
+        else ""
     ),
     ("memfd_secret", errno.ENOSYS): _text("Secret memory is off: boot with secretmem.enable=1 (Linux 5.14)."),
     ("mseal", errno.ENOSYS): _text("mseal(2) came with Linux 6.10."),
@@ -160,7 +184,7 @@ def _hint(name: str, number: int, call: str) -> str:
     find = _HINTS.get((name, number))
     try:
         return find(call) if find else ""
-    except (OSError, ValueError):
+    except (OSError, ValueError, MemoryError):
         return ""
 
 

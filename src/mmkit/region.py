@@ -563,8 +563,8 @@ class Region(RegionContents):
         Raises
         ------
         SyscallError
-            ``EFAULT``: an access would get SIGBUS: past the end of the file, or no page to be had.
-            ``ENOMEM``: no memory, or a guard in the range. ``EINVAL``: kernel before 5.14, or `prot` forbids it.
+            ``EFAULT``: an access would get a signal: past the end of the file, a guard, or no page to be had.
+            ``ENOMEM``: no memory. ``EINVAL``: kernel before 5.14, or `prot` forbids it.
 
         References
         ----------
@@ -795,8 +795,10 @@ class Region(RegionContents):
             return f"<Region{name} closed>"
         prot = "".join(letter if bit in self.prot else "-" for letter, bit in zip("rwx", Prot(7), strict=True))
         end = self.address + len(self)
-        resident = f"{size(self.resident())} of {size(len(self))} resident"
-        return f"<Region{name} {self.address:#x}-{end:#x} {prot} {self._backing}, {resident}>"
+        share = size(len(self))
+        with contextlib.suppress(OSError):
+            share = f"{size(self.resident())} of {share} resident"
+        return f"<Region{name} {self.address:#x}-{end:#x} {prot} {self._backing}, {share}>"
 
 
 def _open(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> int:

@@ -653,7 +653,7 @@ def test_private_memory_has_no_page_cache(region):
 def test_populate_past_the_end_of_a_cut_file_is_an_error_and_not_a_signal(path):
     with Region.file(path, mode="r+") as region:
         os.truncate(path, PAGE)
-        with pytest.raises(mmkit.SyscallError, match="SIGBUS") as refusal:
+        with pytest.raises(mmkit.SyscallError, match="a signal") as refusal:
             region.populate()
         assert refusal.value.errno == errno.EFAULT
 

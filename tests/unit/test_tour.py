@@ -1,7 +1,6 @@
 import ast
 import ctypes
 import errno
-import json
 import os
 import re
 import resource
@@ -9,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from support import NOBODY, in_child, needs_root, x86_64
 
 import mmkit
 from mmkit import linux, maps
@@ -26,6 +23,7 @@ from mmkit.tour import SECTIONS, Outcome, Section, run
 from mmkit.tour.company import in_a_child, scratch_file, uninterrupted
 from mmkit.tour.drawing import draw
 from mmkit.tour.pictures import Fill, Strip, strip
+from support import NOBODY, in_child, needs_root, x86_64
 
 COMMAND = [sys.executable, "-c", "from mmkit.cli import main; main(['tour'])"]
 EVERY_SECTION = pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.key)
@@ -138,13 +136,6 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
                     assert hasattr(homes[node.value.id], node.attr), call.python
 
 
-@EVERY_SECTION
-def test_a_step_can_be_written_as_json(section):
-    for step in in_child(lambda: play(section)):
-        document = {"outcome": step.outcome.value, "calls": [asdict(call) for call in step.calls]}
-        assert json.loads(json.dumps(document)) == json.loads(json.dumps(document))
-
-
 # ---- what the system refuses ------------------------------------------------------------------------
 
 
@@ -213,7 +204,7 @@ def test_a_claim_that_does_not_hold_fails_the_step_and_the_scene_goes_on():
 def test_an_errno_that_is_no_refusal_fails_the_step():
     def scene(stage):
         with stage.step("a bad descriptor"):
-            os.fsync(-1)
+            os.fstat(1 << 20)
 
     assert outcomes(a_section(scene)) == {"a bad descriptor": Outcome.FAILED}
 
@@ -253,14 +244,16 @@ def test_a_child_that_dies_is_an_error_and_no_hang():
 
 
 def test_an_interruption_waits_until_names_are_gone():
+    reached = []
+
     def work():
         with uninterrupted():
             os.kill(os.getpid(), signal.SIGINT)
-            inside = "went on"
-        return inside
+            reached.append("the end of the block")
 
     with pytest.raises(KeyboardInterrupt):
         work()
+    assert reached
 
 
 def test_a_scratch_file_has_no_name():

@@ -1,11 +1,11 @@
 /* access.h: the one place through which mmkit itself touches the contents of a region.
  *
  * Offsets are bytes from the region's base, and need no alignment. Each call pins the region for as long
- * as it runs. On -EACCES and -EINVAL nothing was touched.
+ * as it runs. On -EACCES and -ERANGE nothing was touched.
  *
  * returns (all)  0, or an offset found
  *                -MMK_ECLOSED
- *                -EINVAL   the range is not inside the region
+ *                -ERANGE   the range is not inside the region
  *                -EACCES   the region's protection forbids it
  * Threads: any call from any thread; bytes themselves are not protected against racing writers.
  * Fork: nothing is kept. Signals: no.

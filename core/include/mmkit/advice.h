@@ -1,6 +1,6 @@
 /* advice.h: madvise(2) on a region: hints, populating, giving pages back.
  *
- * Ranges are whole granules inside the region (else -EINVAL); every call answers -MMK_ECLOSED on a
+ * Ranges are whole granules (else -EINVAL) inside the region (else -ERANGE); every call answers -MMK_ECLOSED on a
  * closed region. Threads, fork, signals: see region.h.
  */
 #ifndef MMKIT_ADVICE_H
@@ -24,8 +24,8 @@ MMK_API MMK_MUST_CHECK int mmk_region_advise(mmk_region *region, size_t offset, 
  * MADV_POPULATE_READ, MADV_POPULATE_WRITE, Linux 5.14.
  *
  * returns  0
- *          -EFAULT  an access would get SIGBUS: past the end of the file, no huge page, no space
- *          -ENOMEM  no memory, or a guard page in the range
+ *          -EFAULT  an access would get a signal: past the end of the file, a guard, no huge page, no space
+ *          -ENOMEM  no memory
  *          -errno */
 MMK_API MMK_MUST_CHECK int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool write);
 

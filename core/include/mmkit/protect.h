@@ -9,7 +9,7 @@
  * The topmost that says something about a page is in force. Covers end in any order: two threads may
  * hold overlapping ones, and when the last ends, each page has its base protection again.
  *
- * Ranges are whole granules inside the region (else -EINVAL); every call answers -MMK_ECLOSED on a
+ * Ranges are whole granules (else -EINVAL) inside the region (else -ERANGE); every call answers -MMK_ECLOSED on a
  * closed region. Threads, fork, signals: see region.h.
  */
 #ifndef MMKIT_PROTECT_H

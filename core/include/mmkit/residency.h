@@ -1,6 +1,6 @@
 /* residency.h: what of a region is in RAM, and what must stay there.
  *
- * Ranges are whole granules inside the region (else -EINVAL); every call answers -MMK_ECLOSED on a
+ * Ranges are whole granules (else -EINVAL) inside the region (else -ERANGE); every call answers -MMK_ECLOSED on a
  * closed region. Threads, fork (locks are not inherited), signals: see region.h.
  */
 #ifndef MMKIT_RESIDENCY_H

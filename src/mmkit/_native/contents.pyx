@@ -43,7 +43,7 @@ cdef class RegionContents(MappedRegion):
                 "see protect()",
                 address, offset, access, "protection",
             )
-        return ValueError(f"offset {offset} is not inside the region")
+        return ValueError(f"{access} at offset {offset}: no longer inside the region: another thread made it shorter")
 
     @cython.final
     cdef int load(self, size_t offset, void *into, size_t length) except -1:

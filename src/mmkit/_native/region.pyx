@@ -3,6 +3,7 @@
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
@@ -26,6 +27,7 @@ cdef enum:
     MS_INVALIDATE = 2
     MS_SYNC = 4
     EACCES = 13
+    ERANGE = 34
     MADV_RANDOM = 1
     TMPFS_MAGIC = 0x01021994
     HUGETLBFS_MAGIC = 0x958458F6
@@ -202,6 +204,8 @@ cdef class MappedRegion:
 
     @cython.final
     cdef object fail(self, long code, str call, span pages, tuple arguments=()):
+        if code == -ERANGE:
+            return ValueError(f"{call}: the range is no longer inside the region: another thread made it shorter")
         return failure(code, call, (<size_t>self.handle.base + pages.start, pages.length), arguments)
 
     # ---- the hot calls ------------------------------------------------------------------------------
@@ -423,7 +427,7 @@ cdef class MappedRegion:
         cdef size_t total = 0
         cdef int error, pagemap = c_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
         if pagemap < 0:
-            raise OSError("/proc/self/pagemap cannot be opened: is /proc mounted?")
+            raise failure(-errno, "open", None, ("/proc/self/pagemap",))
         with nogil:
             error = mmk_region_resident(&self.handle, pages.start, pages.length, pagemap, &total)
             c_close(pagemap)

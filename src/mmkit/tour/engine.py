@@ -169,9 +169,9 @@ _REFUSALS = frozenset(
 
 
 _USUAL_REASONS = {
-    errno.EPERM: "This process has not the right to.",
-    errno.EACCES: "This process has not the right to.",
-    errno.ENOSYS: "This kernel has not the call, or a sandbox filters it.",
+    errno.EPERM: "This process is not allowed to.",
+    errno.EACCES: "This process is not allowed to.",
+    errno.ENOSYS: "This kernel does not have the call, or a sandbox filters it.",
     errno.EINVAL: "This kernel does not know it.",
 }
 

@@ -106,6 +106,7 @@ def private_file(stage: Stage) -> None:
             step.answer(pointer(region.address))
             step.code(f'memcpy(p + {_MIDDLE}, "new", 3);', f'region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"')
             region[_MIDDLE : _MIDDLE + 3] = b"new"
+            step.answer("not called: a page fault, in which the kernel copies the page")
             step.show(before, strip("after", region, holds=True))
             in_file = os.pread(fd, 3, _MIDDLE)
             step.check(
