@@ -36,22 +36,36 @@ static int hold_free(char *address, size_t length)
     return -EEXIST;
 }
 
-/* Map the pages [from, to) of the region, inside its reservation. */
-static int commit(const mmk_region *region, char *base, size_t from, size_t to)
+/* Make the pages [from, to) of the reservation usable. */
+static int commit(const mmk_region *region, size_t from, size_t to)
 {
     if (from == to)
         return 0;
-    intptr_t got = mmk_sys_mmap(base + from, to - from, region->prot, region->flags | MAP_FIXED, region->fd,
+    if (region->moved)
+        return mmk_sys_mprotect(region->base + from, to - from, region->prot);
+    intptr_t got = mmk_sys_mmap(region->base + from, to - from, region->prot, region->flags | MAP_FIXED, region->fd,
                                 (off_t)(region->file_offset + from));
     return got < 0 ? (int)got : 0;
+}
+
+/* Give the pages [from, to) back and keep their addresses. */
+static int decommit(const mmk_region *region, size_t from, size_t to)
+{
+    if (from == to)
+        return 0;
+    if (!region->moved)
+        return (int)hold(region->base + from, to - from);
+    (void)mmk_sys_munlock(region->base + from, to - from);
+    int error = mmk_sys_mprotect(region->base + from, to - from, PROT_NONE);
+    return error ? error : mmk_sys_madvise(region->base + from, to - from, MMK_MADV_DONTNEED);
 }
 
 /* Grow the reservation where it stands. */
 static int extend_reservation(mmk_region *region, size_t length)
 {
     char *end = region->base + region->reserved;
-    if (region->outer.base + region->outer.length != end)
-        return -EEXIST; /* the guard stands there */
+    if (region->moved || region->outer.base + region->outer.length != end)
+        return -EEXIST; /* what is added would be an area of its own; or the guard stands there */
     size_t extra = length - region->reserved;
     int error = hold_free(end, extra);
     if (error)
@@ -61,102 +75,106 @@ static int extend_reservation(mmk_region *region, size_t length)
     return 0;
 }
 
-/* Address space for the region elsewhere: with room to grow if there is that much, else just enough. */
-static int reserve_elsewhere(const mmk_region *region, size_t length, mmk_range *outer, char **base, size_t *reserved)
+/* A new home for a region: its outer range, and where in it the data goes. */
+typedef struct new_home {
+    mmk_range outer;
+    char *base;
+    size_t reserved;
+} new_home;
+
+/* With room to grow if there is that much, else just enough. */
+static int reserve_elsewhere(const mmk_region *region, size_t length, new_home *home)
 {
     size_t guard = (size_t)(region->base - region->outer.base);
-    *reserved = length * 2;
-    int error = region_reserve(*reserved, guard, region->granule, outer, base);
+    home->reserved = length * 2;
+    int error = region_reserve(home->reserved, guard, region->granule, &home->outer, &home->base);
     if (error == -ENOMEM) {
-        *reserved = length;
-        error = region_reserve(*reserved, guard, region->granule, outer, base);
+        home->reserved = length;
+        error = region_reserve(home->reserved, guard, region->granule, &home->outer, &home->base);
     }
     return error;
 }
 
-static intptr_t move_fixed(char *from, size_t length, char *to)
+/* Move an area to its new home and make it `grown` bytes long. Neither call takes more than one area
+ * (a fixed move to the same length would, since 6.17, and may fail half-way: so it is never the first).
+ * The old addresses are held afterwards. */
+static int move_area(char *from, size_t length, char *to, size_t grown)
 {
-    return mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-}
-
-/* The old addresses are free for a moment. */
-static int move_at_once(const mmk_region *region, size_t length, char *base)
-{
-    intptr_t moved = move_fixed(region->base, length, base);
-    if (moved >= 0)
-        (void)hold_free(region->base, length);
-    return moved < 0 ? (int)moved : 0;
-}
-
-/* Since 6.17 a fixed move may take several areas, and fail half-way. So the pages first go wherever the
- * kernel likes, which it does for one area only; and MREMAP_DONTUNMAP keeps the old addresses taken. */
-static int move_in_two_steps(const mmk_region *region, size_t length, char *base)
-{
-    intptr_t aside = mmk_sys_mremap(region->base, length, length, MREMAP_MAYMOVE | DONTUNMAP, NULL);
-    if (aside < 0)
+    intptr_t aside = mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | DONTUNMAP, NULL);
+    if (aside >= 0) {
+        intptr_t moved = mmk_sys_mremap((char *)aside, length, grown, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+        if (moved < 0)
+            (void)mmk_sys_mremap((char *)aside, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, from);
+        else
+            (void)hold(from, length);
+        return moved < 0 ? (int)moved : 0;
+    }
+    if (aside != -EINVAL)
         return (int)aside;
-    intptr_t moved = move_fixed((char *)aside, length, base);
-    if (moved < 0)
-        (void)move_fixed((char *)aside, length, region->base);
-    else
-        (void)hold(region->base, length);
+    /* Kernels before 5.7 (5.13 for shared memory), and huge pages: the old addresses are free for a moment. */
+    intptr_t moved = mmk_sys_mremap(from, length, grown, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+    if (moved >= 0)
+        (void)hold_free(from, length);
     return moved < 0 ? (int)moved : 0;
 }
 
-/* Move the pages; their old addresses are held afterwards. */
-static int move_pages_to(const mmk_region *region, char *base)
+/* Private memory remembers the addresses it was first used at, and only what continues them joins the same
+ * area. So the whole new reservation comes from growing the area itself, and its tail is made inaccessible:
+ * a later growth is then still one area, which can move again. */
+static int move_private(const mmk_region *region, const new_home *home, size_t length)
 {
-    size_t length = mmk_region_length(region);
-    /* DONTUNMAP counts locked pages twice, and never takes that back (seen in 6.18). */
-    int error = region->locks.count ? -EINVAL : move_in_two_steps(region, length, base);
-    /* EINVAL: kernels before 5.7 (5.13 for shared memory), and huge pages. */
-    if (error == -EINVAL)
-        error = move_at_once(region, length, base);
-    /* EFAULT: the range is more than one area. */
-    return error == -EFAULT ? -MMK_EUNSUPPORTED : error;
+    int error = move_area(region->base, mmk_region_length(region), home->base, home->reserved);
+    /* If this is refused the tail is merely accessible: it is nobody else's. */
+    if (!error && home->reserved > length)
+        (void)mmk_sys_mprotect(home->base + length, home->reserved - length, PROT_NONE);
+    return error;
 }
 
-/* Do its parts differ in ways that make them areas of their own? What advice did to them only the kernel knows. */
-static bool is_known_to_be_mixed(const mmk_region *region)
+static int move_shared(const mmk_region *region, const new_home *home, size_t length)
 {
-    size_t pages = mmk_region_length(region) / region->granule, end;
-    (void)mmk_runs_at(&region->locks, 0, pages, 0, &end);
-    return end != pages || region->protections.count || region->covers || region->guards.count;
+    size_t had = mmk_region_length(region);
+    intptr_t got = mmk_sys_mmap(home->base + had, length - had, region->prot, region->flags | MAP_FIXED, region->fd,
+                                (off_t)(region->file_offset + had));
+    return got < 0 ? (int)got : move_area(region->base, had, home->base, had);
+}
+
+/* mremap(2) moves one area. Parts that differ are areas of their own; and a move counts locked pages twice,
+ * and never takes that back (seen in 6.18). What advice did to parts only the kernel knows: it says EFAULT. */
+static bool can_move(const mmk_region *region)
+{
+    return !region->protections.count && !region->covers && !region->guards.count && !region->locks.count;
 }
 
 static int grow_by_moving(mmk_region *region, size_t length, mmk_range *vacated)
 {
-    mmk_range outer;
-    char *base;
-    size_t reserved;
-    if (is_known_to_be_mixed(region))
+    if (!can_move(region))
         return -MMK_EUNSUPPORTED;
     int error = region->views ? -MMK_EPINNED : region_exclude(region);
     if (error)
         return error;
-    error = reserve_elsewhere(region, length, &outer, &base, &reserved);
+    new_home home;
+    error = reserve_elsewhere(region, length, &home);
     if (!error) {
-        error = commit(region, base, mmk_region_length(region), length);
-        if (!error)
-            error = move_pages_to(region, base);
+        error = is_private(region) ? move_private(region, &home, length) : move_shared(region, &home, length);
         if (error) {
-            mmk_sys_munmap(outer.base, outer.length);
+            mmk_sys_munmap(home.outer.base, home.outer.length);
         } else {
             *vacated = region->outer;
-            region->base = base;
-            region->reserved = reserved;
-            mmk_registry_move(region, outer);
+            region->base = home.base;
+            region->reserved = home.reserved;
+            region->moved = is_private(region);
+            mmk_registry_move(region, home.outer);
         }
     }
     region_admit(region);
-    return error;
+    return error == -EFAULT ? -MMK_EUNSUPPORTED : error;
 }
 
 static int grow_mapping(mmk_region *region, size_t length, mmk_range *vacated)
 {
     int error = length > region->reserved ? extend_reservation(region, length) : 0;
     if (!error)
-        return commit(region, region->base, mmk_region_length(region), length);
+        return commit(region, mmk_region_length(region), length);
     return grow_by_moving(region, length, vacated);
 }
 
@@ -208,8 +226,8 @@ static int shrink_mapping(mmk_region *region, size_t asked, size_t length)
     int error = region->fd >= 0 ? file_reach(region, &size, &reaches) : 0;
     if (!error && reaches)
         error = set_file_size(region, region->file_offset + asked);
-    if (!error && length < committed)
-        error = (int)hold(region->base + length, committed - length);
+    if (!error)
+        error = decommit(region, length, committed);
     if (error && reaches)
         (void)set_file_size(region, size);
     return error;

@@ -26,11 +26,11 @@ TEST(a_range_outside_is_refused_and_nothing_is_touched)
     char byte = 'x';
     map_pages(&region, 1);
     CHECK(mmk_access_load(&region, pages(1), &byte, 0) == 0);
-    CHECK(mmk_access_load(&region, pages(1), &byte, 1) == -EINVAL && byte == 'x');
-    CHECK(mmk_access_store(&region, SIZE_MAX, &byte, 2) == -EINVAL);
-    CHECK(mmk_access_store(&region, 1, &byte, SIZE_MAX) == -EINVAL);
-    CHECK(mmk_access_find(&region, 1, pages(1), &byte, 1) == -EINVAL);
-    CHECK(mmk_access_rfind(&region, pages(1) + 1, 0, &byte, 1) == -EINVAL);
+    CHECK(mmk_access_load(&region, pages(1), &byte, 1) == -ERANGE && byte == 'x');
+    CHECK(mmk_access_store(&region, SIZE_MAX, &byte, 2) == -ERANGE);
+    CHECK(mmk_access_store(&region, 1, &byte, SIZE_MAX) == -ERANGE);
+    CHECK(mmk_access_find(&region, 1, pages(1), &byte, 1) == -ERANGE);
+    CHECK(mmk_access_rfind(&region, pages(1) + 1, 0, &byte, 1) == -ERANGE);
     CHECK(atomic_load(&region.state) == MMK_REGION_LIVE);
     mmk_region_dispose(&region);
 }

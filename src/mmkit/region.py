@@ -695,7 +695,8 @@ class Region(RegionContents):
             It would have to move, or be cut, under a live view.
         Error
             It cannot be resized: a file mapped ``"r"`` or ``"c"``, secret memory, growing shared memory made
-            without `reserve`, or moving a region whose parts differ in protection, locks or advice.
+            without `reserve`, or moving a region that is locked or whose parts differ in protection, guards or
+            advice.
         OutOfMemory
             No memory or address space.
         SyscallError

@@ -61,6 +61,7 @@ typedef struct mmk_region {
     bool may_shrink;        /* fd is a file that others may truncate: flush looks at its size */
     bool always_locked;     /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
     bool sealed;            /* mseal(2): the kernel lets nobody unmap it */
+    bool moved;             /* private memory that mremap(2) moved: its reservation is part of the same area */
     bool kernel_guards;     /* MADV_GUARD_INSTALL has been used */
 
     _Atomic uint64_t state; /* MMK_REGION_* and the number of operations inside; see mmk_region_enter */

@@ -24,8 +24,8 @@
  *           -EINVAL            asked is 0
  *           -MMK_EPINNED       a live view or a running operation needs what would be cut off or moved
  *           -MMK_EUNSUPPORTED  a private file region; growing shared memory that has no file (mremap(2)
- *                              "succeeds" there, and the new part gets SIGBUS); or moving a region whose parts
- *                              differ in protection, locks or advice
+ *                              "succeeds" there, and the new part gets SIGBUS); or moving a region that is
+ *                              locked, or whose parts differ in protection, guards or advice
  *           -ENOMEM            no address space or no memory
  *           -errno             of ftruncate(2): -EPERM sealed, -EFBIG, -ENOSPC
  *           -MMK_ECLOSED
