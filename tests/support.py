@@ -23,7 +23,9 @@ PAGE = mmkit.PAGE_SIZE
 NOBODY = 65534
 
 #: RLIMIT_AS and guard pages do not go with the shadow memory of a sanitizer.
-sanitized = pytest.mark.skipif("MMKIT_SANITIZED" in os.environ, reason="does not go with a sanitizer's shadow memory")
+sanitized = pytest.mark.skipif(
+    "MMKIT_SANITIZED" in os.environ, reason="does not go with a sanitizer's shadow memory"
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -132,7 +134,9 @@ def refuse_calls(calls: Iterable[tuple[int, int]]) -> None:
     assert prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_, 0, 0) == 0, os.strerror(ctypes.get_errno())
 
 
-x86_64 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the seccomp filters name x86-64 system calls")
+x86_64 = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="the seccomp filters name x86-64 system calls"
+)
 
 
 def areas() -> list[tuple[int, int, str]]:
@@ -161,7 +165,11 @@ def locked_bytes() -> int:
 def with_huge_pages(count: int) -> bool:
     """Try to have this many free huge pages of the default size."""
     pool = Path("/proc/sys/vm/nr_hugepages")
-    free = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "HugePages_Free" in line)
+    free = next(
+        int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if "HugePages_Free" in line
+    )
     if free >= count:
         return True
     try:
@@ -175,4 +183,6 @@ def run(code: str, *arguments: str, **how: Any) -> Any:
     """Run Python code in a new interpreter."""
     import subprocess
 
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, **how)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, **how
+    )

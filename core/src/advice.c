@@ -30,12 +30,10 @@ bool mmk_advice_destroys(const mmk_region *region, int advice)
 
 int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advice)
 {
-    if (mmk_advice_destroys(region, advice))
-        return -MMK_EUNSUPPORTED;
     int error = mmk_region_enter(region);
     if (error)
         return error;
-    error = check_range(region, offset, length);
+    error = mmk_advice_destroys(region, advice) ? -MMK_EUNSUPPORTED : check_range(region, offset, length);
     if (!error)
         error = mmk_sys_madvise(region->base + offset, length, advice);
     mmk_region_leave(region);

@@ -21,7 +21,7 @@ static bool has_other_threads(void)
 static intptr_t shrink(intptr_t increment)
 {
     intptr_t top = mmk_sys_sbrk(0);
-    if (top != ours.top || -increment > ours.top - ours.floor)
+    if (top != ours.top || increment < ours.floor - ours.top)
         return -MMK_EFOREIGN;
     if (has_other_threads())
         return -MMK_ETHREADS;

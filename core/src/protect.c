@@ -84,6 +84,11 @@ static int enforce(const mmk_region *region, page_span span)
     return error;
 }
 
+int region_enforce(const mmk_region *region, size_t offset, size_t length)
+{
+    return enforce(region, pages_of(region, offset, length));
+}
+
 /* Set the pages of the span that no cover holds. */
 static int enforce_uncovered(const mmk_region *region, page_span span, int prot)
 {
@@ -103,14 +108,25 @@ static bool takes_from_views(const mmk_region *region, size_t offset, size_t len
     return !(prot & PROT_WRITE) && region_is_viewed(region, offset, length, true);
 }
 
+/* The same for what is recorded, page by page. */
+static bool records_take_from_views(const mmk_region *region, page_span span)
+{
+    bool takes = false;
+    for (size_t page = span.first, end; region->views && page < span.end && !takes; page = end) {
+        int prot = prot_at(region, page, span.end, &end);
+        takes = takes_from_views(region, page * region->granule, (end - page) * region->granule, prot);
+    }
+    return takes;
+}
+
 /* Keep operations out while access shrinks; nothing to do when it only grows, or by force.
  * On success *excluded tells whether region_admit is due. */
-static int exclude_if_shrinking(mmk_region *region, size_t offset, size_t length, int prot, bool force, bool *excluded)
+static int exclude_if_shrinking(mmk_region *region, bool viewed, int prot, bool force, bool *excluded)
 {
     *excluded = false;
     if (force || (prot & (PROT_READ | PROT_WRITE)) == (PROT_READ | PROT_WRITE))
         return 0;
-    if (region->views && takes_from_views(region, offset, length, prot))
+    if (viewed)
         return -MMK_EPINNED;
     int error = region_exclude(region);
     *excluded = error == 0;
@@ -148,7 +164,7 @@ int mmk_region_protect(mmk_region *region, size_t offset, size_t length, int pro
     bool excluded = false;
     error = check_range(region, offset, length);
     if (!error)
-        error = exclude_if_shrinking(region, offset, length, prot, force, &excluded);
+        error = exclude_if_shrinking(region, takes_from_views(region, offset, length, prot), prot, force, &excluded);
     if (!error && length)
         error = set_protection(region, pages_of(region, offset, length), prot);
     if (excluded)
@@ -165,7 +181,7 @@ int mmk_region_cover(mmk_region *region, mmk_cover *cover, size_t offset, size_t
     bool excluded = false;
     error = check_range(region, offset, length);
     if (!error)
-        error = exclude_if_shrinking(region, offset, length, prot, force, &excluded);
+        error = exclude_if_shrinking(region, takes_from_views(region, offset, length, prot), prot, force, &excluded);
     if (!error) {
         page_span span = pages_of(region, offset, length);
         *cover = (mmk_cover){.below = region->covers, .first = span.first, .end = span.end, .prot = prot};
@@ -202,18 +218,17 @@ int mmk_region_uncover(mmk_region *region, mmk_cover *cover, bool force)
         size_t committed = mmk_region_length(region) / region->granule;
         span.end = span.end < committed ? span.end : committed;
         span.first = span.first < span.end ? span.first : span.end;
-        size_t offset = span.first * region->granule, length = (span.end - span.first) * region->granule;
 
         *link = cover->below;
-        bool excluded = false;
-        int prot = region_prot_of_range(region, offset, length);
-        error = exclude_if_shrinking(region, offset, length, prot, force, &excluded);
-        if (error)
+        if (!force && records_take_from_views(region, span)) {
             *link = cover;
-        else
+            error = -MMK_EPINNED;
+        } else {
+            /* The end of a block must not fail for an access that happens to run: wait for it. */
+            region_exclude_waiting(region);
             error = enforce(region, span);
-        if (excluded)
             region_admit(region);
+        }
     }
     region_end_change(region);
     return error;
@@ -227,21 +242,32 @@ static bool is_private_anonymous(const mmk_region *region)
 /* Kernels before 6.13 do not know the advice; before 6.15 they know it for anonymous memory only. */
 static int guard_by_mprotect(mmk_region *region, size_t offset, size_t length)
 {
+    page_span span = pages_of(region, offset, length);
     int error = mmk_runs_reserve(&region->guards, 2);
+    if (!error)
+        error = mmk_sys_mprotect(region->base + offset, length, PROT_NONE);
     /* Gives up the contents, as the kernel's guards do; refuses locked pages, as they do. */
     if (!error && is_private_anonymous(region))
         error = mmk_sys_madvise(region->base + offset, length, MMK_MADV_DONTNEED);
-    if (!error)
-        error = mmk_sys_mprotect(region->base + offset, length, PROT_NONE);
-    if (!error) {
-        page_span span = pages_of(region, offset, length);
+    if (error)
+        (void)enforce(region, span);
+    else
         mmk_runs_set(&region->guards, span.first, span.end, 1, 0);
-    }
     return error;
+}
+
+static bool is_locked(const mmk_region *region, page_span span)
+{
+    size_t next;
+    return mmk_runs_at(&region->locks, span.first, span.end, 0, &next) > 0 || next < span.end;
 }
 
 static int install_guard(mmk_region *region, size_t offset, size_t length)
 {
+    /* The kernel guards the areas before a locked one, and then says EINVAL; it also says that of areas it
+     * cannot guard at all, where PROT_NONE takes over. */
+    if (is_locked(region, pages_of(region, offset, length)))
+        return -EINVAL;
     int error = mmk_sys_madvise(region->base + offset, length, MMK_MADV_GUARD_INSTALL);
     if (!error)
         region->kernel_guards = true;

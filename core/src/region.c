@@ -1,5 +1,7 @@
 #include <mmkit/region.h>
 
+#include <time.h>
+
 #include <mmkit/registry.h>
 #include <mmkit/sys.h>
 
@@ -65,6 +67,7 @@ int mmk_region_map(mmk_region *region, const mmk_request *request)
         .granule = granule,
         .reserved = mmk_round_up(wanted, granule),
         .prot = request->prot,
+        .uniform = request->prot,
         .flags = request->flags,
         .fd = request->fd,
         .file_offset = request->file_offset,
@@ -105,6 +108,9 @@ int mmk_region_enter(mmk_region *region)
 
 int region_begin_change(mmk_region *region)
 {
+    /* A closed region's lock is no business of the fork handlers: in a child it may never come free. */
+    if (mmk_region_is_closed(region))
+        return -MMK_ECLOSED;
     pthread_mutex_lock(&region->lock);
     if (!mmk_region_is_closed(region))
         return 0;
@@ -115,17 +121,29 @@ int region_begin_change(mmk_region *region)
 int region_exclude(mmk_region *region)
 {
     uint64_t idle = MMK_REGION_LIVE;
-    return atomic_compare_exchange_strong(&region->state, &idle, MMK_REGION_LIVE | MMK_REGION_EXCLUDED) ? 0 : -MMK_EPINNED;
+    return atomic_compare_exchange_strong(&region->state, &idle, MMK_REGION_LIVE | MMK_REGION_EXCLUDED) ? 0
+                                                                                                        : -MMK_EPINNED;
+}
+
+void region_exclude_waiting(mmk_region *region)
+{
+    uint64_t before = atomic_fetch_or(&region->state, MMK_REGION_EXCLUDED);
+    while (before != MMK_REGION_LIVE && before != (MMK_REGION_LIVE | MMK_REGION_EXCLUDED)) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+        before = atomic_load(&region->state);
+    }
 }
 
 void region_admit(mmk_region *region)
 {
+    region_publish(region);
     atomic_fetch_and(&region->state, ~MMK_REGION_EXCLUDED);
 }
 
 void region_forget_operations(mmk_region *region)
 {
     atomic_fetch_and(&region->state, MMK_REGION_LIVE);
+    region->locks.count = 0; /* mlock(2): not inherited */
 }
 
 bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bool writable)
@@ -160,10 +178,15 @@ int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t leng
     int error = region_begin_change(region);
     if (error)
         return error;
-    int allowed = region_prot_of_range(region, offset, length);
-    if (!(allowed & PROT_READ) || (writable && !(allowed & PROT_WRITE))) {
+    int needed = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    /* The caller looked at the length without the lock: the region may have shrunk since. */
+    if (!is_inside(region, offset, length))
+        error = -ERANGE;
+    else if ((region_prot_of_range(region, offset, length) & needed) != needed)
+        error = -EACCES;
+    if (error) {
         region_end_change(region);
-        return -EACCES;
+        return error;
     }
     *view = (mmk_view){
         .next = region->views,
@@ -175,6 +198,7 @@ int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t leng
     if (view->next)
         view->next->link = &view->next;
     region->views = view;
+    region->exposed = true;
     region_end_change(region);
     return 0;
 }
@@ -190,6 +214,8 @@ void mmk_view_close(mmk_region *region, mmk_view *view)
 
 bool mmk_region_has_views(mmk_region *region)
 {
+    if (mmk_region_is_closed(region))
+        return false;
     pthread_mutex_lock(&region->lock);
     bool viewed = region->views != NULL;
     pthread_mutex_unlock(&region->lock);
@@ -216,6 +242,17 @@ static void forget_bookkeeping(mmk_region *region)
     region->covers = NULL;
 }
 
+static int give_up_contents(mmk_region *region)
+{
+    if (region->sealed)
+        return 0;
+    /* Unmapping much takes long, and would keep the registry locked. */
+    bool quick = region->outer.length <= 4u << 20;
+    if (!region->exposed && quick && mmk_registry_unmap(region) == 0)
+        return 0;
+    return (int)hold(region->outer.base, region->outer.length);
+}
+
 int mmk_region_close(mmk_region *region)
 {
     int error = region_begin_change(region);
@@ -223,13 +260,14 @@ int mmk_region_close(mmk_region *region)
         return error;
     error = region->views ? -MMK_EPINNED : region_exclude(region);
     if (!error) {
-        if (!region->sealed)
-            error = (int)hold(region->outer.base, region->outer.length);
-        if (!error) {
-            mmk_registry_remove(region);
+        /* Closed first: the fork handlers do not free the lock of a region that has left the registry, so a
+         * child must not want it. */
+        atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
+        error = give_up_contents(region);
+        if (error)
+            atomic_fetch_or(&region->state, MMK_REGION_LIVE);
+        else
             forget_bookkeeping(region);
-            atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
-        }
         region_admit(region);
     }
     region_end_change(region);
@@ -238,12 +276,14 @@ int mmk_region_close(mmk_region *region)
 
 void mmk_region_dispose(mmk_region *region)
 {
-    if (!mmk_region_is_closed(region)) {
-        mmk_registry_remove(region);
-        forget_bookkeeping(region);
-        atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
-    }
-    if (region->outer.length && !region->sealed)
-        mmk_sys_munmap(region->outer.base, region->outer.length);
+    if (region->outer.length == 0)
+        return;
+    atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
+    forget_bookkeeping(region);
+    mmk_registry_remove(region);
+    /* munmap needs one area more where a neighbour has merged with this one: at the limit, give up the
+     * contents at least. */
+    if (!region->sealed && mmk_sys_munmap(region->outer.base, region->outer.length) < 0)
+        mmk_sys_madvise(region->outer.base, region->outer.length, MMK_MADV_DONTNEED);
     region->outer = (mmk_range){0};
 }

@@ -13,14 +13,25 @@ enum { HOLD_FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
  * returns 0, or -MMK_ECLOSED with the lock not held. */
 MMK_MUST_CHECK int region_begin_change(mmk_region *region);
 
+static inline void region_publish(mmk_region *region)
+{
+    bool uniform = region->protections.count == 0 && !region->covers;
+    atomic_store_explicit(&region->uniform, uniform ? region->prot : -1, memory_order_relaxed);
+}
+
 static inline void region_end_change(mmk_region *region)
 {
+    region_publish(region);
     pthread_mutex_unlock(&region->lock);
 }
 
-/* Keep operations out, for as long as the lock is held: nobody runs inside, newcomers wait.
+/* Whoever holds the lock may wait for operations to end: so an operation never waits for the lock.
+ *
+ * Keep operations out, for as long as the lock is held: nobody runs inside, newcomers wait.
  * pre: the lock is held. returns 0, or -MMK_EPINNED. */
 MMK_MUST_CHECK int region_exclude(mmk_region *region);
+/* The same, but wait until those inside have left. */
+void region_exclude_waiting(mmk_region *region);
 void region_admit(mmk_region *region);
 
 /* Take the lock, and unless force is set make sure that nobody looks at the range or runs inside.
@@ -31,21 +42,34 @@ void region_end_destroying(mmk_region *region, bool force);
 /* In a fork child: the threads that were inside are not here. */
 void region_forget_operations(mmk_region *region);
 
+static inline bool is_inside(const mmk_region *region, size_t offset, size_t length)
+{
+    size_t committed = mmk_region_length(region);
+    return offset <= committed && length <= committed - offset;
+}
+
 /* 0 if [offset, offset + length) is whole granules inside the committed range, -ERANGE if it is not inside,
  * -EINVAL if it is not whole granules. */
 static inline int check_range(const mmk_region *region, size_t offset, size_t length)
 {
-    size_t committed = mmk_region_length(region);
-    bool inside = offset <= committed && length <= committed - offset;
     bool aligned = ((offset | length) & (region->granule - 1)) == 0;
-    return !inside ? -ERANGE : aligned ? 0 : -EINVAL;
+    return !is_inside(region, offset, length) ? -ERANGE : aligned ? 0 : -EINVAL;
 }
 
 /* The protections in force, and-ed over every page of a range. pre: the lock is held. */
 int region_prot_of_range(const mmk_region *region, size_t offset, size_t length);
 
+/* Bring the kernel in line with the protections recorded for a range of whole granules.
+ * Returns the first error, but goes on. pre: the lock is held. */
+int region_enforce(const mmk_region *region, size_t offset, size_t length);
+
 /* Write zeros. pre: the lock is held; the range lies inside. returns 0, or -EACCES where it is not writable. */
 MMK_MUST_CHECK int region_zero(const mmk_region *region, size_t offset, size_t length);
+
+/* Would writing there be allowed, and not meet a guard? pre: as for region_zero. */
+bool region_can_write(const mmk_region *region, size_t offset, size_t length);
+/* Does a guard stand on a page of the range? pre: the lock is held; the range lies inside, writable, not empty. */
+bool region_is_guarded(const mmk_region *region, size_t offset, size_t length);
 
 /* Does a view of [offset, offset + length) live (a writable one, with `writable`)? pre: the lock is held. */
 bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bool writable);

@@ -2,9 +2,9 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include <mmkit/sys.h>
 
@@ -17,7 +17,6 @@ static struct {
     mmk_region **items;
     size_t count;
     size_t capacity;
-    bool fork_handled;
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* Index of the first region that ends after address. */
@@ -56,7 +55,8 @@ static void before_fork(void)
         if (try_lock_every_region())
             return;
         pthread_mutex_unlock(&registry.lock);
-        sched_yield();
+        /* Not sched_yield: whoever holds a lock may have a lower real-time priority. */
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
     }
 }
 
@@ -91,13 +91,10 @@ static int make_room(void)
     return 0;
 }
 
-static int handle_fork_once(void)
+/* At load, before any thread can fork in the middle of it. */
+__attribute__((constructor)) static void handle_fork(void)
 {
-    if (registry.fork_handled)
-        return 0;
-    int error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-    registry.fork_handled = error == 0;
-    return -error;
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 /* pre: there is room. */
@@ -112,6 +109,10 @@ static void insert(mmk_region *region)
 static void take_out(mmk_region *region)
 {
     size_t index = first_ending_after((uintptr_t)region->outer.base);
+    /* While a region moves on an old kernel, another may have been mapped where it was: see resize.c. */
+    if (registry.items[index] != region)
+        for (index = 0; registry.items[index] != region; index++)
+            ;
     registry.count--;
     memmove(registry.items + index, registry.items + index + 1, (registry.count - index) * sizeof *registry.items);
 }
@@ -119,9 +120,7 @@ static void take_out(mmk_region *region)
 int mmk_registry_add(mmk_region *region)
 {
     pthread_mutex_lock(&registry.lock);
-    int error = handle_fork_once();
-    if (!error)
-        error = make_room();
+    int error = make_room();
     if (!error)
         insert(region);
     pthread_mutex_unlock(&registry.lock);
@@ -133,6 +132,18 @@ void mmk_registry_remove(mmk_region *region)
     pthread_mutex_lock(&registry.lock);
     take_out(region);
     pthread_mutex_unlock(&registry.lock);
+}
+
+int mmk_registry_unmap(mmk_region *region)
+{
+    pthread_mutex_lock(&registry.lock);
+    int error = mmk_sys_munmap(region->outer.base, region->outer.length);
+    if (!error) {
+        take_out(region);
+        region->outer = (mmk_range){0};
+    }
+    pthread_mutex_unlock(&registry.lock);
+    return error;
 }
 
 void mmk_registry_move(mmk_region *region, mmk_range outer)

@@ -1,5 +1,6 @@
 #include <mmkit/resize.h>
 
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,36 +37,22 @@ static int hold_free(char *address, size_t length)
     return -EEXIST;
 }
 
-/* Make the pages [from, to) of the reservation usable. */
-static int commit(const mmk_region *region, size_t from, size_t to)
+/* Map the pages [from, to) of the region, inside its reservation. */
+static int commit(const mmk_region *region, char *base, size_t from, size_t to)
 {
     if (from == to)
         return 0;
-    if (region->moved)
-        return mmk_sys_mprotect(region->base + from, to - from, region->prot);
-    intptr_t got = mmk_sys_mmap(region->base + from, to - from, region->prot, region->flags | MAP_FIXED, region->fd,
+    intptr_t got = mmk_sys_mmap(base + from, to - from, region->prot, region->flags | MAP_FIXED, region->fd,
                                 (off_t)(region->file_offset + from));
     return got < 0 ? (int)got : 0;
-}
-
-/* Give the pages [from, to) back and keep their addresses. */
-static int decommit(const mmk_region *region, size_t from, size_t to)
-{
-    if (from == to)
-        return 0;
-    if (!region->moved)
-        return (int)hold(region->base + from, to - from);
-    (void)mmk_sys_munlock(region->base + from, to - from);
-    int error = mmk_sys_mprotect(region->base + from, to - from, PROT_NONE);
-    return error ? error : mmk_sys_madvise(region->base + from, to - from, MMK_MADV_DONTNEED);
 }
 
 /* Grow the reservation where it stands. */
 static int extend_reservation(mmk_region *region, size_t length)
 {
     char *end = region->base + region->reserved;
-    if (region->moved || region->outer.base + region->outer.length != end)
-        return -EEXIST; /* what is added would be an area of its own; or the guard stands there */
+    if (region->outer.base + region->outer.length != end)
+        return -EEXIST; /* the guard stands there */
     size_t extra = length - region->reserved;
     int error = hold_free(end, extra);
     if (error)
@@ -75,107 +62,128 @@ static int extend_reservation(mmk_region *region, size_t length)
     return 0;
 }
 
-/* A new home for a region: its outer range, and where in it the data goes. */
-typedef struct new_home {
-    mmk_range outer;
-    char *base;
-    size_t reserved;
-} new_home;
+static void take_extension_back(mmk_region *region, size_t reserved)
+{
+    size_t extra = region->reserved - reserved;
+    mmk_registry_move(region, (mmk_range){region->outer.base, region->outer.length - extra});
+    mmk_sys_munmap(region->base + reserved, extra);
+    region->reserved = reserved;
+}
 
-/* With room to grow if there is that much, else just enough. */
-static int reserve_elsewhere(const mmk_region *region, size_t length, new_home *home)
+/* Address space for the region elsewhere: with room to grow if there is that much, else just enough. */
+static int reserve_elsewhere(const mmk_region *region, size_t length, mmk_range *outer, char **base, size_t *reserved)
 {
     size_t guard = (size_t)(region->base - region->outer.base);
-    home->reserved = length * 2;
-    int error = region_reserve(home->reserved, guard, region->granule, &home->outer, &home->base);
+    *reserved = length * 2;
+    int error = region_reserve(*reserved, guard, region->granule, outer, base);
     if (error == -ENOMEM) {
-        home->reserved = length;
-        error = region_reserve(home->reserved, guard, region->granule, &home->outer, &home->base);
+        *reserved = length;
+        error = region_reserve(*reserved, guard, region->granule, outer, base);
     }
     return error;
 }
 
-/* Move an area to its new home and make it `grown` bytes long. Neither call takes more than one area
- * (a fixed move to the same length would, since 6.17, and may fail half-way: so it is never the first).
- * The old addresses are held afterwards. */
-static int move_area(char *from, size_t length, char *to, size_t grown)
+static intptr_t move_fixed(char *from, size_t length, char *to)
 {
-    intptr_t aside = mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | DONTUNMAP, NULL);
-    if (aside >= 0) {
-        intptr_t moved = mmk_sys_mremap((char *)aside, length, grown, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-        if (moved < 0)
-            (void)mmk_sys_mremap((char *)aside, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, from);
-        else
-            (void)hold(from, length);
-        return moved < 0 ? (int)moved : 0;
-    }
-    if (aside != -EINVAL)
-        return (int)aside;
-    /* Kernels before 5.7 (5.13 for shared memory), and huge pages: the old addresses are free for a moment. */
-    intptr_t moved = mmk_sys_mremap(from, length, grown, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-    if (moved >= 0)
-        (void)hold_free(from, length);
+    return mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+}
+
+/* The old addresses are free for a moment; *lost if somebody else took them in it. */
+static int move_at_once(char *from, size_t length, char *to, bool *lost)
+{
+    intptr_t moved = move_fixed(from, length, to);
+    if (moved >= 0 && hold_free(from, length) < 0)
+        *lost = true;
     return moved < 0 ? (int)moved : 0;
 }
 
-/* Private memory remembers the addresses it was first used at, and only what continues them joins the same
- * area. So the whole new reservation comes from growing the area itself, and its tail is made inaccessible:
- * a later growth is then still one area, which can move again. */
-static int move_private(const mmk_region *region, const new_home *home, size_t length)
+/* Since 6.17 a fixed move may take several areas, and fail half-way. So the pages first go wherever the
+ * kernel likes, which it does for one area only; and MREMAP_DONTUNMAP keeps the old addresses taken. */
+static int move_in_two_steps(char *from, size_t length, char *to)
 {
-    int error = move_area(region->base, mmk_region_length(region), home->base, home->reserved);
-    /* If this is refused the tail is merely accessible: it is nobody else's. */
-    if (!error && home->reserved > length)
-        (void)mmk_sys_mprotect(home->base + length, home->reserved - length, PROT_NONE);
+    intptr_t aside = mmk_sys_mremap(from, length, length, MREMAP_MAYMOVE | DONTUNMAP, NULL);
+    if (aside < 0)
+        return (int)aside;
+    intptr_t moved = move_fixed((char *)aside, length, to);
+    if (moved < 0)
+        (void)move_fixed((char *)aside, length, from);
+    else
+        (void)hold(from, length);
+    return moved < 0 ? (int)moved : 0;
+}
+
+/* Move pages; their old addresses are held afterwards, unless *lost. Parts that differ in protection or advice
+ * are areas of their own, and so is what was written before a move and what was added since: on EFAULT (more
+ * than one area) halve until each part is one. */
+static int move_areas(const mmk_region *region, char *from, size_t length, char *to, bool *lost)
+{
+    int error = move_in_two_steps(from, length, to);
+    /* EINVAL: kernels before 5.7 (5.13 for shared memory), and huge pages. */
+    if (error == -EINVAL)
+        error = move_at_once(from, length, to, lost);
+    if (error != -EFAULT || length == region->granule)
+        return error;
+    size_t half = mmk_round_up(length / 2, region->granule);
+    error = move_areas(region, from, half, to, lost);
+    if (error)
+        return error;
+    error = move_areas(region, from + half, length - half, to + half, lost);
+    if (error)
+        (void)move_areas(region, to, half, from, lost);
     return error;
 }
 
-static int move_shared(const mmk_region *region, const new_home *home, size_t length)
+/* Where somebody else has moved in meanwhile: give back only what is left around it. */
+static void unmap_around(const mmk_region *region)
 {
-    size_t had = mmk_region_length(region);
-    intptr_t got = mmk_sys_mmap(home->base + had, length - had, region->prot, region->flags | MAP_FIXED, region->fd,
-                                (off_t)(region->file_offset + had));
-    return got < 0 ? (int)got : move_area(region->base, had, home->base, had);
-}
-
-/* mremap(2) moves one area. Parts that differ are areas of their own; and a move counts locked pages twice,
- * and never takes that back (seen in 6.18). What advice did to parts only the kernel knows: it says EFAULT. */
-static bool can_move(const mmk_region *region)
-{
-    return !region->protections.count && !region->covers && !region->guards.count && !region->locks.count;
+    char *end = region->base + mmk_region_length(region), *outer_end = region->outer.base + region->outer.length;
+    if (region->base > region->outer.base)
+        mmk_sys_munmap(region->outer.base, (size_t)(region->base - region->outer.base));
+    if (outer_end > end)
+        mmk_sys_munmap(end, (size_t)(outer_end - end));
 }
 
 static int grow_by_moving(mmk_region *region, size_t length, mmk_range *vacated)
 {
-    if (!can_move(region))
+    mmk_range outer;
+    char *base;
+    size_t reserved;
+    bool lost = false;
+    /* A move with DONTUNMAP counts locked pages twice, and never takes that back (seen in 6.18). */
+    if (region->locks.count)
         return -MMK_EUNSUPPORTED;
     int error = region->views ? -MMK_EPINNED : region_exclude(region);
     if (error)
         return error;
-    new_home home;
-    error = reserve_elsewhere(region, length, &home);
+    error = reserve_elsewhere(region, length, &outer, &base, &reserved);
     if (!error) {
-        error = is_private(region) ? move_private(region, &home, length) : move_shared(region, &home, length);
+        error = commit(region, base, mmk_region_length(region), length);
+        if (!error)
+            error = move_areas(region, region->base, mmk_region_length(region), base, &lost);
         if (error) {
-            mmk_sys_munmap(home.outer.base, home.outer.length);
+            mmk_sys_munmap(outer.base, outer.length);
         } else {
-            *vacated = region->outer;
-            region->base = home.base;
-            region->reserved = home.reserved;
-            region->moved = is_private(region);
-            mmk_registry_move(region, home.outer);
+            *vacated = lost ? (mmk_range){0} : region->outer;
+            if (lost)
+                unmap_around(region);
+            region->base = base;
+            region->reserved = reserved;
+            mmk_registry_move(region, outer);
         }
     }
     region_admit(region);
-    return error == -EFAULT ? -MMK_EUNSUPPORTED : error;
+    return error;
 }
 
 static int grow_mapping(mmk_region *region, size_t length, mmk_range *vacated)
 {
-    int error = length > region->reserved ? extend_reservation(region, length) : 0;
-    if (!error)
-        return commit(region, mmk_region_length(region), length);
-    return grow_by_moving(region, length, vacated);
+    size_t reserved = region->reserved;
+    if (length > reserved && extend_reservation(region, length) < 0)
+        return grow_by_moving(region, length, vacated);
+    int error = commit(region, region->base, mmk_region_length(region), length);
+    if (error && region->reserved > reserved)
+        take_extension_back(region, reserved);
+    return error;
 }
 
 /* The file's size, and whether the region reaches its end. */
@@ -214,8 +222,19 @@ static int grow(mmk_region *region, size_t asked, size_t length, mmk_range *vaca
 /* What is cut off within the last page must not come back when the region grows again. */
 static int zero_tail_of_last_page(const mmk_region *region, size_t asked, size_t length)
 {
+    if (asked == length)
+        return 0;
+    size_t page = length - region->granule;
     int error = region_zero(region, asked, length - asked);
-    return error == -EACCES ? 0 : error;
+    /* A guarded page has no contents. */
+    if (error != -EACCES || region_is_guarded(region, asked, length - asked))
+        return 0;
+    error = mmk_sys_mprotect(region->base + page, region->granule, PROT_READ | PROT_WRITE);
+    if (!error) {
+        memset(region->base + asked, 0, length - asked);
+        error = region_enforce(region, page, region->granule);
+    }
+    return error;
 }
 
 static int shrink_mapping(mmk_region *region, size_t asked, size_t length)
@@ -224,20 +243,37 @@ static int shrink_mapping(mmk_region *region, size_t asked, size_t length)
     uint64_t size = 0;
     bool reaches = false;
     int error = region->fd >= 0 ? file_reach(region, &size, &reaches) : 0;
-    if (!error && reaches)
-        error = set_file_size(region, region->file_offset + asked);
+    if (error)
+        return error;
+    if (!reaches)
+        return length < committed ? (int)hold(region->base + length, committed - length) : 0;
+    /* What is truncated cannot be taken back: first everything else that may be refused. */
+    if (length < committed)
+        error = mmk_sys_mprotect(region->base + length, committed - length, PROT_NONE);
     if (!error)
-        error = decommit(region, length, committed);
-    if (error && reaches)
-        (void)set_file_size(region, size);
+        error = set_file_size(region, region->file_offset + asked);
+    if (length < committed) {
+        if (error)
+            (void)region_enforce(region, length, committed - length);
+        else
+            (void)hold(region->base + length, committed - length);
+    }
     return error;
+}
+
+static void cut_covers(mmk_region *region, size_t pages)
+{
+    for (mmk_cover *cover = region->covers; cover; cover = cover->below) {
+        cover->end = cover->end < pages ? cover->end : pages;
+        cover->first = cover->first < cover->end ? cover->first : cover->end;
+    }
 }
 
 static int shrink(mmk_region *region, size_t asked, size_t length)
 {
     if (region->fd >= 0 && is_private(region))
         return -MMK_EUNSUPPORTED;
-    if (region_is_viewed(region, asked, region->asked - asked, false))
+    if (region_is_viewed(region, asked, mmk_region_length(region) - asked, false))
         return -MMK_EPINNED;
     int error = region_exclude(region);
     if (error)
@@ -250,6 +286,7 @@ static int shrink(mmk_region *region, size_t asked, size_t length)
         mmk_runs_cut(&region->protections, pages);
         mmk_runs_cut(&region->locks, pages);
         mmk_runs_cut(&region->guards, pages);
+        cut_covers(region, pages);
     }
     region_admit(region);
     return error;

@@ -6,11 +6,13 @@
 
 int mmk_runs_reserve(mmk_runs *runs, size_t extra)
 {
-    size_t needed = runs->count + extra;
-    if (needed <= runs->capacity)
+    if (extra <= runs->capacity - runs->count)
         return 0;
+    if (extra > SIZE_MAX / 2 / sizeof *runs->items)
+        return -ENOMEM;
+    size_t needed = runs->count + extra;
     size_t capacity = runs->capacity * 2 > needed ? runs->capacity * 2 : needed + 2;
-    mmk_run *items = realloc(runs->items, capacity * sizeof *items);
+    mmk_run *items = reallocarray(runs->items, capacity, sizeof *items);
     if (!items)
         return -ENOMEM;
     runs->items = items;

@@ -50,6 +50,9 @@ static int punch_anonymous(const mmk_region *region, size_t offset, size_t lengt
     if (first_whole >= last_whole)
         return region_zero(region, offset, length);
 
+    if (!region_can_write(region, offset, first_whole - offset) ||
+        !region_can_write(region, last_whole, end - last_whole))
+        return -EACCES;
     int advice = (region->flags & MAP_TYPE) == MAP_PRIVATE ? MMK_MADV_DONTNEED : MMK_MADV_REMOVE;
     int error = mmk_sys_madvise(region->base + first_whole, last_whole - first_whole, advice);
     if (!error)
@@ -61,13 +64,13 @@ static int punch_anonymous(const mmk_region *region, size_t offset, size_t lengt
 
 int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force)
 {
-    if (region->fd >= 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE)
-        return -MMK_EUNSUPPORTED;
     int error = region_begin_destroying(region, offset, length, force);
     if (error)
         return error;
-    if (offset > mmk_region_length(region) || length > mmk_region_length(region) - offset)
+    if (!is_inside(region, offset, length))
         error = -ERANGE;
+    else if (region->fd >= 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE)
+        error = -MMK_EUNSUPPORTED;
     else if (length)
         error = region->fd >= 0 ? punch_file(region, offset, length) : punch_anonymous(region, offset, length);
     region_end_destroying(region, force);

@@ -178,5 +178,5 @@ ssize_t mmk_sys_process_vm_writev(pid_t pid, const struct iovec *local_iov, unsi
 
 int mmk_sys_name_anonymous(void *addr, size_t length, const char *name)
 {
-    return (int)answer(prctl(SET_VMA, SET_VMA_ANON_NAME, addr, length, name));
+    return (int)answer(prctl(SET_VMA, (unsigned long)SET_VMA_ANON_NAME, addr, length, name));
 }

@@ -11,19 +11,19 @@
 
 #define TEST(name) static void name(void)
 
-#define CHECK(condition)                                                                 \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition); \
-            abort();                                                                     \
-        }                                                                                \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: %s: not so: %s\n", __FILE__, __LINE__, __func__, #condition);                      \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
-#define RUN(name)           \
-    do {                    \
-        printf("%s\n", #name); \
-        fflush(stdout);     \
-        name();             \
+#define RUN(name)                                                                                                      \
+    do {                                                                                                               \
+        printf("%s\n", #name);                                                                                         \
+        fflush(stdout);                                                                                                \
+        name();                                                                                                        \
     } while (0)
 
 #endif

@@ -175,53 +175,11 @@ TEST(forking_while_threads_map_change_and_close_gives_a_child_that_works)
     mmk_region_dispose(&steady);
 }
 
-/* The same at the worst moment: the region being closed is out of the registry, and its lock still taken. */
-static mmk_region closing;
-static bool forked;
-
-static void use_what_was_being_closed(void)
-{
-    use(&closing);
-}
-
-static int fork_here(const struct seccomp_data *call)
-{
-    (void)call;
-    if (mmk_registry_overlap((uintptr_t)closing.outer.base, 1).length == 0) {
-        forked = true;
-        in_child(use_what_was_being_closed);
-    }
-    return 0;
-}
-
-static void fork_while_closing(void)
-{
-    /* Freeing the bookkeeping is a system call then, at which the judge looks in. */
-    CHECK(mallopt(M_MMAP_THRESHOLD, 4096) == 1);
-    map_pages(&closing, 1024);
-    CHECK(mmk_runs_reserve(&closing.protections, 100000) == 0);
-    for (size_t page = 0; page < 1024; page += 2)
-        CHECK(mmk_region_protect(&closing, pages(page), pages(1), PROT_READ, false) == 0);
-    watch_calls(fork_here, (const long[4]){SYS_munmap, SYS_munmap, SYS_munmap, SYS_munmap});
-    atomic_store(&watched.armed, true);
-    CHECK(mmk_region_close(&closing) == 0);
-    atomic_store(&watched.armed, false);
-    CHECK(forked);
-}
-
-TEST(a_region_that_was_being_closed_during_a_fork_is_not_stuck_in_the_child)
-{
-    if (UNDER_SANITIZER)
-        SKIP("the sanitizer's malloc makes no such system calls");
-    in_child(fork_while_closing);
-}
-
 int main(void)
 {
     RUN(a_child_has_each_region_as_its_parent_had_it);
     RUN(operations_of_threads_that_a_child_has_not_do_not_pin_its_regions);
     RUN(forking_while_threads_map_change_and_close_gives_a_child_that_works);
     RUN(a_child_inherits_no_locks_and_what_it_locks_is_locked);
-    RUN(a_region_that_was_being_closed_during_a_fork_is_not_stuck_in_the_child);
     return 0;
 }

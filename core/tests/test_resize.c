@@ -1,4 +1,5 @@
 #include <mmkit/access.h>
+#include <mmkit/advice.h>
 #include <mmkit/protect.h>
 #include <mmkit/registry.h>
 #include <mmkit/residency.h>
@@ -397,7 +398,22 @@ TEST(what_cannot_be_resized_is_refused)
     mmk_region_dispose(&region);
 }
 
-TEST(a_region_whose_parts_differ_is_not_moved_and_nothing_changes)
+TEST(parts_that_differ_move_as_they_are)
+{
+    mmk_region region;
+    mmk_request request = anonymous(pages(5), RW);
+    request.guard = pages(1);
+    map(&region, request);
+    number_pages(&region);
+    CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_READ, false) == 0);
+    CHECK(mmk_region_advise(&region, pages(3), pages(1), 16 /* DONTDUMP */) == 0);
+    release(resize(&region, pages(60)));
+    CHECK(pages_are_numbered(region.base, 5));
+    CHECK(can_write(region.base) && !can_write(region.base + pages(1)) && can_write(region.base + pages(59)));
+    mmk_region_dispose(&region);
+}
+
+static void move_what_is_locked(void)
 {
     static char before[sizeof maps_text];
     mmk_region region;
@@ -406,14 +422,16 @@ TEST(a_region_whose_parts_differ_is_not_moved_and_nothing_changes)
     request.guard = pages(1);
     map(&region, request);
     number_pages(&region);
-    CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_READ, false) == 0);
+    CHECK(mmk_region_lock(&region, 0, pages(1)) == 0);
     strcpy(before, read_maps());
-    CHECK(mmk_region_resize(&region, pages(6), &vacated) == -MMK_EUNSUPPORTED && vacated.length == 0);
+    CHECK(mmk_region_resize(&region, pages(60), &vacated) == -MMK_EUNSUPPORTED && vacated.length == 0);
     CHECK(maps_are(before) && pages_are_numbered(region.base, 4));
-    CHECK(mmk_region_protect(&region, 0, pages(4), RW, false) == 0);
-    release(resize(&region, pages(6)));
-    CHECK(pages_are_numbered(region.base, 4));
     mmk_region_dispose(&region);
+}
+
+TEST(locked_pages_are_not_moved_and_nothing_changes)
+{
+    in_child(move_what_is_locked);
 }
 
 static void grow_beyond_the_limit(void)
@@ -541,7 +559,8 @@ int main(void)
     RUN(a_file_region_moves);
     RUN(a_file_sealed_against_growing_or_shrinking_says_so_and_nothing_changes);
     RUN(what_cannot_be_resized_is_refused);
-    RUN(a_region_whose_parts_differ_is_not_moved_and_nothing_changes);
+    RUN(parts_that_differ_move_as_they_are);
+    RUN(locked_pages_are_not_moved_and_nothing_changes);
     RUN(a_resize_beyond_RLIMIT_AS_is_refused_and_changes_nothing);
     RUN(regions_move_without_MREMAP_DONTUNMAP_too);
     RUN(a_region_of_huge_pages_moves_and_the_old_addresses_stay_held);

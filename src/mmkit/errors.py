@@ -72,7 +72,7 @@ class SyscallError(Error, OSError):
     call: str
     hint: str
 
-    def __new__(cls, errno: int, call: str, hint: str = "") -> SyscallError:
+    def __new__(cls, errno: int, call: str, hint: str = "") -> SyscallError:  # noqa: D102
         return OSError.__new__(_class_for(cls, errno), errno, call, hint)
 
     def __init__(self, errno: int, call: str, hint: str = "") -> None:

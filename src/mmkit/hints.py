@@ -60,7 +60,9 @@ def _limit(which: int) -> int | None:
 def _lock_limit_hint(_call: str) -> str:
     limit, used = _limit(resource.RLIMIT_MEMLOCK), _status_value("VmLck")
     if limit is None:
-        return "The range holds a page that cannot be brought in: a hole, a guard, or past the end of the file."
+        return (
+            "The range holds a page that cannot be brought in: a hole, a guard, or past the end of the file."
+        )
     return (
         f"RLIMIT_MEMLOCK is {size(limit)}, {size(used or 0)} of it is used.\n"
         f"Raise it with `ulimit -l` or LimitMEMLOCK= in the service, or lock less. If the limit is not "
@@ -83,12 +85,17 @@ def _count_areas() -> int:
 def _address_space_hint(_call: str) -> str:
     limit, used = _limit(resource.RLIMIT_AS), _status_value("VmSize")
     if limit is not None:
-        return f"RLIMIT_AS is {size(limit)}, {size(used or 0)} of it is used. Raise it with `ulimit -v`, or map less."
+        return (
+            f"RLIMIT_AS is {size(limit)}, {size(used or 0)} of it is used. "
+            "Raise it with `ulimit -v`, or map less."
+        )
     maximum = int(Path("/proc/sys/vm/max_map_count").read_text())
     areas = _count_areas()
     if areas > maximum * 9 // 10:
         return f"The process has {areas} areas and vm.max_map_count is {maximum}: raise it, or split less."
-    return "No memory or no address space is left; with vm.overcommit_memory=2, see CommitLimit in /proc/meminfo."
+    return (
+        "No memory or address space is left; with vm.overcommit_memory=2, see CommitLimit in /proc/meminfo."
+    )
 
 
 def _huge_page_hint(_call: str) -> str:
@@ -107,6 +114,10 @@ def _text(hint: str) -> Callable[[str], str]:
 
 
 _NO_LOCKING = "RLIMIT_MEMLOCK is 0: raise it with `ulimit -l`, or give CAP_IPC_LOCK."
+_LIKE_PTRACE = (
+    "Another process's memory needs what ptrace needs: the same user, or CAP_SYS_PTRACE "
+    "(see kernel.yama.ptrace_scope)."
+)
 
 _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mlock", errno.ENOMEM): _lock_limit_hint,
@@ -117,13 +128,12 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mlock2", errno.EPERM): _text(_NO_LOCKING),
     ("mlockall", errno.EPERM): _text(_NO_LOCKING),
     ("mmap", errno.EAGAIN): _text(
-        "The memory would be locked (MAP_LOCKED, mlockall, secret memory) beyond RLIMIT_MEMLOCK: see `ulimit -l`."
+        "The memory would be locked (MAP_LOCKED, mlockall, secret memory) beyond RLIMIT_MEMLOCK: "
+        "see `ulimit -l`."
     ),
     ("mmap", errno.EACCES): _text("The file was not opened for what prot and flags ask of it."),
     ("mmap", errno.ENODEV): _text("Only regular files, memory files and some devices can be mapped."),
-    ("mmap", errno.EPERM): _text(
-        "A seal, a noexec mount, or an address below vm.mmap_min_addr forbids it."
-    ),
+    ("mmap", errno.EPERM): _text("A seal, a noexec mount, or an address below vm.mmap_min_addr forbids it."),
     ("mmap", errno.EOVERFLOW): _text("offset + length is beyond what a file can have."),
     ("mremap", errno.ENOMEM): _address_space_hint,
     ("mprotect", errno.ENOMEM): _address_space_hint,
@@ -145,17 +155,15 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("F_ADD_SEALS", errno.EBUSY): _text(
         "Seal.WRITE is refused while a writable shared mapping lives: use Seal.FUTURE_WRITE."
     ),
-    ("F_ADD_SEALS", errno.EPERM): _text("The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."),
+    ("F_ADD_SEALS", errno.EPERM): _text(
+        "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
+    ),
     ("shmget", errno.ENOSPC): _text("kernel.shmmni segments exist, or kernel.shmall pages are in use."),
     ("shmget", errno.EINVAL): _text(
         "The size is 0 or beyond kernel.shmmax, or the segment exists and is smaller than asked."
     ),
-    ("process_vm_readv", errno.EPERM): _text(
-        "Reading another process needs what ptrace needs: the same user, or CAP_SYS_PTRACE (see kernel.yama.ptrace_scope)."
-    ),
-    ("process_vm_writev", errno.EPERM): _text(
-        "Writing another process needs what ptrace needs: the same user, or CAP_SYS_PTRACE (see kernel.yama.ptrace_scope)."
-    ),
+    ("process_vm_readv", errno.EPERM): _text(_LIKE_PTRACE),
+    ("process_vm_writev", errno.EPERM): _text(_LIKE_PTRACE),
     ("process_vm_readv", errno.EFAULT): _text("Nothing readable is at the first remote address."),
     ("process_vm_writev", errno.EFAULT): _text("Nothing writable is at the first remote address."),
 }
@@ -191,7 +199,9 @@ def _hint(name: str, number: int, call: str) -> str:
 def _written_call(name: str, range_: tuple[int, int] | None, arguments: tuple[object, ...]) -> str:
     parts = [f"{address(range_[0])}, {size(range_[1])}"] if range_ else []
     for argument in arguments:
-        plain = not isinstance(argument, Prot | MapFlag | Advice) and type(argument).__module__ != "mmkit.flags"
+        plain = (
+            not isinstance(argument, Prot | MapFlag | Advice) and type(argument).__module__ != "mmkit.flags"
+        )
         parts.append(repr(argument) if plain or not isinstance(argument, int) else flag_names(argument))
     return f"{name}({', '.join(parts)})"
 
@@ -260,7 +270,9 @@ def _foreign(call: str) -> Exception:
 
 def _threads(call: str) -> Exception:
     return SyscallError(
-        errno.EBUSY, call, "The process has other threads, and a malloc in one of them may be using the break."
+        errno.EBUSY,
+        call,
+        "The process has other threads, and a malloc in one of them may be using the break.",
     )
 
 

@@ -12,9 +12,10 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mmkit._native.calls import PAGE_SIZE, memfd_create, memfd_secret
+from mmkit._native.calls import PAGE_SIZE, memfd_secret
 from mmkit._native.contents import RegionContents
 from mmkit._native.region import Protection, adopt_methods
+from mmkit.backing import length_in_file, open_file, sized_memfd
 from mmkit.errors import Error, SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
@@ -33,6 +34,13 @@ FileMode = Literal["r", "r+", "c"]
 
 _F_ADD_SEALS = 1033
 _READ_WRITE = Prot.READ | Prot.WRITE
+
+# Plain ints: one `|` of IntFlags costs as much as the system call.
+_SHARED = int(MapFlag.SHARED)
+_PRIVATE = int(MapFlag.PRIVATE)
+_ANONYMOUS = int(MapFlag.ANONYMOUS)
+_NORESERVE = int(MapFlag.NORESERVE)
+_HUGETLB = int(MapFlag.HUGETLB)
 
 _live: weakref.WeakSet[Region] = weakref.WeakSet()
 
@@ -60,7 +68,7 @@ def _check_demand(argument: str, demand: str) -> None:
 
 
 def _warn_of_ordinary_pages(hugepages: Demand, error: Error) -> None:
-    """Say that huge pages could not be had; called while handling the error, which goes on if they must be."""
+    """Say that huge pages could not be had, or raise why if they must be."""
     if hugepages == "require":
         raise error
     warnings.warn(f"ordinary pages instead of huge ones: {error}", RuntimeWarning, stacklevel=3)
@@ -160,40 +168,43 @@ class Region(RegionContents):
         _check_demand("lock", lock)
         if reserve and reserve < length:
             raise ValueError(f"reserve ({reserve}) is the address space to hold: at least length ({length})")
-        flags = MapFlag.NORESERVE if noreserve else MapFlag(0)
-
-        def make(flags: MapFlag, page: int) -> Self:
-            how = {"reserve": reserve, "guard": page if guard else 0, "granule": page}
-            if shared and reserve:
-                # A growing shared mapping needs a file: mremap(2) of a plain one "succeeds", and its
-                # new part gets SIGBUS.
-                return cls._make_memfd(length, name or "mmkit", flags | MapFlag.SHARED, prot, page, how)
-            kind = MapFlag.SHARED if shared else MapFlag.PRIVATE
-            return cls._make("shared" if shared else "anonymous", name, length, prot, flags | kind | MapFlag.ANONYMOUS, **how)
-
+        make = cls._make_growing_shared if shared and reserve else cls._make_anonymous
+        flags = (_SHARED if shared else _PRIVATE) | (_NORESERVE if noreserve else 0)
         region = None
         if hugepages != "off":
             try:
-                region = make(flags | MapFlag.HUGETLB, _huge_page_size())
+                region = make(name, length, prot, flags | _HUGETLB, _huge_page_size(), reserve, guard)
             except Error as error:
                 _warn_of_ordinary_pages(hugepages, error)
         if region is None:
-            region = make(flags, PAGE_SIZE)
+            region = make(name, length, prot, flags, PAGE_SIZE, reserve, guard)
         if name:
             region._name_for_kernel(f"mmkit:{name}".encode())
-        region._prepare(populate, lock, prot)
+        if populate or lock != "off":
+            region._prepare(populate, lock, prot)
         return region
 
     @classmethod
-    def _make_memfd(cls, length: int, name: str, flags: MapFlag, prot: Prot, page: int, how: dict[str, int]) -> Self:
-        huge = MapFlag.HUGETLB in flags
-        fd = memfd_create(name, MemfdFlag.CLOEXEC | (MemfdFlag.HUGETLB if huge else MemfdFlag(0)))
-        try:
-            os.ftruncate(fd, -(-length // page) * page if huge else length)
-            return cls._make("shared", name, length, prot, flags, fd=fd, **how)
-        except BaseException:
-            os.close(fd)
-            raise
+    def _make_anonymous(
+        cls, name: str | None, length: int, prot: int, flags: int, page: int, reserve: int, guard: bool
+    ) -> Self:
+        backing = "shared" if flags & _SHARED else "anonymous"
+        edge = page if guard else 0
+        return cls._make(
+            backing, name, length, prot, flags | _ANONYMOUS, reserve=reserve, guard=edge, granule=page
+        )
+
+    @classmethod
+    def _make_growing_shared(
+        cls, name: str | None, length: int, prot: int, flags: int, page: int, reserve: int, guard: bool
+    ) -> Self:
+        # It needs a file: mremap(2) of plain shared memory "succeeds", and its new part gets SIGBUS.
+        edge = page if guard else 0
+        huge = MemfdFlag.HUGETLB if flags & _HUGETLB else MemfdFlag(0)
+        with sized_memfd(name or "mmkit", MemfdFlag.CLOEXEC | huge, length, page) as fd:
+            return cls._make(
+                "shared", name, length, prot, flags, fd=fd, reserve=reserve, guard=edge, granule=page
+            )
 
     def _prepare(self, populate: bool, lock: str, prot: Prot) -> None:
         try:
@@ -257,15 +268,22 @@ class Region(RegionContents):
             _check_length(length)
         if offset < 0:
             raise ValueError(f"offset must not be negative, as {offset} is")
-        fd = _open(path_or_fd, mode)
+        fd = open_file(path_or_fd, mode)
         try:
             status = os.fstat(fd)
-            length = _length_in_file(path_or_fd, status, length, offset)
+            length = length_in_file(path_or_fd, status, length, offset)
             prot = Prot.READ if mode == "r" else _READ_WRITE
-            flags = MapFlag.PRIVATE if mode == "c" else MapFlag.SHARED
+            flags = _PRIVATE if mode == "c" else _SHARED
             name = None if isinstance(path_or_fd, int) else os.fsdecode(path_or_fd)
             return cls._make(
-                "file", name, length, prot, flags, fd=fd, offset=offset, may_shrink=stat.S_ISREG(status.st_mode)
+                "file",
+                name,
+                length,
+                prot,
+                flags,
+                fd=fd,
+                offset=offset,
+                may_shrink=stat.S_ISREG(status.st_mode),
             )
         except BaseException:
             os.close(fd)
@@ -331,7 +349,7 @@ class Region(RegionContents):
         fd = memfd_secret()
         try:
             os.ftruncate(fd, length)
-            region = cls._make("secret", name, length, _READ_WRITE, MapFlag.SHARED, fd=fd, always_locked=True)
+            region = cls._make("secret", name, length, _READ_WRITE, _SHARED, fd=fd, always_locked=True)
             # Whoever has the descriptor can map the pages: let nobody have it.
             region._forget_file()
             return region
@@ -340,15 +358,13 @@ class Region(RegionContents):
 
     @classmethod
     def _make_sealable(cls, length: int, name: str, seals: Seal, page: int) -> Self:
-        huge = MemfdFlag.HUGETLB if page != PAGE_SIZE else MemfdFlag(0)
-        fd = memfd_create(name, MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | huge)
-        try:
-            os.ftruncate(fd, -(-length // page) * page if huge else length)
-            flags = MapFlag.SHARED | (MapFlag.HUGETLB if huge else MapFlag(0))
-            region = cls._make("memfd", name, length, _READ_WRITE, flags, fd=fd, granule=page, may_shrink=True)
-        except BaseException:
-            os.close(fd)
-            raise
+        huge = page != PAGE_SIZE
+        kind = MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | (MemfdFlag.HUGETLB if huge else MemfdFlag(0))
+        flags = _SHARED | (_HUGETLB if huge else 0)
+        with sized_memfd(name, kind, length, page) as fd:
+            region = cls._make(
+                "memfd", name, length, _READ_WRITE, flags, fd=fd, granule=page, may_shrink=True
+            )
         if seals:
             try:
                 region.add_seals(seals)
@@ -399,7 +415,9 @@ class Region(RegionContents):
             count *= extent
         end = offset + count * kind.itemsize
         if end > len(self):
-            raise ValueError(f"{shape} elements of {kind} at offset {offset} need {end} bytes: the region has {len(self)}")
+            raise ValueError(
+                f"{shape} elements of {kind} at offset {offset} need {end} bytes: the region has {len(self)}"
+            )
         return np.frombuffer(self.view(offset, end), dtype=kind).reshape(shape)
 
     # ---- giving pages back, guarding ----------------------------------------------------------------
@@ -695,8 +713,7 @@ class Region(RegionContents):
             It would have to move, or be cut, under a live view.
         Error
             It cannot be resized: a file mapped ``"r"`` or ``"c"``, secret memory, growing shared memory made
-            without `reserve`, or moving a region that is locked or whose parts differ in protection, guards or
-            advice.
+            without `reserve`, or moving locked pages.
         OutOfMemory
             No memory or address space.
         SyscallError
@@ -708,12 +725,16 @@ class Region(RegionContents):
         """
         if n <= 0:
             raise ValueError(f"a region needs at least one byte, not {n}; close() ends it")
-        if self._backing == "file" and not self.closed and (Prot.WRITE not in self.prot or MapFlag.PRIVATE in self.flags):
+        if (
+            self._backing == "file"
+            and not self.closed
+            and (Prot.WRITE not in self.prot or MapFlag.PRIVATE in self.flags)
+        ):
             raise Error("resize: only a file mapped with mode='r+' can be resized")
         self._resize(n)
 
     def add_seals(self, seals: Seal) -> None:
-        """Forbid things to everybody, for ever: growing, shrinking, writing … (``fcntl(2)``, ``F_ADD_SEALS``).
+        """Forbid growing, shrinking, writing … to everybody, for ever (``fcntl(2)``, ``F_ADD_SEALS``).
 
         Parameters
         ----------
@@ -794,41 +815,11 @@ class Region(RegionContents):
         name = f" {self._name!r}" if self._name else ""
         if self.closed:
             return f"<Region{name} closed>"
-        prot = "".join(letter if bit in self.prot else "-" for letter, bit in zip("rwx", Prot(7), strict=True))
+        prot = "".join(
+            letter if bit in self.prot else "-" for letter, bit in zip("rwx", Prot(7), strict=True)
+        )
         end = self.address + len(self)
         share = size(len(self))
         with contextlib.suppress(OSError):
             share = f"{size(self.resident())} of {share} resident"
         return f"<Region{name} {self.address:#x}-{end:#x} {prot} {self._backing}, {share}>"
-
-
-def _open(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> int:
-    """Return a descriptor of our own."""
-    if isinstance(path_or_fd, int):
-        try:
-            return fcntl.fcntl(path_or_fd, fcntl.F_DUPFD_CLOEXEC, 0)
-        except OSError as error:
-            raise failure(-(error.errno or 0), "dup", None, (path_or_fd,)) from None
-    # NONBLOCK: opening a FIFO must fail at mmap(2), not wait for a writer.
-    flags = (os.O_RDWR if mode == "r+" else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    try:
-        return os.open(path_or_fd, flags)
-    except OSError as error:
-        raise failure(-(error.errno or 0), "open", None, (os.fsdecode(path_or_fd),)) from None
-
-
-def _length_in_file(path_or_fd: object, status: os.stat_result, length: int | None, offset: int) -> int:
-    if not stat.S_ISREG(status.st_mode):
-        if length is None:
-            raise ValueError(f"{path_or_fd!r} is not a regular file and has no length: give one")
-        return length
-    if status.st_size == 0:
-        raise ValueError(f"{path_or_fd!r} is empty: there is nothing to map. Give it a length with os.truncate() first")
-    left = status.st_size - offset
-    if left <= 0 or (length is not None and length > left):
-        raise ValueError(
-            f"{path_or_fd!r} has {status.st_size} bytes: fewer than offset {offset}"
-            + ("" if length is None else f" + length {length}")
-            + ". Lengthen it with os.truncate() or resize() first"
-        )
-    return left if length is None else length

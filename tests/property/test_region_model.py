@@ -12,11 +12,19 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from support import PAGE, areas, locked_bytes, perms
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 import mmkit
 from mmkit import Advice, Prot, Region
+from support import PAGE, areas, locked_bytes, perms
 
 PAGES = 8
 RESERVE = 16
@@ -110,7 +118,9 @@ class RegionMachine(RuleBasedStateMachine):
 
     def accessible(self, offset, length, need):
         pages = self.wide(offset, length)
-        return all(need in self.model.prot(page) for page in pages) and not any(self.model.guarded[p] for p in pages)
+        return all(need in self.model.prot(page) for page in pages) and not any(
+            self.model.guarded[p] for p in pages
+        )
 
     OFFSETS = st.integers(0, RESERVE * PAGE)
     LENGTHS = st.integers(0, RESERVE * PAGE) | st.just(0) | st.just(PAGE)
@@ -138,7 +148,10 @@ class RegionMachine(RuleBasedStateMachine):
             return
         start, covered = self.region.protect(prot, offset, length)
         if length:
-            assert (start, start + covered) == (pages.start * PAGE, min(pages.stop * PAGE, len(self.model.data)))
+            assert (start, start + covered) == (
+                pages.start * PAGE,
+                min(pages.stop * PAGE, len(self.model.data)),
+            )
         for page in pages:
             self.model.prots[page] = prot
 
@@ -223,7 +236,10 @@ class RegionMachine(RuleBasedStateMachine):
     def punch(self, offset, length):
         offset, length = self.span(offset, length)
         pages = self.wide(offset, length)
-        if any(self.model.locks[p] or self.model.guarded[p] or Prot.WRITE not in self.model.prot(p) for p in pages):
+        if any(
+            self.model.locks[p] or self.model.guarded[p] or Prot.WRITE not in self.model.prot(p)
+            for p in pages
+        ):
             return
         view = range(offset, offset + length)
         seen = length and any(set(view) & set(r) for r, _, _ in self.model.views)
@@ -238,7 +254,9 @@ class RegionMachine(RuleBasedStateMachine):
     def lock(self, offset, length):
         offset, length = self.span(offset, length)
         pages = self.wide(offset, length)
-        bad = any(self.model.guarded[p] or self.model.prot(p) == Prot.NONE for p in pages if not self.model.locks[p])
+        bad = any(
+            self.model.guarded[p] or self.model.prot(p) == Prot.NONE for p in pages if not self.model.locks[p]
+        )
         if bad:
             with pytest.raises(mmkit.SyscallError):
                 self.region.lock(offset, length)
@@ -254,7 +272,11 @@ class RegionMachine(RuleBasedStateMachine):
         for page in self.wide(offset, length):
             self.model.locks[page] = max(0, self.model.locks[page] - 1)
 
-    @rule(advice=st.sampled_from([Advice.NORMAL, Advice.RANDOM, Advice.SEQUENTIAL, Advice.WILLNEED, Advice.COLD]))
+    @rule(
+        advice=st.sampled_from(
+            [Advice.NORMAL, Advice.RANDOM, Advice.SEQUENTIAL, Advice.WILLNEED, Advice.COLD]
+        )
+    )
     def advise(self, advice):
         try:
             self.region.advise(advice)
@@ -328,7 +350,9 @@ class RegionMachine(RuleBasedStateMachine):
         for page in range(len(model.prots)):
             text = next(p for start, end, p in near if start <= address + page * PAGE < end)
             prot = model.prot(page)
-            assert text[:2] == ("r" if Prot.READ in prot else "-") + ("w" if Prot.WRITE in prot else "-"), page
+            assert text[:2] == ("r" if Prot.READ in prot else "-") + ("w" if Prot.WRITE in prot else "-"), (
+                page
+            )
             start, end = page * PAGE, min((page + 1) * PAGE, len(model.data))
             if Prot.READ in prot and not model.guarded[page]:
                 assert self.region[start:end] == model.data[start:end], page

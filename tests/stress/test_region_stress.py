@@ -7,10 +7,10 @@ import time
 import warnings
 
 import pytest
-from support import PAGE, areas
 
 import mmkit
 from mmkit import Advice, Prot, Region
+from support import PAGE, areas
 
 SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "1"))
 

@@ -52,7 +52,13 @@ def test_errors_survive_pickling(number):
     )  # fmt: skip
     fault = mmkit.MemoryFault("text", 0x1000, 5, "write", "protection")
     copy = pickle.loads(pickle.dumps(fault))
-    assert (str(copy), copy.address, copy.offset, copy.access, copy.reason) == ("text", 0x1000, 5, "write", "protection")
+    assert (str(copy), copy.address, copy.offset, copy.access, copy.reason) == (
+        "text",
+        0x1000,
+        5,
+        "write",
+        "protection",
+    )
 
 
 def test_use_after_close_is_a_value_error_as_for_files():
@@ -61,12 +67,23 @@ def test_use_after_close_is_a_value_error_as_for_files():
 
 
 def test_flags_are_decoded_in_the_call():
-    error = failure(-errno.EINVAL, "mmap", (0, 4096), (mmkit.Prot.READ | mmkit.Prot.WRITE, mmkit.MapFlag.SHARED_VALIDATE))
+    error = failure(
+        -errno.EINVAL, "mmap", (0, 4096), (mmkit.Prot.READ | mmkit.Prot.WRITE, mmkit.MapFlag.SHARED_VALIDATE)
+    )
     assert str(error).startswith("[Errno 22] mmap(0x0, 4 KiB, READ|WRITE, SHARED_VALIDATE)")
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (4095, "4095 B"), (4096, "4 KiB"), (5000, "5000 B"), (50000, "48.8 KiB"), (16 << 20, "16 MiB"), (3 << 40, "3 TiB")]
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (4095, "4095 B"),
+        (4096, "4 KiB"),
+        (5000, "5000 B"),
+        (50000, "48.8 KiB"),
+        (16 << 20, "16 MiB"),
+        (3 << 40, "3 TiB"),
+    ],
 )
 def test_sizes_are_written_as_people_do(count, text):
     assert size(count) == text

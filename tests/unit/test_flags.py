@@ -12,7 +12,16 @@ def test_values_agree_with_the_standard_library_where_it_has_them():
             member = name.removeprefix(prefix)
             if hasattr(kind, member):
                 assert kind[member] == getattr(mmap, name)
-    for name in ("SHARED", "PRIVATE", "ANONYMOUS", "POPULATE", "DENYWRITE", "EXECUTABLE", "STACK", "NORESERVE"):
+    for name in (
+        "SHARED",
+        "PRIVATE",
+        "ANONYMOUS",
+        "POPULATE",
+        "DENYWRITE",
+        "EXECUTABLE",
+        "STACK",
+        "NORESERVE",
+    ):
         if hasattr(mmap, f"MAP_{name}"):
             assert MapFlag[name] == getattr(mmap, f"MAP_{name}")
 

@@ -12,10 +12,10 @@ import resource
 from pathlib import Path
 
 import pytest
-from support import NOBODY, PAGE, areas, in_child, locked_bytes, needs_root, perms, sanitized, x86_64
 
 import mmkit
 from mmkit import Advice, Prot, Region, linux
+from support import NOBODY, PAGE, areas, in_child, locked_bytes, needs_root, perms, sanitized, x86_64
 
 MIB = 1 << 20
 MEMLOCK_64K = {resource.RLIMIT_MEMLOCK: 64 << 10}
@@ -231,7 +231,10 @@ _CACHESTAT, _MSEAL, _MEMFD_SECRET = 451, 462, 447
 
 @x86_64
 def test_guards_on_a_kernel_without_them_are_protections():
-    refuse = [((_MADVISE, Advice.GUARD_INSTALL), errno.EINVAL), ((_MADVISE, Advice.GUARD_REMOVE), errno.EINVAL)]
+    refuse = [
+        ((_MADVISE, Advice.GUARD_INSTALL), errno.EINVAL),
+        ((_MADVISE, Advice.GUARD_REMOVE), errno.EINVAL),
+    ]
 
     def guard():
         assert not mmkit.supports(Advice.GUARD_INSTALL)

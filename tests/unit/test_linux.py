@@ -9,7 +9,6 @@ import resource
 import threading
 
 import pytest
-from support import NOBODY, PAGE, in_child, locked_bytes, needs_root, perms, sanitized
 
 import mmkit
 from mmkit import Advice, MapFlag, Prot, linux
@@ -23,6 +22,7 @@ from mmkit.flags import (
     ShmCommand,
     SyncFlag,
 )
+from support import NOBODY, PAGE, in_child, locked_bytes, needs_root, perms, sanitized
 
 READ_WRITE = Prot.READ | Prot.WRITE
 PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS
@@ -118,7 +118,10 @@ def test_mmap_sync_is_refused_without_a_dax_file(tmp_path):
 def test_mmap_says_why_a_read_only_file_cannot_be_mapped_for_writing(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(PAGE))
-    with path.open("rb") as file, pytest.raises(PermissionError, match="not opened for what prot and flags ask"):
+    with (
+        path.open("rb") as file,
+        pytest.raises(PermissionError, match="not opened for what prot and flags ask"),
+    ):
         linux.mmap(0, PAGE, READ_WRITE, MapFlag.SHARED, file.fileno())
 
 
@@ -165,7 +168,12 @@ def test_msync_invalidate_refuses_locked_pages():
 
 
 def test_mprotect_changes_what_maps_says(pages):
-    for prot, text in ((Prot.NONE, "---p"), (Prot.READ, "r--p"), (READ_WRITE, "rw-p"), (Prot.READ | Prot.EXEC, "r-xp")):
+    for prot, text in (
+        (Prot.NONE, "---p"),
+        (Prot.READ, "r--p"),
+        (READ_WRITE, "rw-p"),
+        (Prot.READ | Prot.EXEC, "r-xp"),
+    ):
         linux.mprotect(pages, PAGE, prot)
         assert perms(pages) == text
 
@@ -460,7 +468,12 @@ def test_shmat_read_only_maps_read_only(segment):
 def test_shmctl_stat_tells_what_the_man_page_tells(segment):
     address = linux.shmat(segment)
     stat = linux.shmctl(segment, ShmCommand.STAT)
-    assert (stat.shm_segsz, stat.shm_nattch, stat.shm_cpid, stat.shm_lpid) == (3 * PAGE, 1, os.getpid(), os.getpid())
+    assert (stat.shm_segsz, stat.shm_nattch, stat.shm_cpid, stat.shm_lpid) == (
+        3 * PAGE,
+        1,
+        os.getpid(),
+        os.getpid(),
+    )
     assert stat.shm_perm.mode & 0o777 == 0o600
     assert stat.shm_perm.uid == os.geteuid()
     assert stat.shm_atime > 0
@@ -653,10 +666,13 @@ def test_shmat_remap_does_not_go_over_a_live_region(segment):
         linux.shmat(segment, region.address, ShmAttachFlag.REMAP)
 
 
-def test_a_closed_regions_neighbour_is_free_again():
+def test_a_closed_region_keeps_its_addresses_until_it_dies():
     region = mmkit.Region.anonymous(4 * PAGE)
     address = region.address
     region.close()
+    with pytest.raises(mmkit.Error, match="live mmkit.Region"):
+        linux.mmap(address, PAGE, READ_WRITE, PRIVATE | MapFlag.FIXED)
+    del region
     linux.mmap(address, PAGE, READ_WRITE, PRIVATE | MapFlag.FIXED)
     linux.munmap(address, PAGE)
 

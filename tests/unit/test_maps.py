@@ -54,7 +54,7 @@ def mapped_file(path, unlink=False):
         os.ftruncate(descriptor, PAGE)
         with mapped(descriptor) as address:
             if unlink:
-                os.remove(path)  # noqa: PTH107 - any bytes
+                os.remove(path)
             yield address
     finally:
         os.close(descriptor)

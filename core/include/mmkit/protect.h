@@ -36,9 +36,10 @@ MMK_API MMK_MUST_CHECK int mmk_region_cover(mmk_region *region, mmk_cover *cover
 
 /* Take a cover away: what lies below it is in force again.
  *
- * force    go on even if a live view or a running operation loses access
+ * force    go on even if a live view loses access
  * returns  0, also when the region was closed meanwhile
  *          -MMK_EPINNED  a live view would lose access; the cover still holds
+ *          (waits for operations that run)
  *          -errno        of mprotect(2); the cover is gone, the protection of its range unsure */
 MMK_API int mmk_region_uncover(mmk_region *region, mmk_cover *cover, bool force);
 

@@ -9,11 +9,12 @@
  * A region that shrank keeps its address space, as PROT_NONE, and grows back in place.
  *
  * The caller owns the mmk_region (it may stand inside a larger object) and keeps it at one address
- * from mmk_region_map to mmk_region_dispose. Fields are read freely, written by the core only.
+ * from mmk_region_map to mmk_region_dispose; in a program that forks, not on a thread's stack, which is
+ * somebody else's in the child. Fields are read freely, written by the core only.
  *
- * Life:    map -> close -> dispose. After close the addresses stay taken (PROT_NONE): a stale pointer
- *          faults and never reaches what someone else has mapped since. dispose gives them back,
- *          when the caller knows that nobody holds a pointer any more.
+ * Life:    map -> close -> dispose. After close the addresses stay taken (PROT_NONE) if anybody was ever
+ *          given a pointer: a stale one faults and never reaches what someone else has mapped since.
+ *          dispose gives them back, when the caller knows that nobody holds a pointer any more.
  * Threads: any call from any thread. Calls that change bookkeeping are serialised by the region's
  *          lock; calls that only pass through (advise, flush, load) pin the region and run side by side.
  *          Lock order: region, then registry; never call back into the caller under either.
@@ -48,29 +49,30 @@ typedef struct mmk_cover {
 } mmk_cover;
 
 typedef struct mmk_region {
-    char *base;             /* first byte of data */
-    _Atomic size_t length;  /* bytes committed, a multiple of granule; see mmk_region_length */
-    size_t asked;           /* bytes of it that the caller asked for: the last page may be partly data */
-    size_t reserved;        /* bytes of address space from base on, >= length */
-    size_t granule;         /* page size of the backing: base pages or huge pages */
-    mmk_range outer;        /* everything the region holds, guards included */
-    int prot;               /* of every page that `protections` does not name */
-    int flags;              /* of mmap(2), without MAP_FIXED */
-    int fd;                 /* what backs it, or -1; the caller's, who closes it after dispose */
-    uint64_t file_offset;   /* of base in fd */
-    bool may_shrink;        /* fd is a file that others may truncate: flush looks at its size */
-    bool always_locked;     /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
-    bool sealed;            /* mseal(2): the kernel lets nobody unmap it */
-    bool moved;             /* private memory that mremap(2) moved: its reservation is part of the same area */
-    bool kernel_guards;     /* MADV_GUARD_INSTALL has been used */
+    char *base;            /* first byte of data */
+    _Atomic size_t length; /* bytes committed, a multiple of granule; see mmk_region_length */
+    _Atomic size_t asked;  /* bytes of it that the caller asked for: the last page may be partly data */
+    size_t reserved;       /* bytes of address space from base on, >= length */
+    size_t granule;        /* page size of the backing: base pages or huge pages */
+    mmk_range outer;       /* everything the region holds, guards included */
+    int prot;              /* of every page that `protections` does not name */
+    int flags;             /* of mmap(2), without MAP_FIXED */
+    int fd;                /* what backs it, or -1; the caller's, who closes it after dispose */
+    uint64_t file_offset;  /* of base in fd */
+    bool may_shrink;       /* fd is a file that others may truncate: flush looks at its size */
+    bool always_locked;    /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
+    bool exposed;          /* a pointer into it may be kept by somebody: set by views, and by whoever hands one out */
+    bool sealed;           /* mseal(2): the kernel lets nobody unmap it */
+    bool kernel_guards;    /* MADV_GUARD_INSTALL has been used */
 
     _Atomic uint64_t state; /* MMK_REGION_* and the number of operations inside; see mmk_region_enter */
     pthread_mutex_t lock;   /* over everything below, and over length, prot, reserved when they change */
+    _Atomic int uniform;    /* prot while it is in force on every page, else -1; read without the lock */
     mmk_view *views;
-    mmk_cover *covers;      /* newest first */
-    mmk_runs protections;   /* page -> prot, where it is not `prot` */
-    mmk_runs locks;         /* page -> how many times locked, where it is not 0 */
-    mmk_runs guards;        /* page -> 1 where the guard is PROT_NONE: kernels before 6.13 */
+    mmk_cover *covers;    /* newest first */
+    mmk_runs protections; /* page -> prot, where it is not `prot` */
+    mmk_runs locks;       /* page -> how many times locked, where it is not 0 */
+    mmk_runs guards;      /* page -> 1 where the guard is PROT_NONE: kernels before 6.13 */
 } mmk_region;
 
 /* Bits of mmk_region.state. A zeroed mmk_region is a closed one. */
@@ -94,14 +96,15 @@ typedef struct mmk_request {
 /* Map, and enter the region in the registry. mmap(2).
  *
  * returns  0 with *region filled
- *          -EINVAL     length is 0, or rounding or guards would wrap past the address space
- *          -ENOMEM     no address space, no memory for the registry, or the process has too many areas
+ *          -EINVAL     length is 0
+ *          -ENOMEM     no address space (or more than there can be), no memory for the registry, or the process has too many areas
  *          -errno      of mmap(2)
  * On error nothing stays mapped. MAP_POPULATE and MAP_LOCKED fail silently in the kernel: use
  * mmk_region_populate and mmk_region_lock. */
 MMK_API MMK_MUST_CHECK int mmk_region_map(mmk_region *region, const mmk_request *request);
 
-/* End the region: its contents go, its addresses stay taken as PROT_NONE until mmk_region_dispose.
+/* End the region: its contents go. If a pointer into it was ever handed out (`exposed`), its addresses stay
+ * taken, as PROT_NONE, until mmk_region_dispose; else they are free at once.
  *
  * returns  0
  *          -MMK_ECLOSED  it is closed already

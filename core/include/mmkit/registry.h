@@ -1,4 +1,4 @@
-/* registry.h: every live region of the process, sorted by address.
+/* registry.h: every region of the process that holds addresses, live or closed, sorted by address.
  *
  * Who asks: the raw calls, before they unmap or map over a range; and the fork handler, which
  * leaves the child with free locks.
@@ -14,17 +14,21 @@
  * returns  0, or -ENOMEM */
 MMK_API MMK_MUST_CHECK int mmk_registry_add(mmk_region *region);
 
-/* Take it out again. pre: it is in. */
+/* Take it out again, when its addresses are given back. pre: it is in. */
 MMK_API void mmk_registry_remove(mmk_region *region);
+
+/* Unmap a region's outer range and take it out, so that no region mapped there since meets it. munmap(2).
+ * returns  0 with the outer range empty, or -errno with nothing changed */
+MMK_API MMK_MUST_CHECK int mmk_registry_unmap(mmk_region *region);
 
 /* Give a region another outer range. pre: it is in. */
 MMK_API void mmk_registry_move(mmk_region *region, mmk_range outer);
 
-/* The outer range of the lowest live region that overlaps [address, address + length); empty if none.
+/* The outer range of the lowest region that overlaps [address, address + length); empty if none.
  * pre: the range does not wrap. */
 MMK_API mmk_range mmk_registry_overlap(uintptr_t address, size_t length);
 
-/* How many regions are live. */
+/* How many regions hold addresses. */
 MMK_API size_t mmk_registry_count(void);
 
 #endif

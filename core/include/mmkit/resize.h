@@ -24,10 +24,9 @@
  *           -EINVAL            asked is 0
  *           -MMK_EPINNED       a live view or a running operation needs what would be cut off or moved
  *           -MMK_EUNSUPPORTED  a private file region; growing shared memory that has no file (mremap(2)
- *                              "succeeds" there, and the new part gets SIGBUS); or moving a region that is
- *                              locked, or whose parts differ in protection, guards or advice
+ *                              "succeeds" there, and the new part gets SIGBUS); or moving locked pages
  *           -ENOMEM            no address space or no memory
- *           -errno             of ftruncate(2): -EPERM sealed, -EFBIG, -ENOSPC
+ *           -errno             of ftruncate(2): -EINVAL opened for reading only, -EPERM sealed, -EFBIG, -ENOSPC
  *           -MMK_ECLOSED
  * On error nothing has changed. */
 MMK_API MMK_MUST_CHECK int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated);

@@ -26,8 +26,9 @@ MMK_API MMK_MUST_CHECK int mmk_region_flush(mmk_region *region, size_t offset, s
  * returns  0
  *          -MMK_EPINNED       a live view or a running operation needs the range, and force is false
  *          -MMK_EUNSUPPORTED  a private file region: its pages come from the file, there is nothing to give back
- *          -EACCES            an edge that must be zeroed is not writable, or the file is not
- *          -EINVAL            the range holds locked pages
+ *          -EACCES            an edge that must be zeroed is not writable, or guarded
+ *          -EBADF             the file was opened for reading only
+ *          -EINVAL            private anonymous memory: the range holds locked pages
  *          -errno             of fallocate(2) */
 MMK_API MMK_MUST_CHECK int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force);
 

@@ -24,6 +24,7 @@ cdef extern from "mmkit/region.h" nogil:
         int fd
         uint64_t file_offset
         bool may_shrink
+        bool exposed
         bool sealed
 
     ctypedef struct mmk_request:

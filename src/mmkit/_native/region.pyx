@@ -7,10 +7,10 @@ from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, mmk_page_size, mmk_range
+from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, MMK_EUNSUPPORTED, mmk_page_size, mmk_range
 from mmkit._native.sys cimport mmk_sys_munmap, mmk_sys_name_anonymous
 
-from mmkit.errors import ClosedError
+from mmkit.errors import ClosedError, Error
 from mmkit.flags import Advice, MapFlag, Prot, SyncFlag
 from mmkit.hints import failure
 
@@ -458,6 +458,11 @@ cdef class MappedRegion:
             raise failure(-12, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
         with nogil:
             error = mmk_region_resize(&self.handle, self.skew + length, &left)
+        if error == -MMK_EUNSUPPORTED:
+            raise Error(
+                f"resize({length}): shared memory made without reserve=, secret memory and private files cannot grow; "
+                "locked pages cannot move: unlock them first, or make the region with reserve="
+            )
         if error:
             raise failure(error, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
         if left.length:
@@ -508,6 +513,7 @@ cdef class MappedRegion:
     @property
     def address(self):
         """Address of the first byte of data."""
+        self.handle.exposed = True
         return <size_t>self.handle.base + self.skew
 
     def __len__(self):
@@ -665,7 +671,9 @@ cdef class Protection:
         """Take the protection away; what lies below it is in force again."""
         if not self.laid:
             return
-        cdef int error = mmk_region_uncover(&self.region.handle, &self.cover, False)
+        cdef int error
+        with nogil:  # waits for accesses that run in other threads
+            error = mmk_region_uncover(&self.region.handle, &self.cover, False)
         if error == -MMK_EPINNED:
             raise self.region.fail(error, "mprotect", self.pages, ("as before",))
         self.laid = False

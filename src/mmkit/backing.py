@@ -1,0 +1,62 @@
+"""What stands behind a region: files that are opened to be mapped, and files that live in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+
+from mmkit._native.calls import PAGE_SIZE, memfd_create
+from mmkit.flags import MemfdFlag
+from mmkit.hints import failure
+
+__all__ = ["length_in_file", "open_file", "sized_memfd"]
+
+
+def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> int:
+    """Return a descriptor of our own for a file to be mapped."""
+    if isinstance(path_or_fd, int):
+        try:
+            return fcntl.fcntl(path_or_fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise failure(-(error.errno or 0), "dup", None, (path_or_fd,)) from None
+    # NONBLOCK: opening a FIFO must fail at mmap(2), not wait for a writer.
+    flags = (os.O_RDWR if mode == "r+" else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        return os.open(path_or_fd, flags)
+    except OSError as error:
+        raise failure(-(error.errno or 0), "open", None, (os.fsdecode(path_or_fd),)) from None
+
+
+@contextlib.contextmanager
+def sized_memfd(name: str, flags: MemfdFlag, length: int, page: int) -> Iterator[int]:
+    """Make a memory file of whole pages of its kind; it is closed only if the block fails."""
+    fd = memfd_create(name, flags)
+    try:
+        os.ftruncate(fd, -(-length // page) * page if page != PAGE_SIZE else length)
+        yield fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def length_in_file(path_or_fd: object, status: os.stat_result, length: int | None, offset: int) -> int:
+    """Return how many bytes to map, or say why the file has not that many."""
+    if not stat.S_ISREG(status.st_mode):
+        if length is None:
+            raise ValueError(f"{path_or_fd!r} is not a regular file and has no length: give one")
+        return length
+    if status.st_size == 0:
+        raise ValueError(
+            f"{path_or_fd!r} is empty: there is nothing to map. Give it a length with os.truncate() first"
+        )
+    left = status.st_size - offset
+    if left <= 0 or (length is not None and length > left):
+        raise ValueError(
+            f"{path_or_fd!r} has {status.st_size} bytes: fewer than offset {offset}"
+            + ("" if length is None else f" + length {length}")
+            + ". Lengthen it with os.truncate() or resize() first"
+        )
+    return left if length is None else length

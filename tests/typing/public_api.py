@@ -1,0 +1,37 @@
+"""How the public API types: checked by mypy, never run."""
+
+from typing import assert_type
+
+import mmkit
+from mmkit import Advice, MapFlag, Prot, Region, linux
+from mmkit.flags import ShmCommand
+from mmkit.structs import ShmidDs, ShmInfo, ShmUsage
+
+region = Region.anonymous(4096, prot=Prot.READ | Prot.WRITE, lock="warn", hugepages="off")
+assert_type(region, Region)
+assert_type(region[0], int)
+assert_type(region[0:4], bytes)
+region[0] = 1
+region[0:4] = bytearray(4)
+assert_type(region.view(0, 4), memoryview)
+assert_type(memoryview(region), memoryview[int])
+assert_type(region.protect(Prot.READ), tuple[int, int])
+assert_type(region.advise(Advice.WILLNEED), tuple[int, int])
+assert_type(region.read(), bytes)
+with region.protected(Prot.READ) as covered:
+    assert_type(covered, tuple[int, int])
+with region.locked() as covered:
+    assert_type(covered, tuple[int, int])
+with Region.file("f", mode="c") as file:
+    assert_type(file, Region)
+assert_type(mmkit.regions(), list[Region])
+assert_type(mmkit.supports(MapFlag.HUGETLB), bool)
+
+assert_type(linux.mmap(0, 4096, Prot.READ, MapFlag.PRIVATE), int)
+assert_type(linux.shmctl(0, ShmCommand.STAT), ShmidDs)
+assert_type(linux.shmctl(0, ShmCommand.INFO), ShmInfo)
+assert_type(linux.shmctl(0, ShmCommand.SHM_INFO), ShmUsage)
+linux.shmctl(0, ShmCommand.RMID)
+
+Region.file("f", mode="w")  # type: ignore[arg-type]
+Region.anonymous(4096, lock=True)  # type: ignore[arg-type]
