@@ -1,10 +1,13 @@
 """Sphinx configuration. `make docs` builds into docs/_build; warnings are errors."""
 
 import re
+from importlib.metadata import version
+
+from sphinx.util.nodes import make_refnode
 
 project = "mmkit"
 author = "The mmkit authors"
-release = "0.1.0"
+release = version("mmkit")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist"]
@@ -34,11 +37,24 @@ def link_man_pages(app, what, name, obj, options, lines):
 
 
 def drop_what_says_nothing(app, what, name, obj, options, lines):
-    """Named tuples document each field as an "Alias for field number 3"; enums what int() does."""
+    """A named tuple documents its fields as "Alias for field number 3"."""
     if lines and lines[0].startswith("Alias for field number"):
         lines.clear()
 
 
+def resolve_by_last_name(app, env, node, contnode):
+    """Docstrings write `Prot` and `Region.lock`; link them wherever one object alone has that name."""
+    target = node.get("reftarget", "")
+    names = env.domains["py"].objects
+    homes = [name for name in names if name.endswith(f".{target}") and not names[name].aliased]
+    if node.get("refdomain") != "py" or len(homes) != 1:
+        return None
+    return make_refnode(
+        app.builder, node["refdoc"], names[homes[0]].docname, names[homes[0]].node_id, contnode, homes[0]
+    )
+
+
 def setup(app):
+    app.connect("missing-reference", resolve_by_last_name)
     app.connect("autodoc-process-docstring", drop_what_says_nothing)
     app.connect("autodoc-process-docstring", link_man_pages)

@@ -22,10 +22,11 @@ import mmkit
 PAGE = mmkit.PAGE_SIZE
 NOBODY = 65534
 
-#: RLIMIT_AS and guard pages do not go with the shadow memory of a sanitizer.
-sanitized = pytest.mark.skipif(
-    "MMKIT_SANITIZED" in os.environ, reason="does not go with a sanitizer's shadow memory"
-)
+SANITIZED = "MMKIT_SANITIZED" in os.environ
+#: Limits on address space and areas do not go with the shadow memory of a sanitizer.
+sanitized = pytest.mark.skipif(SANITIZED, reason="does not go with a sanitizer's shadow memory")
+#: The sanitizers' runtimes replace mlock by nothing.
+locks = pytest.mark.skipif(SANITIZED, reason="a sanitizer's mlock does nothing")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 import mmkit
 from mmkit import Advice, Prot, Region
-from support import PAGE, areas, locked_bytes, perms
+from support import PAGE, SANITIZED, areas, locked_bytes, perms
 
 PAGES = 8
 RESERVE = 16
@@ -250,6 +250,7 @@ class RegionMachine(RuleBasedStateMachine):
             assert self.region.punch(offset, length) == (offset, length)
             self.model.data[offset : offset + length] = bytes(length)
 
+    @precondition(lambda self: not SANITIZED)  # whose mlock does nothing
     @rule(offset=OFFSETS, length=LENGTHS)
     def lock(self, offset, length):
         offset, length = self.span(offset, length)

@@ -15,7 +15,7 @@ import pytest
 
 import mmkit
 from mmkit import Advice, Prot, Region, linux
-from support import NOBODY, PAGE, areas, in_child, locked_bytes, needs_root, perms, sanitized, x86_64
+from support import NOBODY, PAGE, areas, in_child, locked_bytes, locks, needs_root, perms, sanitized, x86_64
 
 MIB = 1 << 20
 MEMLOCK_64K = {resource.RLIMIT_MEMLOCK: 64 << 10}
@@ -130,6 +130,7 @@ def test_a_region_that_must_be_locked_is_not_made_otherwise(lock):
 
 
 @needs_root
+@locks
 def test_a_limit_of_nothing_says_so():
     def attempt():
         with Region.anonymous(PAGE) as region, pytest.raises(PermissionError, match="RLIMIT_MEMLOCK is 0"):
@@ -139,6 +140,7 @@ def test_a_limit_of_nothing_says_so():
     assert in_child(attempt, user=NOBODY, limits={resource.RLIMIT_MEMLOCK: 0})
 
 
+@locks
 def test_locks_nest_per_page():
     before = locked_bytes()
     with Region.anonymous(8 * PAGE) as region:
@@ -149,6 +151,7 @@ def test_locks_nest_per_page():
         assert locked_bytes() == before
 
 
+@locks
 def test_a_lock_that_fails_over_a_guard_leaves_no_page_locked():
     with Region.anonymous(8 * PAGE) as region:
         region.guard(4 * PAGE, PAGE)
@@ -199,6 +202,7 @@ def test_when_the_address_space_is_full_everything_stays_usable():
     assert in_child(exhaust) == 5
 
 
+@locks
 def test_when_the_process_has_too_many_areas_protect_changes_nothing():
     def exhaust():
         maximum = int(Path("/proc/sys/vm/max_map_count").read_text())
@@ -271,7 +275,7 @@ def test_what_an_old_kernel_lacks_is_said():
 
 
 @x86_64
-@pytest.mark.parametrize("call", [_MMAP, _MPROTECT, _MADVISE, _MREMAP, _MLOCK])
+@pytest.mark.parametrize("call", [pytest.param(_MMAP, marks=sanitized), _MPROTECT, _MADVISE, _MREMAP, _MLOCK])
 def test_any_call_may_be_refused_at_any_time(call):
     """The parent's regions are used in a child in which a call always answers ENOMEM."""
     with Region.anonymous(4 * PAGE, guard=True) as region, Region.memfd(4 * PAGE) as memory:

@@ -22,7 +22,7 @@ from mmkit.flags import (
     ShmCommand,
     SyncFlag,
 )
-from support import NOBODY, PAGE, in_child, locked_bytes, needs_root, perms, sanitized
+from support import NOBODY, PAGE, in_child, locked_bytes, locks, needs_root, perms, sanitized
 
 READ_WRITE = Prot.READ | Prot.WRITE
 PRIVATE = MapFlag.PRIVATE | MapFlag.ANONYMOUS
@@ -158,6 +158,7 @@ def test_msync_refuses_a_hole(pages):
     linux.munmap(hole + 2 * PAGE, PAGE)
 
 
+@locks
 def test_msync_invalidate_refuses_locked_pages():
     address = linux.mmap(0, PAGE, READ_WRITE, SHARED)
     linux.mlock(address, PAGE)
@@ -222,6 +223,7 @@ def test_mincore_refuses_a_hole(pages):
 # ---- mlock and friends
 
 
+@locks
 def test_mlock_and_munlock_show_in_the_process_status(pages):
     before = locked_bytes()
     linux.mlock(pages, 2 * PAGE)
@@ -230,6 +232,7 @@ def test_mlock_and_munlock_show_in_the_process_status(pages):
     assert locked_bytes() == before
 
 
+@locks
 def test_mlock2_on_fault_locks_without_bringing_in(pages):
     before = locked_bytes()
     linux.mlock2(pages, 4 * PAGE, LockFlag.ONFAULT)
@@ -255,6 +258,7 @@ def test_mlock_beyond_the_limit_says_the_limit_and_what_to_do():
     assert "ulimit -l" in text
 
 
+@locks
 def test_mlockall_locks_the_process_and_munlockall_unlocks_it():
     def lock_all():
         linux.mlockall(LockAllFlag.CURRENT | LockAllFlag.ONFAULT)
@@ -267,6 +271,7 @@ def test_mlockall_locks_the_process_and_munlockall_unlocks_it():
     assert after == 0
 
 
+@locks
 def test_mlockall_refuses_no_flags():
     with pytest.raises(mmkit.SyscallError):
         linux.mlockall(0)

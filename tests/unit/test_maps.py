@@ -18,6 +18,7 @@ from mmkit.errors import Error, SyscallError
 from mmkit.flags import Prot
 from mmkit.maps import Area, Areas, Kind, process
 from mmkit.maps.picture import draw
+from support import sanitized
 
 PAGE = mmap.PAGESIZE
 MAP_HUGETLB = 0x40000
@@ -215,6 +216,7 @@ def test_a_name_for_people_holds_nothing_that_misleads_a_terminal(path, name):
 # Kinds
 
 
+@sanitized
 def test_the_kernels_own_names_tell_their_kinds(child):
     areas = maps.read(child)
     kinds = {area.path: area.kind for area in areas}
@@ -326,6 +328,7 @@ def test_a_deleted_program_is_still_the_program():
 # find
 
 
+@sanitized
 def test_finding_by_query_tells_the_same_as_reading(child):
     for pid in (child, None):
         for area in maps.read(pid):
@@ -585,6 +588,7 @@ def test_the_picture_has_the_real_addresses_from_the_top_down(child):
             assert area.end <= starts[box]
 
 
+@sanitized
 def test_the_picture_fits_in_80_columns_without_colour(child):
     for picture in (maps.layout(), maps.layout(child)):
         assert max(map(len, picture.splitlines())) <= 80

@@ -12,7 +12,7 @@ import pytest
 import mmkit
 from mmkit import Advice, MapFlag, Prot, Region
 from mmkit.flags import Seal
-from support import PAGE, exit_signal, in_child, perms, run, with_huge_pages
+from support import PAGE, exit_signal, in_child, locks, perms, run, with_huge_pages
 
 READ_WRITE = Prot.READ | Prot.WRITE
 
@@ -603,6 +603,7 @@ def test_what_a_live_view_sees_is_not_destroyed(region, destroy):
     view.release()
 
 
+@locks
 def test_discarding_locked_pages_says_what_to_do(region):
     with region.locked(), pytest.raises(mmkit.SyscallError, match="unlock it first"):
         region.discard()
@@ -698,6 +699,7 @@ def test_flush_notices_a_file_that_was_cut_short(path):
         region.flush(wait=False)
 
 
+@locks
 def test_flush_invalidate_refuses_locked_pages(path):
     with Region.file(path, mode="r+") as region, region.locked():
         with pytest.raises(mmkit.SyscallError) as refusal:

@@ -201,7 +201,8 @@ cdef class RegionContents(MappedRegion):
         try:
             if self.position > size or source.len > size - self.position:
                 raise ValueError(
-                    f"{source.len} bytes do not fit at position {self.position} of a region of {size} bytes: resize it first"
+                    f"{source.len} bytes do not fit at position {self.position} of a region of {size} bytes: "
+                    "resize it first"
                 )
             self.store(self.position, source.buf, source.len)
             self.position += source.len

@@ -554,7 +554,9 @@ cdef class MappedRegion:
             PyMem_Free(view)
             if error == -EACCES:
                 what = "writable" if flags & PyBUF_WRITABLE else "readable"
-                raise BufferError(f"bytes {offset} to {offset + length} of the region are not all {what}: see protect()")
+                raise BufferError(
+                    f"bytes {offset} to {offset + length} of the region are not all {what}: see protect()"
+                )
             raise self.fail(error, "view", span(offset, length, 0, 0))
         buffer.buf = self.handle.base + self.skew + offset
         buffer.len = length
