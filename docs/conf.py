@@ -1,13 +1,13 @@
 """Sphinx configuration. `make docs` builds into docs/_build; warnings are errors."""
 
+import importlib.metadata
 import re
-from importlib.metadata import version
 
 from sphinx.util.nodes import make_refnode
 
 project = "mmkit"
 author = "The mmkit authors"
-release = version("mmkit")
+release = importlib.metadata.version("mmkit")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["deflist"]
