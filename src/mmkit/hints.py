@@ -172,8 +172,8 @@ _ADVICE_EINVAL = {
     Advice.DONTNEED: "The range holds locked pages: unlock it first.",
     Advice.FREE: "FREE wants private anonymous memory.",
     Advice.WIPEONFORK: "WIPEONFORK wants private anonymous memory.",
-    Advice.REMOVE: "REMOVE wants a shared mapping that is writable and not locked.",
-    Advice.GUARD_INSTALL: "Guards came with Linux 6.13 (files: 6.15), and do not go on locked pages.",
+    Advice.REMOVE: "REMOVE wants shared memory that is writable and not locked: unlock the range first.",
+    Advice.GUARD_INSTALL: "Guards do not go on locked pages: unlock the range first. They came with Linux 6.13.",
     Advice.COLLAPSE: "COLLAPSE wants a range that holds a whole aligned huge page (Linux 6.1).",
 }
 

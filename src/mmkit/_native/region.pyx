@@ -11,7 +11,7 @@ from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, MMK_EUNSUPPORTED, mmk_
 from mmkit._native.sys cimport mmk_sys_munmap, mmk_sys_name_anonymous
 
 from mmkit.errors import ClosedError, Error
-from mmkit.flags import Advice, MapFlag, Prot, SyncFlag
+from mmkit.flags import Advice, MapFlag, MapType, Prot, SyncFlag
 from mmkit.hints import failure
 
 cdef extern from "<sys/vfs.h>" nogil:
@@ -388,8 +388,17 @@ cdef class MappedRegion:
         with nogil:
             error = mmk_region_punch(&self.handle, pages.start, pages.length, force)
         if error:
-            raise self.fail(error, "fallocate" if self.handle.fd >= 0 else "madvise", pages, ("PUNCH_HOLE",))
+            raise self.punch_failure(error, pages)
         return self.covered(pages)
+
+    @cython.final
+    cdef object punch_failure(self, long code, span pages):
+        if code == -MMK_EUNSUPPORTED:
+            return Error("punch: the pages of a private file region come from the file: use discard() to have them again")
+        if self.handle.fd >= 0:
+            return self.fail(code, "fallocate", pages, ("PUNCH_HOLE",))
+        private = MapFlag(self.handle.flags).type == MapType.PRIVATE
+        return self.fail(code, "madvise", pages, (Advice.DONTNEED if private else Advice.REMOVE,))
 
     def _populate(self, Py_ssize_t offset, object length, bint write):
         cdef span pages
@@ -677,7 +686,10 @@ cdef class Protection:
         with nogil:  # waits for accesses that run in other threads
             error = mmk_region_uncover(&self.region.handle, &self.cover, False)
         if error == -MMK_EPINNED:
-            raise self.region.fail(error, "mprotect", self.pages, ("as before",))
+            raise BufferError(
+                "a live view would lose the access that this protected() block gave it: the protection stays; "
+                "release the view, then call release() on what protected() returned"
+            )
         self.laid = False
         if error:
-            raise self.region.fail(error, "mprotect", self.pages, ("as before",))
+            raise self.region.fail(error, "mprotect", self.pages)
