@@ -173,7 +173,7 @@ _ADVICE_EINVAL = {
     Advice.FREE: "FREE wants private anonymous memory.",
     Advice.WIPEONFORK: "WIPEONFORK wants private anonymous memory.",
     Advice.REMOVE: "REMOVE wants shared memory that is writable and not locked: unlock the range first.",
-    Advice.GUARD_INSTALL: "Guards do not go on locked pages: unlock the range first. They came with Linux 6.13.",
+    Advice.GUARD_INSTALL: "Guards do not go on locked pages: unlock the range first. Linux 6.13 has them.",
     Advice.COLLAPSE: "COLLAPSE wants a range that holds a whole aligned huge page (Linux 6.1).",
 }
 

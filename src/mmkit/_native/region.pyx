@@ -394,7 +394,7 @@ cdef class MappedRegion:
     @cython.final
     cdef object punch_failure(self, long code, span pages):
         if code == -MMK_EUNSUPPORTED:
-            return Error("punch: the pages of a private file region come from the file: use discard() to have them again")
+            return Error("punch: the pages of a private file region come from the file; discard() brings those back")
         if self.handle.fd >= 0:
             return self.fail(code, "fallocate", pages, ("PUNCH_HOLE",))
         private = MapFlag(self.handle.flags).type == MapType.PRIVATE
