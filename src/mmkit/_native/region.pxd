@@ -107,6 +107,7 @@ cdef class MappedRegion:
     cdef void clip(self, span *pages, size_t end) noexcept
     cdef tuple covered(self, span pages)
     cdef object fail(self, long code, str call, span pages, tuple arguments=*)
+    cdef object answer(self, long error, str call, span pages, tuple arguments=*)
     cdef object punch_failure(self, long code, span pages)
     cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1
     cdef void release_buffer(self, Py_buffer *buffer) noexcept

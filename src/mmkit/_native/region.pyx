@@ -208,6 +208,13 @@ cdef class MappedRegion:
             return ValueError(f"{call}: the range is no longer inside the region: another thread made it shorter")
         return failure(code, call, (<size_t>self.handle.base + pages.start, pages.length), arguments)
 
+    @cython.final
+    cdef object answer(self, long error, str call, span pages, tuple arguments=()):
+        """What was covered, or the exception for it."""
+        if error:
+            raise self.fail(error, call, pages, arguments)
+        return self.covered(pages)
+
     # ---- the hot calls ------------------------------------------------------------------------------
 
     def protect(self, int prot, Py_ssize_t offset=0, object length=None, *, bint force=False):
@@ -354,9 +361,7 @@ cdef class MappedRegion:
         if pages.length:
             with nogil:
                 error = mmk_region_discard(&self.handle, pages.start, pages.length, force)
-        if error:
-            raise self.fail(error, "madvise", pages, (Advice.DONTNEED,))
-        return self.covered(pages)
+        return self.answer(error, "madvise", pages, (Advice.DONTNEED,))
 
     def _guard(self, Py_ssize_t offset, object length, bint force):
         cdef span pages
@@ -365,9 +370,7 @@ cdef class MappedRegion:
         if pages.length:
             with nogil:
                 error = mmk_region_guard(&self.handle, pages.start, pages.length, force)
-        if error:
-            raise self.fail(error, "madvise", pages, (Advice.GUARD_INSTALL,))
-        return self.covered(pages)
+        return self.answer(error, "madvise", pages, (Advice.GUARD_INSTALL,))
 
     def _unguard(self, Py_ssize_t offset, object length):
         cdef span pages
@@ -376,9 +379,7 @@ cdef class MappedRegion:
         if pages.length:
             with nogil:
                 error = mmk_region_unguard(&self.handle, pages.start, pages.length)
-        if error:
-            raise self.fail(error, "madvise", pages, (Advice.GUARD_REMOVE,))
-        return self.covered(pages)
+        return self.answer(error, "madvise", pages, (Advice.GUARD_REMOVE,))
 
     def _punch(self, Py_ssize_t offset, object length, bint force):
         cdef size_t count = 0
@@ -406,9 +407,7 @@ cdef class MappedRegion:
         cdef int error
         with nogil:
             error = mmk_region_populate(&self.handle, pages.start, pages.length, write)
-        if error:
-            raise self.fail(error, "madvise", pages, (Advice.POPULATE_WRITE if write else Advice.POPULATE_READ,))
-        return self.covered(pages)
+        return self.answer(error, "madvise", pages, (Advice.POPULATE_WRITE if write else Advice.POPULATE_READ,))
 
     def _lock(self, Py_ssize_t offset, object length):
         cdef span pages
@@ -416,9 +415,7 @@ cdef class MappedRegion:
         cdef int error
         with nogil:
             error = mmk_region_lock(&self.handle, pages.start, pages.length)
-        if error:
-            raise self.fail(error, "mlock", pages)
-        return self.covered(pages)
+        return self.answer(error, "mlock", pages)
 
     def _unlock(self, Py_ssize_t offset, object length):
         cdef span pages
@@ -426,9 +423,7 @@ cdef class MappedRegion:
         cdef int error
         with nogil:
             error = mmk_region_unlock(&self.handle, pages.start, pages.length)
-        if error:
-            raise self.fail(error, "munlock", pages)
-        return self.covered(pages)
+        return self.answer(error, "munlock", pages)
 
     def _resident(self, Py_ssize_t offset, object length):
         cdef span pages
