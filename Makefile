@@ -21,8 +21,9 @@ $(VENV)/bin/python:
 	$(if $(UV),$(UV) venv --quiet --seed --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
 
 $(VENV)/.installed: $(VENV)/bin/python $(NATIVE)
-	$(PIP) $(BUILD_REQUIRES)
-	$(PIP) --no-build-isolation -e '.[test]'
+	@echo "Installing mmkit into $(VENV): about half a minute the first time"
+	@$(PIP) $(BUILD_REQUIRES)
+	@$(PIP) --no-build-isolation -e '.[test]'
 	@touch $@
 
 test: install test-core  ## Run the C tests, then the Python tests
@@ -64,6 +65,7 @@ bench: install  ## Run every benchmark against its peers (minutes)
 docs: install  ## Build the documentation into docs/_build
 	$(PIP) --no-build-isolation -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "Read them from docs/_build/index.html"
 
 dist: $(VENV)/bin/python  ## Build an sdist and a wheel into dist/
 	$(PIP) build

@@ -10,11 +10,17 @@
 
 #include "region_internal.h"
 
+/* Who holds a range: a region, or nobody in particular, for addresses that a region left behind. */
+typedef struct entry {
+    mmk_range range;
+    mmk_region *region;
+} entry;
+
 /* A sorted array. It lives in memory of its own and not in malloc's, because a malloc may one day
  * stand on regions. */
 static struct {
     pthread_mutex_t lock;
-    mmk_region **items;
+    entry *items;
     size_t count;
     size_t capacity;
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -25,8 +31,8 @@ static size_t first_ending_after(uintptr_t address)
     size_t low = 0, high = registry.count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        const mmk_range *outer = &registry.items[middle]->outer;
-        if ((uintptr_t)outer->base + outer->length <= address)
+        const mmk_range *range = &registry.items[middle].range;
+        if ((uintptr_t)range->base + range->length <= address)
             low = middle + 1;
         else
             high = middle;
@@ -34,14 +40,21 @@ static size_t first_ending_after(uintptr_t address)
     return low;
 }
 
+static void unlock_regions(size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (registry.items[i].region)
+            pthread_mutex_unlock(&registry.items[i].region->lock);
+}
+
 static bool try_lock_every_region(void)
 {
     for (size_t i = 0; i < registry.count; i++) {
-        if (pthread_mutex_trylock(&registry.items[i]->lock) == 0)
-            continue;
-        while (i-- > 0)
-            pthread_mutex_unlock(&registry.items[i]->lock);
-        return false;
+        mmk_region *region = registry.items[i].region;
+        if (region && pthread_mutex_trylock(&region->lock) != 0) {
+            unlock_regions(i);
+            return false;
+        }
     }
     return true;
 }
@@ -62,18 +75,16 @@ static void before_fork(void)
 
 static void after_fork_in_parent(void)
 {
-    for (size_t i = 0; i < registry.count; i++)
-        pthread_mutex_unlock(&registry.items[i]->lock);
+    unlock_regions(registry.count);
     pthread_mutex_unlock(&registry.lock);
 }
 
 static void after_fork_in_child(void)
 {
-    for (size_t i = 0; i < registry.count; i++) {
-        region_forget_operations(registry.items[i]);
-        pthread_mutex_unlock(&registry.items[i]->lock);
-    }
-    pthread_mutex_unlock(&registry.lock);
+    for (size_t i = 0; i < registry.count; i++)
+        if (registry.items[i].region)
+            region_forget_operations(registry.items[i].region);
+    after_fork_in_parent();
 }
 
 static int make_room(void)
@@ -86,7 +97,7 @@ static int make_room(void)
                             : mmk_sys_mmap(NULL, grown, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (address < 0)
         return (int)address;
-    registry.items = (mmk_region **)address;
+    registry.items = (entry *)address;
     registry.capacity = grown / sizeof *registry.items;
     return 0;
 }
@@ -98,39 +109,63 @@ __attribute__((constructor)) static void handle_fork(void)
 }
 
 /* pre: there is room. */
-static void insert(mmk_region *region)
+static void insert(mmk_range range, mmk_region *region)
 {
-    size_t index = first_ending_after((uintptr_t)region->outer.base);
+    size_t index = first_ending_after((uintptr_t)range.base);
     memmove(registry.items + index + 1, registry.items + index, (registry.count - index) * sizeof *registry.items);
-    registry.items[index] = region;
+    registry.items[index] = (entry){range, region};
     registry.count++;
 }
 
-static void take_out(mmk_region *region)
+static bool is_entry(size_t index, mmk_range range, const mmk_region *region)
 {
-    size_t index = first_ending_after((uintptr_t)region->outer.base);
+    const entry *found = &registry.items[index];
+    return found->range.base == range.base && found->region == region;
+}
+
+/* pre: it is in. */
+static void take_out(mmk_range range, const mmk_region *region)
+{
+    size_t index = first_ending_after((uintptr_t)range.base);
     /* While a region moves on an old kernel, another may have been mapped where it was: see resize.c. */
-    if (registry.items[index] != region)
-        for (index = 0; registry.items[index] != region; index++)
+    if (!is_entry(index, range, region))
+        for (index = 0; !is_entry(index, range, region); index++)
             ;
     registry.count--;
     memmove(registry.items + index, registry.items + index + 1, (registry.count - index) * sizeof *registry.items);
 }
 
-int mmk_registry_add(mmk_region *region)
+static int add(mmk_range range, mmk_region *region)
 {
     pthread_mutex_lock(&registry.lock);
     int error = make_room();
     if (!error)
-        insert(region);
+        insert(range, region);
     pthread_mutex_unlock(&registry.lock);
     return error;
+}
+
+int mmk_registry_add(mmk_region *region)
+{
+    return add(region->outer, region);
+}
+
+int mmk_registry_hold(mmk_range range)
+{
+    return add(range, NULL);
 }
 
 void mmk_registry_remove(mmk_region *region)
 {
     pthread_mutex_lock(&registry.lock);
-    take_out(region);
+    take_out(region->outer, region);
+    pthread_mutex_unlock(&registry.lock);
+}
+
+void mmk_registry_release(mmk_range range)
+{
+    pthread_mutex_lock(&registry.lock);
+    take_out(range, NULL);
     pthread_mutex_unlock(&registry.lock);
 }
 
@@ -139,7 +174,7 @@ int mmk_registry_unmap(mmk_region *region)
     pthread_mutex_lock(&registry.lock);
     int error = mmk_sys_munmap(region->outer.base, region->outer.length);
     if (!error) {
-        take_out(region);
+        take_out(region->outer, region);
         region->outer = (mmk_range){0};
     }
     pthread_mutex_unlock(&registry.lock);
@@ -149,9 +184,9 @@ int mmk_registry_unmap(mmk_region *region)
 void mmk_registry_move(mmk_region *region, mmk_range outer)
 {
     pthread_mutex_lock(&registry.lock);
-    take_out(region);
+    take_out(region->outer, region);
     region->outer = outer;
-    insert(region);
+    insert(outer, region);
     pthread_mutex_unlock(&registry.lock);
 }
 
@@ -160,8 +195,8 @@ mmk_range mmk_registry_overlap(uintptr_t address, size_t length)
     mmk_range found = {0};
     pthread_mutex_lock(&registry.lock);
     size_t index = first_ending_after(address);
-    if (index < registry.count && (uintptr_t)registry.items[index]->outer.base < address + length)
-        found = registry.items[index]->outer;
+    if (index < registry.count && (uintptr_t)registry.items[index].range.base < address + length)
+        found = registry.items[index].range;
     pthread_mutex_unlock(&registry.lock);
     return found;
 }

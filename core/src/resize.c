@@ -186,6 +186,13 @@ static int grow_mapping(mmk_region *region, size_t length, mmk_range *vacated)
     return error;
 }
 
+/* Where in the file a region of this many bytes ends: files of huge pages have whole ones. */
+static uint64_t stored_end(const mmk_region *region, size_t asked)
+{
+    bool huge = region->granule > mmk_page_size();
+    return region->file_offset + (huge ? mmk_round_up(asked, region->granule) : asked);
+}
+
 /* The file's size, and whether the region reaches its end. */
 static int file_reach(const mmk_region *region, uint64_t *size, bool *reaches)
 {
@@ -193,7 +200,7 @@ static int file_reach(const mmk_region *region, uint64_t *size, bool *reaches)
     if (fstat(region->fd, &status) < 0)
         return -errno;
     *size = (uint64_t)status.st_size;
-    *reaches = *size <= region->file_offset + region->asked;
+    *reaches = *size <= stored_end(region, region->asked);
     return 0;
 }
 
@@ -204,7 +211,7 @@ static int set_file_size(const mmk_region *region, uint64_t size)
 
 static int grow(mmk_region *region, size_t asked, size_t length, mmk_range *vacated)
 {
-    uint64_t size = 0, needed = region->file_offset + asked;
+    uint64_t size = 0, needed = stored_end(region, asked);
     bool reaches = false;
     if (!can_grow(region))
         return -MMK_EUNSUPPORTED;
@@ -251,7 +258,7 @@ static int shrink_mapping(mmk_region *region, size_t asked, size_t length)
     if (length < committed)
         error = mmk_sys_mprotect(region->base + length, committed - length, PROT_NONE);
     if (!error)
-        error = set_file_size(region, region->file_offset + asked);
+        error = set_file_size(region, stored_end(region, asked));
     if (length < committed) {
         if (error)
             (void)region_enforce(region, length, committed - length);

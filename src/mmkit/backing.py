@@ -12,7 +12,7 @@ from mmkit._native.calls import PAGE_SIZE, memfd_create
 from mmkit.flags import MemfdFlag
 from mmkit.hints import failure
 
-__all__ = ["length_in_file", "open_file", "sized_memfd"]
+__all__ = ["length_in_file", "open_file", "set_size", "sized_memfd"]
 
 
 def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> int:
@@ -22,6 +22,8 @@ def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | 
             return fcntl.fcntl(path_or_fd, fcntl.F_DUPFD_CLOEXEC, 0)
         except OSError as error:
             raise failure(-(error.errno or 0), "dup", None, (path_or_fd,)) from None
+    if hasattr(path_or_fd, "fileno"):
+        raise TypeError(f"give a path or a descriptor, not {path_or_fd!r}: its descriptor is fileno()")
     # NONBLOCK: opening a FIFO must fail at mmap(2), not wait for a writer.
     flags = (os.O_RDWR if mode == "r+" else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
@@ -30,12 +32,20 @@ def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | 
         raise failure(-(error.errno or 0), "open", None, (os.fsdecode(path_or_fd),)) from None
 
 
+def set_size(fd: int, length: int) -> None:
+    """Set a memory file's size (ftruncate(2))."""
+    try:
+        os.ftruncate(fd, length)
+    except OSError as error:
+        raise failure(-(error.errno or 0), "ftruncate", None, (fd, length)) from None
+
+
 @contextlib.contextmanager
 def sized_memfd(name: str, flags: MemfdFlag, length: int, page: int) -> Iterator[int]:
     """Make a memory file of whole pages of its kind; it is closed only if the block fails."""
     fd = memfd_create(name, flags)
     try:
-        os.ftruncate(fd, -(-length // page) * page if page != PAGE_SIZE else length)
+        set_size(fd, -(-length // page) * page if page != PAGE_SIZE else length)
         yield fd
     except BaseException:
         os.close(fd)

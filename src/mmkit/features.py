@@ -138,7 +138,7 @@ _NAMED: dict[str, Callable[[], bool]] = {
 }
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)  # Advice(8) == MapFlag(8)
 def supports(feature: str | Advice | MapFlag | MemfdFlag) -> bool:
     """Tell whether the running kernel has something, by trying it (once a process).
 
@@ -152,7 +152,8 @@ def supports(feature: str | Advice | MapFlag | MemfdFlag) -> bool:
     Returns
     -------
     bool
-        ``supports(MapFlag.HUGETLB)`` means that a huge page of the default size is free.
+        ``supports(MapFlag.HUGETLB)`` means that a huge page of the default size was free when first
+        asked.
 
     Raises
     ------

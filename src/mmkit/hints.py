@@ -25,7 +25,14 @@ def size(count: int) -> str:
     """Write a number of bytes as people do: exact where that is short, else with one decimal."""
     if count < 10 << 10 and count % 1024:
         return f"{count} B"
-    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+    for unit, name in (
+        (1 << 60, "EiB"),
+        (1 << 50, "PiB"),
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ):
         if count >= unit:
             return f"{count // unit} {name}" if count % unit == 0 else f"{count / unit:.1f} {name}"
     return f"{count} B"
@@ -131,13 +138,22 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
         "The memory would be locked (MAP_LOCKED, mlockall, secret memory) beyond RLIMIT_MEMLOCK: "
         "see `ulimit -l`."
     ),
+    ("mmap", errno.EBADF): _text("Without a file (fd=-1) flags need MapFlag.ANONYMOUS."),
+    ("mmap", errno.EINVAL): _text(
+        "length is 0, addr (with FIXED) or offset is not a multiple of the page size, or flags lack a "
+        "mapping type (SHARED, PRIVATE)."
+    ),
+    ("munmap", errno.EINVAL): _text("addr is not a multiple of the page size, or length is 0."),
+    ("shm_open", errno.EINVAL): _text("A name is one slash and up to 254 further bytes without a slash."),
     ("mmap", errno.EACCES): _text("The file was not opened for what prot and flags ask of it."),
     ("mmap", errno.ENODEV): _text("Only regular files, memory files and some devices can be mapped."),
     ("mmap", errno.EPERM): _text("A seal, a noexec mount, or an address below vm.mmap_min_addr forbids it."),
     ("mmap", errno.EOVERFLOW): _text("offset + length is beyond what a file can have."),
     ("mremap", errno.ENOMEM): _address_space_hint,
     ("mprotect", errno.ENOMEM): _address_space_hint,
-    ("mprotect", errno.EACCES): _text("The file was not opened for what prot asks: open it for writing too."),
+    ("mprotect", errno.EACCES): _text(
+        "The file was not opened for what prot asks: map it with mode='r+', or mode='c' for a private copy."
+    ),
     ("msync", errno.ENOMEM): _text("Part of the range is not mapped."),
     ("msync", errno.EBUSY): _text("INVALIDATE does not go with locked pages: unlock the range first."),
     ("madvise", errno.EFAULT): _text(
@@ -148,6 +164,9 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
         if "/proc/self" in call
         else ""
     ),
+    ("ftruncate", errno.EPERM): _text("A seal forbids it: see add_seals()."),
+    ("ftruncate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`) or what the file system can hold."),
+    ("ftruncate", errno.EINVAL): _text("The file was opened for reading only, or its size is set for good."),
     ("memfd_secret", errno.ENOSYS): _text("Secret memory is off: boot with secretmem.enable=1 (Linux 5.14)."),
     ("mseal", errno.ENOSYS): _text("mseal(2) came with Linux 6.10."),
     ("cachestat", errno.ENOSYS): _text("cachestat(2) came with Linux 6.5."),

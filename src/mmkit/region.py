@@ -7,16 +7,17 @@ import fcntl
 import io
 import os
 import stat
+import sys
 import warnings
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from mmkit._native.calls import PAGE_SIZE, memfd_secret
 from mmkit._native.contents import RegionContents
 from mmkit._native.region import Protection, adopt_methods
-from mmkit.backing import length_in_file, open_file, sized_memfd
-from mmkit.errors import Error, SyscallError
+from mmkit.backing import length_in_file, open_file, set_size, sized_memfd
+from mmkit.errors import ClosedError, Error, OutOfMemory, SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
 from mmkit.hints import failure, size
@@ -42,12 +43,18 @@ _ANONYMOUS = int(MapFlag.ANONYMOUS)
 _NORESERVE = int(MapFlag.NORESERVE)
 _HUGETLB = int(MapFlag.HUGETLB)
 
-_live: weakref.WeakSet[Region] = weakref.WeakSet()
+# By identity: a dict is copied in one step, where a set of weak references changes under its iterator.
+_live: dict[int, weakref.ref[Region]] = {}
 
 
 def regions() -> list[Region]:
     """Return the regions that are live in this process, by address: what has not been closed."""
-    return sorted((region for region in _live if not region.closed), key=lambda region: region.address)
+    found = [
+        region
+        for reference in list(_live.values())
+        if (region := reference()) is not None and not region.closed
+    ]
+    return sorted(found, key=lambda region: region._range)
 
 
 def _huge_page_size() -> int:
@@ -58,8 +65,12 @@ def _huge_page_size() -> int:
 
 
 def _check_length(length: int) -> None:
+    if not hasattr(length, "__index__"):
+        raise TypeError(f"length must be an int, not {length!r}; a file's mode is given by name: mode='r+'")
     if length <= 0:
         raise ValueError(f"a region needs at least one byte, not {length}")
+    if length > sys.maxsize:
+        raise OutOfMemory(f"{size(length)} are more than any address space has")
 
 
 def _check_demand(argument: str, demand: str) -> None:
@@ -90,10 +101,11 @@ class Region(RegionContents):
     closes is its own.
     """
 
-    __slots__ = ("_backing", "_name")
+    __slots__ = ("_backing", "_name", "_resizable")
 
     _backing: str
     _name: str | None
+    _resizable: bool
 
     def __init__(self) -> None:
         raise TypeError("a Region is made by Region.anonymous(), Region.file() or Region.memfd()")
@@ -103,8 +115,10 @@ class Region(RegionContents):
         region = cls.__new__(cls)
         region._backing = backing
         region._name = name
+        region._resizable = True
         region._map(length, int(prot), int(flags), **how)
-        _live.add(region)
+        key = id(region)
+        _live[key] = weakref.ref(region, lambda _: _live.pop(key, None))
         return region
 
     @classmethod
@@ -166,6 +180,9 @@ class Region(RegionContents):
         _check_length(length)
         _check_demand("hugepages", hugepages)
         _check_demand("lock", lock)
+        kernel_name = b"" if name is None else b"mmkit:" + os.fsencode(name)
+        if b"\0" in kernel_name:
+            raise ValueError("name must not contain a NUL byte")
         if reserve and reserve < length:
             raise ValueError(f"reserve ({reserve}) is the address space to hold: at least length ({length})")
         make = cls._make_growing_shared if shared and reserve else cls._make_anonymous
@@ -178,8 +195,8 @@ class Region(RegionContents):
                 _warn_of_ordinary_pages(hugepages, error)
         if region is None:
             region = make(name, length, prot, flags, PAGE_SIZE, reserve, guard)
-        if name:
-            region._name_for_kernel(f"mmkit:{name}".encode())
+        if kernel_name:
+            region._name_for_kernel(kernel_name)
         if populate or lock != "off":
             region._prepare(populate, lock, prot)
         return region
@@ -209,7 +226,7 @@ class Region(RegionContents):
     def _prepare(self, populate: bool, lock: str, prot: Prot) -> None:
         try:
             if populate:
-                self.populate(write=Prot.WRITE in prot)
+                self.populate(write=Prot.WRITE in Prot(prot))
             if lock != "off":
                 self._lock_or_warn(lock)
         except BaseException:
@@ -275,7 +292,7 @@ class Region(RegionContents):
             prot = Prot.READ if mode == "r" else _READ_WRITE
             flags = _PRIVATE if mode == "c" else _SHARED
             name = None if isinstance(path_or_fd, int) else os.fsdecode(path_or_fd)
-            return cls._make(
+            region = cls._make(
                 "file",
                 name,
                 length,
@@ -283,11 +300,13 @@ class Region(RegionContents):
                 flags,
                 fd=fd,
                 offset=offset,
-                may_shrink=stat.S_ISREG(status.st_mode),
+                may_shrink=mode != "c" and stat.S_ISREG(status.st_mode),
             )
         except BaseException:
             os.close(fd)
             raise
+        region._resizable = mode == "r+"
+        return region
 
     @classmethod
     def memfd(
@@ -348,7 +367,7 @@ class Region(RegionContents):
     def _make_secret(cls, length: int, name: str) -> Self:
         fd = memfd_secret()
         try:
-            os.ftruncate(fd, length)
+            set_size(fd, length)
             region = cls._make("secret", name, length, _READ_WRITE, _SHARED, fd=fd, always_locked=True)
             # Whoever has the descriptor can map the pages: let nobody have it.
             region._forget_file()
@@ -399,7 +418,10 @@ class Region(RegionContents):
         ValueError
             It does not fit.
         """
-        import numpy as np
+        try:
+            import numpy as np
+        except ImportError as error:
+            raise ImportError("Region.array needs numpy: pip install 'mmkit[numpy]'") from error
 
         kind = np.dtype(dtype)
         if not 0 <= offset <= len(self):
@@ -443,7 +465,7 @@ class Region(RegionContents):
         Raises
         ------
         BufferError
-            A live view sees the range, and `force` is false.
+            A live view sees the range, or an operation runs in another thread, and `force` is false.
         SyscallError
             ``EINVAL``: the range holds locked pages.
 
@@ -472,7 +494,7 @@ class Region(RegionContents):
         Raises
         ------
         BufferError
-            A live view sees the range, and `force` is false.
+            A live view sees the range, or an operation runs in another thread, and `force` is false.
         Error
             A private file region: its pages come from the file.
         SyscallError
@@ -506,7 +528,7 @@ class Region(RegionContents):
         Raises
         ------
         BufferError
-            A live view sees the range, and `force` is false.
+            A live view sees the range, or an operation runs in another thread, and `force` is false.
         SyscallError
             ``EINVAL``: the range holds locked pages.
 
@@ -559,7 +581,7 @@ class Region(RegionContents):
         ...         print(covered)
         (0, 4096)
         """
-        return Protection(self, int(prot), offset, length, force)
+        return Protection(self, prot, offset, length, force)
 
     # ---- RAM ----------------------------------------------------------------------------------------
 
@@ -650,12 +672,13 @@ class Region(RegionContents):
         offset, length
             What is covered, in bytes.
         """
-        covered = self.lock(offset, length)
+        start, count = self.lock(offset, length)
         try:
-            yield covered
+            yield start, count
         finally:
-            if not self.closed:
-                self.unlock(*covered)
+            # The region may have been closed or cut since, and its locks with it.
+            with contextlib.suppress(ClosedError):
+                self.unlock(min(start, len(self)), max(0, min(count, len(self) - start)))
 
     def resident(self, offset: int = 0, length: int | None = None) -> int:
         """Return how much of the region this process has in RAM, in bytes of whole pages.
@@ -700,7 +723,9 @@ class Region(RegionContents):
 
         It grows in place inside its reservation or into free space behind it, and live views stay valid;
         else its pages move to another address, without copying. New bytes are zeros, or what the file has
-        there. A file that ends within the region ends at its new end; a longer one keeps its size.
+        there; they have the region's protection, but are not locked or advised as others may be.
+
+        A file that ends within the region ends at its new end; a longer one keeps its size.
 
         Parameters
         ----------
@@ -723,14 +748,9 @@ class Region(RegionContents):
         ----------
         mremap(2), ftruncate(2)
         """
-        if n <= 0:
-            raise ValueError(f"a region needs at least one byte, not {n}; close() ends it")
-        if (
-            self._backing == "file"
-            and not self.closed
-            and (Prot.WRITE not in self.prot or MapFlag.PRIVATE in self.flags)
-        ):
-            raise Error("resize: only a file mapped with mode='r+' can be resized")
+        _check_length(n)
+        if not self._resizable:
+            raise Error("resize: of files, only one mapped with mode='r+' can be resized")
         self._resize(n)
 
     def add_seals(self, seals: Seal) -> None:
@@ -758,7 +778,7 @@ class Region(RegionContents):
             fcntl.fcntl(fd, _F_ADD_SEALS, int(seals))
         except OSError as error:
             raise failure(-(error.errno or 0), "F_ADD_SEALS", None, (fd, seals)) from None
-        if Seal.SHRINK in seals:
+        if Seal.SHRINK in Seal(seals):
             self._keeps_size()
 
     def mseal(self) -> None:
@@ -803,8 +823,20 @@ class Region(RegionContents):
         len(self)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self.close()
+        except BufferError as refusal:
+            # The exception under way matters more: it must not be replaced.
+            if error is None:
+                raise
+            error.add_note(f"mmkit: {refusal}")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Region cannot be pickled or copied: a child gets it by fork, another process by the "
+            "descriptor of a Region.memfd()"
+        )
 
     def __del__(self) -> None:
         # A file stays open, or memory with a name stays taken: worth a word. Plain memory is just freed.
@@ -818,8 +850,8 @@ class Region(RegionContents):
         prot = "".join(
             letter if bit in self.prot else "-" for letter, bit in zip("rwx", Prot(7), strict=True)
         )
-        end = self.address + len(self)
+        start, end = self._range
         share = size(len(self))
         with contextlib.suppress(OSError):
             share = f"{size(self.resident())} of {share} resident"
-        return f"<Region{name} {self.address:#x}-{end:#x} {prot} {self._backing}, {share}>"
+        return f"<Region{name} {start:#x}-{end:#x} {prot} {self._backing}, {share}>"

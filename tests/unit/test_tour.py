@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -127,13 +128,14 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "IpcFlag": IpcFlag,
         "ShmCommand": ShmCommand,
         "os": os,
+        "tempfile": tempfile,
         "bytes": bytes,
     }
     for step in in_child(lambda: play(section)):
-        for call in step.calls:
-            for node in ast.walk(ast.parse(call.python)):
+        for python in [*step.prepared, *(call.python for call in step.calls)]:
+            for node in ast.walk(ast.parse(python)):
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                    assert hasattr(homes[node.value.id], node.attr), call.python
+                    assert hasattr(homes[node.value.id], node.attr), python
 
 
 # ---- what the system refuses ------------------------------------------------------------------------
@@ -222,6 +224,25 @@ def test_what_a_refused_step_would_have_made_is_not_needed_by_the_next_scene():
     assert outcomes(a_section(refused, next_scene)) == {"refused": Outcome.REFUSED, "next": Outcome.DONE}
 
 
+def test_steps_done_in_one_go_are_told_when_all_are_done():
+    told = []
+
+    class Listener(Nobody):
+        def step_ended(self, step):
+            told.append(step.title)
+
+    def scene(stage):
+        with stage.in_one_go():
+            with stage.step("one"):
+                pass
+            with stage.step("two"):
+                assert told == []
+                raise PermissionError(errno.EPERM, "no")
+
+    run([a_section(scene)], Listener())
+    assert told == ["one", "two"]
+
+
 def test_a_mistake_between_two_steps_is_a_failure_too():
     def scene(stage):
         raise KeyError("forgotten")
@@ -307,6 +328,18 @@ def test_in_a_pipe_there_are_no_control_codes_and_80_columns_suffice(leaves_noth
     for line in result.stdout.splitlines():
         assert len(line) <= 80, line
         assert line == line.rstrip()
+
+
+@pytest.mark.parametrize("how", [["-m", "mmkit"], ["mmkit"]], ids=["module", "script"])
+def test_the_commands_at_the_end_work_where_mmkit_is_not_on_path(how, tmp_path):
+    script = tmp_path / "mmkit"
+    script.write_text(f"#!{sys.executable}\nfrom mmkit.cli import main; main()\n")
+    script.chmod(0o755)
+    command = [sys.executable, *how] if how[0] == "-m" else [str(script)]
+    environment = os.environ | {"PATH": "/usr/bin:/bin"}
+    shown = subprocess.run([*command, "tour"], capture_output=True, text=True, check=True, env=environment)
+    (again,) = (line.removesuffix("| less") for line in shown.stdout.splitlines() if line.endswith("| less"))
+    assert again.split() == [*command, "tour"]
 
 
 @pytest.mark.parametrize("width", [80, 140])

@@ -24,6 +24,7 @@ cdef enum:
     # Above this much work other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
     ENOENT = 2
+    PROT_WRITE = 2
     EACCES = 13
 
 
@@ -38,9 +39,11 @@ cdef class RegionContents(MappedRegion):
             return ClosedError("the region is closed")
         if code == -EACCES:
             address = <size_t>self.handle.base + self.skew + offset
+            cure = "see protect()"
+            if access == "write" and self.handle.fd >= 0 and not self.handle.prot & PROT_WRITE:
+                cure = "map the file with mode='r+', or with mode='c' for a private copy"
             return MemoryFault(
-                f"{access} at {address:#x} (offset {offset:#x}): the region's protection does not allow it; "
-                "see protect()",
+                f"{access} at {address:#x} (offset {offset:#x}): the region's protection does not allow it; {cure}",
                 address, offset, access, "protection",
             )
         return ValueError(f"{access} at offset {offset}: no longer inside the region: another thread made it shorter")
@@ -81,6 +84,7 @@ cdef class RegionContents(MappedRegion):
     cdef Py_ssize_t checked_index(self, object key) except -1:
         cdef Py_ssize_t index = key
         cdef Py_ssize_t size = self.size()
+        self.check_open()
         if index < 0:
             index += size
         if not 0 <= index < size:
@@ -110,6 +114,10 @@ cdef class RegionContents(MappedRegion):
         cdef Py_buffer source
         if PyIndex_Check(key):
             start = self.checked_index(key)
+            if not PyIndex_Check(value):
+                raise TypeError(
+                    f"a byte is an int from 0 to 255, not {value!r}: for bytes give a slice, as in region[0:1] = b'a'"
+                )
             number = value
             if not 0 <= number <= 255:
                 raise ValueError(f"a byte must be in range(0, 256), not {number}")

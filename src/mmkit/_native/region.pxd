@@ -53,6 +53,7 @@ cdef extern from "mmkit/protect.h" nogil:
     int mmk_region_cover(mmk_region *region, mmk_cover *cover, size_t offset, size_t length, int prot, bool force)
     int mmk_region_uncover(mmk_region *region, mmk_cover *cover, bool force)
     int mmk_region_guard(mmk_region *region, size_t offset, size_t length, bool force)
+    int mmk_region_prot_of_range(mmk_region *region, size_t offset, size_t length)
     int mmk_region_unguard(mmk_region *region, size_t offset, size_t length)
 
 cdef extern from "mmkit/advice.h" nogil:
@@ -96,6 +97,7 @@ cdef class MappedRegion:
     cdef bint slow_storage
     cdef mmk_range *vacated
     cdef size_t vacated_count
+    cdef size_t resizing
     cdef tuple whole
     cdef size_t whole_size
 
@@ -108,6 +110,7 @@ cdef class MappedRegion:
     cdef tuple covered(self, span pages)
     cdef object fail(self, long code, str call, span pages, tuple arguments=*)
     cdef object answer(self, long error, str call, span pages, tuple arguments=*)
+    cdef object resize_failure(self, long code, size_t length)
     cdef object punch_failure(self, long code, span pages)
     cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1
     cdef void release_buffer(self, Py_buffer *buffer) noexcept

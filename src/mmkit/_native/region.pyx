@@ -8,11 +8,14 @@ from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
 from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, MMK_EUNSUPPORTED, mmk_page_size, mmk_range
-from mmkit._native.sys cimport mmk_sys_munmap, mmk_sys_name_anonymous
+from mmkit._native.sys cimport mmk_registry_hold, mmk_registry_release, mmk_sys_munmap, mmk_sys_name_anonymous
 
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Advice, MapFlag, MapType, Prot, SyncFlag
 from mmkit.hints import failure
+
+cdef extern from "Python.h":
+    size_t PY_SSIZE_T_MAX
 
 cdef extern from "<sys/vfs.h>" nogil:
     struct statfs:
@@ -27,6 +30,10 @@ cdef enum:
     MS_INVALIDATE = 2
     MS_SYNC = 4
     EACCES = 13
+    EPERM = 1
+    EINVAL = 22
+    EFBIG = 27
+    ENOSPC = 28
     ERANGE = 34
     MADV_RANDOM = 1
     TMPFS_MAGIC = 0x01021994
@@ -64,6 +71,13 @@ def adopt_methods(cls: type) -> type:
     return cls
 
 
+cdef inline int as_flag(object value, object kind, str name) except? -1:
+    """A flag of the right type, or a plain int: Advice.RANDOM is 1 as Prot.READ is, and must not pass for it."""
+    if type(value) is not kind and type(value) is not int:
+        raise TypeError(f"{name} must be a mmkit.{kind.__name__}, not {value!r}")
+    return value
+
+
 cdef bint is_on_slow_storage(int fd):
     """Can writing this file back block? Memory files have nothing to write back to."""
     cdef statfs status
@@ -88,6 +102,7 @@ cdef class MappedRegion:
         cdef size_t i
         mmk_region_dispose(&self.handle)
         for i in range(self.vacated_count):
+            mmk_registry_release(self.vacated[i])
             mmk_sys_munmap(self.vacated[i].base, self.vacated[i].length)
         PyMem_Free(self.vacated)
         if self.handle.fd >= 0:
@@ -101,6 +116,8 @@ cdef class MappedRegion:
         cdef mmk_request request
         cdef size_t page = granule if granule else mmk_page_size()
         self.skew = offset & (page - 1)
+        if length > PY_SSIZE_T_MAX - self.skew or reserve > PY_SSIZE_T_MAX - self.skew:
+            raise ValueError(f"{length} bytes at offset {offset} are more than any address space has")
         request.length = length + self.skew
         request.reserve = reserve + self.skew if reserve else 0
         request.guard = guard
@@ -217,7 +234,7 @@ cdef class MappedRegion:
 
     # ---- the hot calls ------------------------------------------------------------------------------
 
-    def protect(self, int prot, Py_ssize_t offset=0, object length=None, *, bint force=False):
+    def protect(self, object prot, Py_ssize_t offset=0, object length=None, *, bint force=False):
         """Change what may be done with part of the region (``mprotect(2)``).
 
         Inside a `protected` block over the same pages it takes effect when the block ends.
@@ -239,7 +256,8 @@ cdef class MappedRegion:
         Raises
         ------
         BufferError
-            A live view of the range would lose access, and `force` is false.
+            A live view of the range would lose access, or an operation runs in another thread, and `force`
+            is false.
         SyscallError
             ``EACCES``: the file was not opened for what `prot` asks.
             ``ENOMEM``: the split would exceed ``vm.max_map_count``.
@@ -253,18 +271,19 @@ cdef class MappedRegion:
         mprotect(2), POSIX.1-2024
         """
         cdef span pages
+        cdef int bits = as_flag(prot, Prot, "prot")
         self.widen(offset, length, &pages)
         cdef int error
         if pages.length < QUICK:
-            error = mmk_region_protect(&self.handle, pages.start, pages.length, prot, force)
+            error = mmk_region_protect(&self.handle, pages.start, pages.length, bits, force)
         else:
             with nogil:
-                error = mmk_region_protect(&self.handle, pages.start, pages.length, prot, force)
+                error = mmk_region_protect(&self.handle, pages.start, pages.length, bits, force)
         if error:
             raise self.fail(error, "mprotect", pages, (Prot(prot),))
         return self.covered(pages)
 
-    def advise(self, int advice, Py_ssize_t offset=0, object length=None):
+    def advise(self, object advice, Py_ssize_t offset=0, object length=None):
         """Tell the kernel how part of the region will be used (``madvise(2)``).
 
         Takes hints. Advice that would destroy data here is refused: `discard`, `punch` and `guard` do
@@ -295,14 +314,14 @@ cdef class MappedRegion:
         """
         cdef span pages
         self.widen(offset, length, &pages)
-        cdef int error
-        if not may_block(advice):
-            error = mmk_region_advise(&self.handle, pages.start, pages.length, advice)
+        cdef int error, number = as_flag(advice, Advice, "advice")
+        if not may_block(number):
+            error = mmk_region_advise(&self.handle, pages.start, pages.length, number)
         else:
             with nogil:
-                error = mmk_region_advise(&self.handle, pages.start, pages.length, advice)
+                error = mmk_region_advise(&self.handle, pages.start, pages.length, number)
         if error:
-            if mmk_advice_destroys(&self.handle, advice):
+            if mmk_advice_destroys(&self.handle, number):
                 raise ValueError(
                     f"advise({Advice(advice).name}) destroys data in this region: use discard() to give pages back, "
                     "punch() to give storage back and read zeros, guard() to make accesses fault"
@@ -451,27 +470,36 @@ cdef class MappedRegion:
         return total
 
     def _resize(self, size_t length):
-        cdef mmk_range left
-        cdef int error
-        cdef size_t room = (self.vacated_count + 1) * sizeof(mmk_range)
+        self.check_open()
+        # Room for what this call and those running in other threads may leave behind.
+        cdef size_t room = (self.vacated_count + self.resizing + 1) * sizeof(mmk_range)
         cdef mmk_range *vacated = <mmk_range *>PyMem_Realloc(self.vacated, room)
         if not vacated:
             raise MemoryError
         self.vacated = vacated
-        if length > <size_t>-1 // 4:
-            raise failure(-12, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
+        cdef mmk_range left
+        cdef int error
+        self.resizing += 1
         with nogil:
             error = mmk_region_resize(&self.handle, self.skew + length, &left)
-        if error == -MMK_EUNSUPPORTED:
-            raise Error(
+        self.resizing -= 1
+        if error:
+            raise self.resize_failure(error, length)
+        # Without room in the registry, linux.munmap does not know that the range is taken.
+        if left.length and mmk_registry_hold(left) == 0:
+            self.vacated[self.vacated_count] = left
+            self.vacated_count += 1
+
+    @cython.final
+    cdef object resize_failure(self, long code, size_t length):
+        if code == -MMK_EUNSUPPORTED:
+            return Error(
                 f"resize({length}): shared memory made without reserve=, secret memory and private files cannot grow; "
                 "locked pages cannot move: unlock them first, or make the region with reserve="
             )
-        if error:
-            raise failure(error, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
-        if left.length:
-            self.vacated[self.vacated_count] = left
-            self.vacated_count += 1
+        if self.handle.fd >= 0 and code in (-EPERM, -EINVAL, -EFBIG, -ENOSPC):
+            return failure(code, "ftruncate", None, (self.handle.fd, self.handle.file_offset + self.skew + length))
+        return failure(code, "mremap", (<size_t>self.handle.base, self.handle.asked), (length,))
 
     def _seal(self):
         cdef int error = mmk_region_seal(&self.handle)
@@ -517,6 +545,7 @@ cdef class MappedRegion:
     @property
     def address(self):
         """Address of the first byte of data."""
+        self.check_open()
         self.handle.exposed = True
         return <size_t>self.handle.base + self.skew
 
@@ -526,8 +555,15 @@ cdef class MappedRegion:
 
     @property
     def prot(self):
-        """Protection of the whole region; parts of it may have been given another."""
-        return Prot(self.handle.prot)
+        """What every page of the region allows now: of parts that differ, what they have in common."""
+        self.check_open()
+        return Prot(mmk_region_prot_of_range(&self.handle, 0, mmk_region_length(&self.handle)))
+
+    @property
+    def _range(self):
+        # Unlike `address`, this does not count as handing out a pointer.
+        cdef size_t base = <size_t>self.handle.base + self.skew
+        return base, base + self.size()
 
     @property
     def flags(self):
@@ -616,6 +652,7 @@ cdef class MappedRegion:
         return memoryview(Window(self, first, max(first, last) - first))
 
 
+@cython.no_gc_clear  # a view may be released after the collector has cleared this
 cdef class Window:
     """Part of a region, to take a buffer of."""
 
@@ -646,9 +683,9 @@ cdef class Protection:
     cdef bint force
     cdef bint laid
 
-    def __cinit__(self, MappedRegion region not None, int prot, Py_ssize_t offset, object length, bint force):
+    def __cinit__(self, MappedRegion region not None, object prot, Py_ssize_t offset, object length, bint force):
         self.region = region
-        self.prot = prot
+        self.prot = as_flag(prot, Prot, "prot")
         self.force = force
         region.widen(offset, length, &self.pages)
 
@@ -670,8 +707,13 @@ cdef class Protection:
         self.laid = self.pages.length > 0
         return self.region.covered(self.pages)
 
-    def __exit__(self, *exc_info):
-        self.release()
+    def __exit__(self, kind, error, traceback):
+        try:
+            self.release()
+        except BufferError as refusal:
+            if error is None:
+                raise
+            error.add_note(f"mmkit: {refusal}")
 
     def release(self):
         """Take the protection away; what lies below it is in force again."""

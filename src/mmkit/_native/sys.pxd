@@ -91,4 +91,6 @@ cdef extern from "mmkit/program_break.h" nogil:
     intptr_t mmk_break_move(intptr_t increment)
 
 cdef extern from "mmkit/registry.h" nogil:
+    int mmk_registry_hold(mmk_range range)
+    void mmk_registry_release(mmk_range range)
     mmk_range mmk_registry_overlap(uintptr_t address, size_t length)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -33,6 +37,16 @@ def tour(context: click.Context) -> None:
     except KeyboardInterrupt:
         click.echo("\nmmkit tour: interrupted; nothing is left behind", err=True)
         context.exit(_EXIT_INTERRUPTED)
-    screen.closing(SECTIONS, played, time.monotonic() - begun)
+    screen.closing(SECTIONS, played, time.monotonic() - begun, _command())
     if any(step.outcome is Outcome.FAILED for steps in played.values() for step in steps):
         context.exit(1)
+
+
+def _command() -> str:
+    """Write what to type for ``mmkit`` here: in a virtual environment it need not be on PATH."""
+    if shutil.which("mmkit"):
+        return "mmkit"
+    script = Path(sys.argv[0])
+    if script.name == "mmkit" and script.is_file():
+        return shlex.quote(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m mmkit"

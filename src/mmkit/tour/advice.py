@@ -30,19 +30,27 @@ def a_file(stage: Stage) -> None:
 def _one_page(stage: Stage, region: Region, fd: int) -> None:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     with stage.step("RANDOM: read what is touched, and nothing around it") as step:
+        step.prepare(
+            'fd = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR)',
+            f"os.write(fd, bytes({_LENGTH}));  os.fsync(fd);  region = Region.file(fd)",
+            "os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)",
+        )
         before = strip("before: nothing read from disk", region)
         step.call("madvise", "p", _LENGTH, Advice.RANDOM, python="region.advise(Advice.RANDOM)")
         region.advise(Advice.RANDOM)
         step.answer(0)
         was_empty = region.cached() == 0
+        step.code(f"(void)*(volatile char *)(p + {3 * PAGE_SIZE});", f"region[{3 * PAGE_SIZE}]")
+        step.answer("not called: a load, and a page fault")
         region[3 * PAGE_SIZE]
         step.show(before, strip("after a touch of the fourth page", region))
         # Other file systems keep everything in memory, or read more than a page at the least.
         if was_empty and os.fstatvfs(fd).f_bsize <= PAGE_SIZE:
-            step.check("mincore: one page of the file is in memory", region.cached() == PAGE_SIZE)
+            step.check("mincore(), what of a file is in memory: one page", region.cached() == PAGE_SIZE)
         else:
             step.check(
-                f"mincore: {region.cached() // PAGE_SIZE} pages, as this file system has it",
+                f"mincore(), what of a file is in memory: {region.cached() // PAGE_SIZE} pages, "
+                "as this file system has it",
                 region.cached() > 0,
             )
 
@@ -100,6 +108,7 @@ def without_a_file(stage: Stage) -> None:
         for offset in range(0, _LENGTH, PAGE_SIZE):
             region[offset : offset + 3] = b"abc"
         with stage.step("DONTNEED without a file: the contents are gone") as step:
+            step.prepare(f"for at in range(0, {_LENGTH}, {PAGE_SIZE}): region[at:at + 3] = b'abc'")
             before = strip("before", region, holds=True)
             half = _LENGTH // 2
             step.call(

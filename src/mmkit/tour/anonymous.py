@@ -40,7 +40,7 @@ def zeros(stage: Stage) -> None:
             f"/proc/self/maps: {permissions(region.address)}, p for private",
             permissions(region.address) == "rw-p",
         )
-        step.check("pagemap: none of it is in RAM", region.resident() == 0)
+        step.check("/proc/self/pagemap, where each page is: none of it is in RAM", region.resident() == 0)
     _touch(stage, region)
     with stage.step("Give it back: the addresses are free again") as step:
         address, before = region.address, strip("before", region, holds=True)
@@ -78,17 +78,25 @@ def growing(stage: Stage) -> None:
     with Region.anonymous(_LENGTH // 2, reserve=reserve) as region:
         region[0:3] = b"old"
         with stage.step("Grow in place, into addresses held for it") as step:
+            step.prepare(
+                f"region = Region.anonymous({_LENGTH // 2}, reserve={reserve})", 'region[0:3] = b"old"'
+            )
             before = strip("before", region.address, _PAGES, holds=True)
             step.call(
                 "mprotect",
                 f"p + {_LENGTH // 2}",
                 _LENGTH // 2,
                 _READ_WRITE,
-                python=f"region.resize({_LENGTH})   # made with reserve={reserve}",
+                python=f"region.resize({_LENGTH})",
             )
             address = region.address
             region.resize(_LENGTH)
             step.answer(0)
+            step.code(
+                f'memcpy(p + {_LENGTH // 2}, "new", 3);',
+                f'region[{_LENGTH // 2}:{_LENGTH // 2 + 3}] = b"new"',
+            )
+            step.answer("not called: a store, the first touch of the new part")
             region[_LENGTH // 2 : _LENGTH // 2 + 3] = b"new"
             step.show(before, strip("after", region.address, _PAGES, holds=True))
             step.check(

@@ -67,6 +67,8 @@ class Step:
     """One thing done, shown and checked."""
 
     title: str
+    #: What was done before it, so that there is something to see: statements in Python.
+    prepared: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
@@ -80,6 +82,10 @@ class Step:
         if self.mistake or not all(check.holds for check in self.checks):
             return Outcome.FAILED
         return Outcome.REFUSED if self.refusal else Outcome.DONE
+
+    def prepare(self, *python: str) -> None:
+        """Write down what was done before the first picture, so that there is something to see."""
+        self.prepared.extend(python)
 
     def call(self, name: str, *arguments: object, python: str, assign: str = "") -> None:
         """Write down a system call that is about to be made: flags as flags, the rest as C has it."""
@@ -124,6 +130,7 @@ class Stage:
 
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
+        self._untold: list[Step] | None = None
         self.steps: list[Step] = []
 
     @contextlib.contextmanager
@@ -147,9 +154,23 @@ class Stage:
         except Exception as error:
             _explain(step, error, may_refuse)
         self.steps.append(step)
-        self._audience.step_ended(step)
+        if self._untold is None:
+            self._audience.step_ended(step)
+        else:
+            self._untold.append(step)
         if step.refusal or step.mistake:
             raise SceneOver
+
+    @contextlib.contextmanager
+    def in_one_go(self) -> Iterator[None]:
+        """Do several steps before the audience is told of any: it may wait for a key, or for a full pipe."""
+        self._untold = []
+        try:
+            yield
+        finally:
+            untold, self._untold = self._untold, None
+            for step in untold:
+                self._audience.step_ended(step)
 
 
 #: What systems refuse for reasons of their own: rights, limits, filters, options of the kernel.

@@ -25,6 +25,10 @@ def a_file(stage: Stage) -> None:
     with scratch_file(pages) as fd:
         with stage.step(f"Map a file of {_PAGES} pages, to read and to write") as step:
             flags, prot = MapFlag.SHARED, Prot.READ | Prot.WRITE
+            step.prepare(
+                "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)",
+                f"for c in b'abcdefgh': os.write(fd, bytes([c] * 3) + bytes({PAGE_SIZE - 3}))",
+            )
             step.call(
                 "mmap",
                 "NULL",
@@ -74,6 +78,7 @@ def _change_the_file(stage: Stage, region: Region, fd: int) -> None:
     for offset in range(0, _LENGTH, PAGE_SIZE):
         region[offset]
     with stage.step("And the other way: write to the file, memory changes") as step:
+        step.prepare(f"for offset in range(0, {_LENGTH}, {PAGE_SIZE}): region[offset]")
         before = strip("before", region, holds=True)
         offset = 5 * PAGE_SIZE
         step.call("pwrite", "fd", '"Yo!"', 3, offset, assign="n", python=f'os.pwrite(fd, b"Yo!", {offset})')
@@ -91,7 +96,7 @@ SECTION = Section(
     introduction=(
         "A file can be mapped: its bytes then stand in memory, to be read and changed like a bytearray, "
         "without read() and write(). The kernel brings pages in when they are touched, and writes changed "
-        "ones back."
+        "ones back. An open file goes by a number, its descriptor: fd in what follows."
     ),
     scenes=(a_file,),
 )

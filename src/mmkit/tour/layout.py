@@ -40,7 +40,7 @@ def _rungs(areas: list[Area]) -> Iterator[Rung]:
     parts = [
         ("stack          ↓", "what C functions work on", [Kind.STACK]),
         ("mapped areas   ↓", "libraries; what you map", None),
-        ("heap           ↑", "what malloc took by brk", [Kind.HEAP]),
+        ("heap           ↑", "what C took by malloc", [Kind.HEAP]),
         ("program", "python: code, constants", _PROGRAM),
     ]
     known = {*_PROGRAM, Kind.STACK, Kind.HEAP}

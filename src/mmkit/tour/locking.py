@@ -31,7 +31,9 @@ def lock(stage: Stage) -> None:
             step.show(before, strip("after", region))
             now = _locked()
             step.check(
-                f"VmLck in /proc/self/status: {size(locked)} before, {size(now)} after", now - locked == _HALF
+                "VmLck, what this process has locked, in /proc/self/status: "
+                f"{size(locked)} before, {size(now)} after",
+                now - locked == _HALF,
             )
             step.check(
                 f"pagemap: {size(region.resident())} in RAM, nobody has touched them",
@@ -61,11 +63,16 @@ def lock_on_fault(stage: Stage) -> None:
             )
             linux.mlock2(region.address, len(region), LockFlag.ONFAULT)
             step.answer(0)
+            step.code(f"p[{2 * PAGE_SIZE}] = 1;", f"region[{2 * PAGE_SIZE}] = 1")
+            step.answer("not called: a store, and a page fault")
             region[2 * PAGE_SIZE] = 1
             step.show(before, strip("after a touch of the third page", region))
             step.check("only the page that was touched is in RAM", region.resident() == PAGE_SIZE)
             flags = area_facts(region.address).get("VmFlags", "")
-            step.check("/proc/self/smaps: lo, for locked, among the flags of the area", "lo" in flags.split())
+            step.check(
+                "/proc/self/smaps, maps with more on each area: lo, for locked, among its flags",
+                "lo" in flags.split(),
+            )
 
 
 def secret(stage: Stage) -> None:
@@ -75,6 +82,8 @@ def secret(stage: Stage) -> None:
         step.call("memfd_secret", 0, assign="fd", python=f"region = Region.memfd({length}, secret=True)")
         with Region.memfd(length, secret=True) as region:
             step.answer(f"a descriptor, mapped at {region.address:#x} and closed")
+            step.code('memcpy(p, "s3cret", 6);', 'region[0:6] = b"s3cret"')
+            step.answer("not called: a store")
             region[0:6] = b"s3cret"
             step.show(earlier("before", areas, region.address, 4), strip("after a store", region, holds=True))
             step.check("we can read it", region[0:6] == b"s3cret")

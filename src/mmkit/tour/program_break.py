@@ -36,6 +36,11 @@ def the_break(stage: Stage) -> None:
         start, now = linux.sbrk(length), linux.sbrk(0)
         step.answer(f"p = {start:#x}, the old end: the new memory starts there")
         message = b"hello from the heap"
+        step.code(
+            f'memcpy(p, "{message.decode()}", {len(message)});',
+            f"linux.process_vm_writev(os.getpid(), [{message!r}], [(p, {len(message)})])",
+        )
+        step.answer(f"{len(message)} bytes stored: the first touch of the new memory")
         linux.process_vm_writev(os.getpid(), [message], [(start, len(message))])
         step.show(before, strip("after, one page written to", below, 2 * _PAGES))
         step.check(f"the break is now {now:#x}", now == start + length)
@@ -62,8 +67,9 @@ SECTION = Section(
     key="brk",
     title="The heap and its end: brk, sbrk",
     introduction=(
-        "The heap is one stretch of memory with a movable end, the break. C's malloc moves that end up "
-        "when it needs more, and may move it down again. Python asks malloc for all but small objects."
+        "The heap is one stretch of memory with a movable end, the break. brk() sets that end, sbrk() moves "
+        "it by so many bytes. malloc, which hands out memory in C, moves it up when it needs more, and may "
+        "move it down again. Python asks malloc for all but small objects."
     ),
     scenes=(the_break,),
 )

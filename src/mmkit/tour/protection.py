@@ -41,6 +41,8 @@ def _protect(
     stage: Stage, region: Region, prot: Prot, title: str, expected: str, also: Callable[[Step, Region], None]
 ) -> None:
     with stage.step(title) as step:
+        if prot == Prot.READ:
+            step.prepare(f"for at in range(0, {len(region)}, {PAGE_SIZE}): region[at:at + 3] = b'abc'")
         before = strip("before", region, holds=True)
         names = " | ".join(f"Prot.{name}" for name in (prot.name or "").split("|"))
         step.call("mprotect", "p", _HALF, prot, python=f"region.protect({names}, 0, {_HALF})")
@@ -87,7 +89,9 @@ SECTION = Section(
     title="What may be done with memory: mprotect",
     introduction=(
         "Each page says what may be done with it: read, write, execute, or nothing. The processor holds "
-        "every access to it. In C a forbidden access ends the program; a Region raises an exception."
+        "every access to it: in C a forbidden one ends the process with a signal. A Region knows what "
+        "protect() has set, and raises MemoryFault before it comes to that. What it cannot know (a guard "
+        "page, a file that somebody cut) ends the process in this version, as in C."
     ),
     scenes=(stages,),
 )

@@ -23,6 +23,7 @@ _WIDEST = 112
 _PROSE = 78
 _INDENT = 2
 _NAME_WIDTH = 8
+_PREPARED = "prepared:"
 #: Lines that flow are easier to follow than lines that are suddenly there. Seconds a step.
 _PACE = 0.04
 
@@ -64,12 +65,13 @@ class Screen:
         self._prose(
             f"{len(sections)} short sections on what a program can ask of Linux about its memory. Nothing is "
             "staged: every call is made now, in this process; every address is real; and every claim is "
-            "checked, through /proc or by a second process."
+            "checked: by a second process, or through /proc, files in which the kernel tells what it knows."
         )
         self._line()
         self._prose(
-            "The kernel deals in pages. A page is drawn as a cell: on top what may be done with it (read, "
-            "write, execute), below whether there is memory behind it, and often the first letters it holds:"
+            f"A page is {PAGE_SIZE} bytes, the kernel's unit of memory. It is drawn as a cell: on top what "
+            "may be done with it (read, write, execute), below whether there is memory behind it, and often "
+            "the first letters it holds:"
         )
         self._line()
         for line in _legend():
@@ -89,6 +91,8 @@ class Screen:
         mark, style = _MARKS[step.outcome]
         self._line()
         self._line(Text.assemble(("▸ ", "cyan"), (step.title, "bold")))
+        for number, statement in enumerate(step.prepared):
+            self._code("" if number else _PREPARED, statement, "cyan", len(_PREPARED) + 1)
         for call in step.calls:
             self._call(call)
         if step.pictures:
@@ -105,9 +109,9 @@ class Screen:
             time.sleep(self._pace)
 
     def closing(
-        self, sections: Sequence[Section], played: Mapping[str, Sequence[Step]], seconds: float
+        self, sections: Sequence[Section], played: Mapping[str, Sequence[Step]], seconds: float, command: str
     ) -> None:
-        """Draw what came of it: a line a section, and where to go from here."""
+        """Draw what came of it: a line a section, and where to go from here with `command`."""
         steps = [step for each in played.values() for step in each]
         self._line()
         self._line(Text("━" * self._width, "dim"))
@@ -118,10 +122,11 @@ class Screen:
         self._line()
         self._line(_verdict(steps, seconds))
         self._line()
-        self._prose(
-            "Scroll up to look closer, or read at leisure: mmkit tour | less. The picture of this "
-            "process, or of any other: mmkit maps --layout [PID]."
-        )
+        # Commands have a line each: they are there to be copied, and may hold a long path.
+        self._line(Text("  Scroll up to look closer, or read at leisure:"))
+        self._line(Text(f"    {command} tour | less"))
+        self._line(Text("  The picture of this process, or of any other:"))
+        self._line(Text(f"    {command} maps --layout [PID]"))
         self._line()
 
     # ---- lines --------------------------------------------------------------------------------------
@@ -143,12 +148,12 @@ class Screen:
         for number, line in enumerate(_wrapped(answer, self._width - _INDENT - _NAME_WIDTH)):
             self._line(self._named("" if number else "kernel").append(line, "bold"))
 
-    def _named(self, name: str) -> Text:
-        return Text(" " * _INDENT).append(f"{name:<{_NAME_WIDTH}}", "dim")
+    def _named(self, name: str, width: int = _NAME_WIDTH) -> Text:
+        return Text(" " * _INDENT).append(f"{name:<{width}}", "dim")
 
-    def _code(self, name: str, code: str, style: str) -> None:
-        for number, line in enumerate(_folded(code, self._width - _INDENT - _NAME_WIDTH)):
-            self._line(self._named("" if number else name).append(line, style))
+    def _code(self, name: str, code: str, style: str, name_width: int = _NAME_WIDTH) -> None:
+        for number, line in enumerate(_folded(code, self._width - _INDENT - name_width)):
+            self._line(self._named("" if number else name, name_width).append(line, style))
 
     def _result(self, mark: str, style: str, text: str) -> None:
         for number, line in enumerate(_wrapped(text, self._width - 2 * _INDENT)):
@@ -201,7 +206,7 @@ def _legend() -> list[Text]:
             ("│", frame),
         ),
         (("└─┬─┴─┬─┴─┬─┴─┬─┴─┬─┘", frame),),
-        (("  │   │   │   │   └─ ", frame), ("guarded: any access is an error", "")),
+        (("  │   │   │   │   └─ ", frame), ("guarded: any access ends the process", "")),
         (("  │   │   │   └───── ", frame), ("locked into RAM", "")),
         (("  │   │   └───────── ", frame), ("only in the kernel's cache of the file", "")),
         (("  │   └───────────── ", frame), ("in RAM, and in this process", "")),

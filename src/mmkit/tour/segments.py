@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from pathlib import Path
 
 from mmkit import linux, maps
 from mmkit.errors import SyscallError
 from mmkit.flags import IpcFlag, MapFlag, Prot, ShmCommand
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import in_a_child, uninterrupted
-from mmkit.tour.engine import Section, Stage
+from mmkit.tour.engine import Section, Stage, Step
 from mmkit.tour.pictures import Strip, earlier, permissions, strip
 from mmkit.tour.spelling import pointer
 
@@ -72,6 +74,7 @@ def system_v(stage: Stage) -> None:
 def _converse(stage: Stage, shmid: int, address: int) -> None:
     me = os.getpid()
     with stage.step("The child finds it at the same address, and answers there") as step:
+        step.prepare('linux.process_vm_writev(os.getpid(), [b"ask"], [(p, 3)])')
         linux.process_vm_writev(me, [b"ask"], [(address, 3)])
         before = strip("parent, before", address, _PAGES, holds=True)
 
@@ -82,12 +85,16 @@ def _converse(stage: Stage, shmid: int, address: int) -> None:
             attached = linux.shmctl(shmid, ShmCommand.STAT).shm_nattch
             return os.getpid(), attached, strip("child", address, _PAGES, holds=True)
 
-        step.code(
-            f'if (fork() == 0) {{ memcpy(p + {_ANSWER}, "yes", 3); _exit(0); }}',
-            f'linux.process_vm_writev(child, [b"yes"], [(p + {_ANSWER}, 3)])',
-        )
+        step.code("child = fork();", "child = os.fork()")
         child, attached, in_child = in_a_child(answer)
-        step.answer(f"the child was process {child}")
+        step.answer(f"child = {child}, and 0 in the child, which does what follows")
+        step.code("memcpy(heard, p, 3);", "heard = linux.process_vm_readv(os.getpid(), [(p, 3)])")
+        step.answer(f"{in_child.holds[0]!r}, in the child")
+        step.code(
+            f'memcpy(p + {_ANSWER}, "yes", 3);',
+            f'linux.process_vm_writev(os.getpid(), [b"yes"], [(p + {_ANSWER}, 3)])',
+        )
+        step.answer("3 bytes stored, in the child")
         step.show(before, in_child, strip("parent, after", address, _PAGES, holds=True))
         step.check(f"while the child lived, the segment was attached {attached} times", attached == 2)
         reply = linux.process_vm_readv(me, [(address + _ANSWER, 3)])
@@ -105,61 +112,96 @@ def _is_gone(shmid: int) -> bool:
 def posix(stage: Stage) -> None:
     """Make an object with a name; the child opens it by that name."""
     name = f"/mmkit-tour-{os.getpid()}"
+    # While it has a name it would outlive the process: nothing is waited for until it has none.
+    with stage.in_one_go(), uninterrupted(), contextlib.ExitStack() as clean_up:
+        region = _make(stage, name, clean_up)
+        _answer_by_name(stage, name, region)
+        with stage.step("Remove the name: who has the memory keeps it") as step:
+            step.call("shm_unlink", f'"{name}"', python=f'linux.shm_unlink("{name}")')
+            linux.shm_unlink(name)
+            step.answer(0)
+            step.check(f"/dev/shm{name} is gone", not _is_named(name))
+            step.check(f"region[0:3] is {region[0:3]!r}, as it was", region[0:3] == b"ask")
+
+
+def _make(stage: Stage, name: str, clean_up: contextlib.ExitStack) -> Region:
     # A system without /dev/shm says ENOENT.
     with stage.step(
         "POSIX: shared memory is a file in memory, and has a name", may_refuse=(errno.ENOENT,)
     ) as step:
-        # While it has a name it would outlive the process.
-        with uninterrupted():
-            step.call(
-                "shm_open",
-                f'"{name}"',
-                "O_RDWR|O_CREAT|O_EXCL",
-                "0600",
-                assign="fd",
-                python=f'fd = linux.shm_open("{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL)',
-            )
-            fd = linux.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            try:
-                step.answer(f"fd = {fd}")
-                os.ftruncate(fd, _LENGTH)
-                step.call(
-                    "mmap",
-                    "NULL",
-                    _LENGTH,
-                    _READ_WRITE,
-                    MapFlag.SHARED,
-                    "fd",
-                    0,
-                    assign="p",
-                    python='region = Region.file(fd, mode="r+")   # after os.ftruncate(fd, …)',
-                )
-                region = Region.file(fd, mode="r+")
-                step.answer(pointer(region.address))
-                with region:
-                    region[0:3] = b"ask"
-                    before = strip("parent, before", region, holds=True)
-                    in_child = in_a_child(lambda: _opened_by_name(name))
-                    reply = region[_ANSWER : _ANSWER + 3]
-                    step.show(before, in_child, strip("parent, after", region, holds=True))
-                    step.check(
-                        f"the child opened it by name, and read {in_child.holds[0]!r}",
-                        in_child.holds[0] == "ask",
-                    )
-                    step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
-            finally:
-                os.close(fd)
-                linux.shm_unlink(name)
-        step.call("shm_unlink", f'"{name}"', python=f'linux.shm_unlink("{name}")')
-        step.answer(0)
-        step.check(f"/dev/shm{name} is gone", not os.path.exists(f"/dev/shm{name}"))  # noqa: PTH110
+        areas = maps.read()
+        step.call(
+            "shm_open",
+            f'"{name}"',
+            "O_RDWR|O_CREAT|O_EXCL",
+            "0600",
+            assign="fd",
+            python=f'fd = linux.shm_open("{name}", os.O_RDWR | os.O_CREAT | os.O_EXCL)',
+        )
+        fd = linux.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        clean_up.callback(_unlink_if_named, name)
+        clean_up.callback(os.close, fd)
+        step.answer(f"fd = {fd}")
+        step.call("ftruncate", "fd", _LENGTH, python=f"os.ftruncate(fd, {_LENGTH})")
+        os.ftruncate(fd, _LENGTH)
+        step.answer("0: it was empty")
+        _map(step, 'region = Region.file(fd, mode="r+")')
+        region = Region.file(fd, mode="r+")
+        clean_up.enter_context(region)
+        step.answer(pointer(region.address))
+        step.show(earlier("before", areas, region.address, _PAGES), strip("after", region))
+        step.check(f"/dev/shm{name} is there: a file, for anyone who may open it", _is_named(name))
+    return region
 
 
-def _opened_by_name(name: str) -> Strip:
+def _answer_by_name(stage: Stage, name: str, region: Region) -> None:
+    with stage.step("The child opens it by its name, and answers there") as step:
+        step.prepare('region[0:3] = b"ask"')
+        region[0:3] = b"ask"
+        before = strip("parent, before", region, holds=True)
+        child, fd, in_child = in_a_child(lambda: _opened_by_name(name))
+        step.code("child = fork();", "child = os.fork()")
+        step.answer(f"child = {child}, and 0 in the child, which does what follows")
+        step.call(
+            "shm_open",
+            f'"{name}"',
+            "O_RDWR",
+            0,
+            assign="fd",
+            python=f'fd = linux.shm_open("{name}", os.O_RDWR)',
+        )
+        step.answer(f"fd = {fd}, in the child")
+        _map(step, 'region = Region.file(fd, mode="r+")')
+        step.answer(f"{pointer(in_child.start)}, in the child")
+        step.code("memcpy(heard, p, 3);", "heard = region[0:3]")
+        step.answer(f"not called: a load, of {in_child.holds[0]!r}")
+        step.code(f'memcpy(p + {_ANSWER}, "yes", 3);', f'region[{_ANSWER}:{_ANSWER + 3}] = b"yes"')
+        step.answer("not called: a store")
+        reply = region[_ANSWER : _ANSWER + 3]
+        step.show(before, in_child, strip("parent, after", region, holds=True))
+        step.check(f"the child read {in_child.holds[0]!r}", in_child.holds[0] == "ask")
+        step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
+
+
+def _map(step: Step, python: str) -> None:
+    step.call("mmap", "NULL", _LENGTH, _READ_WRITE, MapFlag.SHARED, "fd", 0, assign="p", python=python)
+
+
+def _opened_by_name(name: str) -> tuple[int, int, Strip]:
     fd = linux.shm_open(name, os.O_RDWR)
     region = Region.file(fd, mode="r+")
-    region[_ANSWER : _ANSWER + 3] = b"yes" if region[0:3] == b"ask" else b"eh?"
-    return strip("child", region, holds=True)
+    heard = region[0:3]
+    region[_ANSWER : _ANSWER + 3] = b"yes" if heard == b"ask" else b"eh?"
+    return os.getpid(), fd, strip("child", region, holds=True)
+
+
+def _is_named(name: str) -> bool:
+    return Path(f"/dev/shm{name}").exists()
+
+
+def _unlink_if_named(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        linux.shm_unlink(name)
 
 
 SECTION = Section(

@@ -57,6 +57,11 @@ def _fork_and_write(stage: Stage, region: Region, title: str, kind: str, *, sees
         )
         step.answer(pointer(region.address))
         step.code(
+            f'memcpy(p, "old", 3); memcpy(p + {_MIDDLE}, "old", 3);',
+            f'region[0:3] = region[{_MIDDLE}:{_MIDDLE + 3}] = b"old"',
+        )
+        step.answer("not called: two stores")
+        step.code(
             f'if (fork() == 0) {{ memcpy(p + {_MIDDLE}, "new", 3); _exit(0); }}',
             f'if os.fork() == 0: region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"; os._exit(0)',
         )
@@ -89,7 +94,11 @@ def private_file(stage: Stage) -> None:
     with scratch_file(pages) as fd, Region.file(fd, mode="c") as region:
         region[0], region[_MIDDLE]
         with stage.step("A private file mapping: copied on write, the file stays as it was") as step:
-            before = strip("before", region, holds=True)
+            step.prepare(
+                "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)",
+                f"os.write(fd, (b'old' + bytes({PAGE_SIZE - 3})) * {_PAGES})",
+            )
+            before = strip("before the store", region, holds=True)
             flags = MapFlag.PRIVATE
             prot = Prot.READ | Prot.WRITE
             step.call(

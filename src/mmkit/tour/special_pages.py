@@ -44,6 +44,8 @@ def from_the_pool(stage: Stage) -> None:
         )
         with Region.anonymous(2 * page, hugepages="require") as region:
             step.answer(pointer(region.address))
+            step.code('memcpy(p, "big", 3);', 'region[0:3] = b"big"')
+            step.answer("not called: a store, and a page fault")
             region[0:3] = b"big"
             step.show(
                 earlier("before", areas, region.address, 2, page=page),
@@ -68,6 +70,7 @@ def made_by_the_kernel(stage: Stage) -> None:
             offset = -region.address % page
             inside, count = region.address + offset, page // PAGE_SIZE
             region[offset : offset + 3] = b"big"
+            step.prepare(f"region = Region.anonymous({2 * page})", f'region[{offset}:{offset + 3}] = b"big"')
             before = strip(f"before: the first {_PAGES} of {count}", inside, _PAGES)
             step.call(
                 "madvise",
@@ -100,6 +103,7 @@ _AT = 4 * PAGE_SIZE
 
 def _install(stage: Stage, region: Region) -> None:
     with stage.step("A guard page: whoever runs into it is stopped") as step:
+        step.prepare(f"for at in range(0, {len(region)}, {PAGE_SIZE}): region[at:at + 3] = b'abc'")
         before = strip("before", region, holds=True)
         python, inside = f"region.guard({_AT}, {PAGE_SIZE})", region.address + _AT
         if supports(Advice.GUARD_INSTALL):
@@ -138,7 +142,8 @@ SECTION = Section(
     introduction=(
         "Much memory in small pages needs large tables; huge pages, of some MiB each, make work on big "
         "arrays faster. A guard is the opposite of memory: a page that nobody may touch, so that an "
-        "overrun stops there instead of destroying what lies behind."
+        "overrun stops there instead of destroying what lies behind: in this version, by a signal that ends "
+        "the process (SIGSEGV), not by an exception."
     ),
     scenes=(from_the_pool, made_by_the_kernel, guards),
 )
