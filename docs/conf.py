@@ -15,6 +15,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"mmkit {release}"
 
 # In docstrings a name in single backticks is a link where it is one of ours, and plain otherwise.

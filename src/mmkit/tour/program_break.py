@@ -35,7 +35,7 @@ def the_break(stage: Stage) -> None:
         # Not `end`: malloc may have moved it since, for what the pictures took.
         start, now = linux.sbrk(length), linux.sbrk(0)
         step.answer(f"p = {start:#x}, the old end: the new memory starts there")
-        message = b"hello from the heap"
+        message = b"hello"
         step.code(
             f'memcpy(p, "{message.decode()}", {len(message)});',
             f"linux.process_vm_writev(os.getpid(), [{message!r}], [(p, {len(message)})])",
