@@ -723,7 +723,8 @@ class Region(RegionContents):
 
         It grows in place inside its reservation or into free space behind it, and live views stay valid;
         else its pages move to another address, without copying. New bytes are zeros, or what the file has
-        there; they have the region's protection, but are not locked or advised as others may be.
+        there; they have the protection that the region as a whole was last given, and are neither locked
+        nor advised.
 
         A file that ends within the region ends at its new end; a longer one keeps its size.
 

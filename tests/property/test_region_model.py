@@ -49,6 +49,7 @@ class Model:
     guarded: list[bool]
     blocks: list[Block] = field(default_factory=list)
     views: list[tuple[range, bool, memoryview]] = field(default_factory=list)
+    whole: Prot = Prot.READ | Prot.WRITE  # what the region as a whole was last given: new pages get it
 
     def prot(self, page: int) -> Prot:
         for block in reversed(self.blocks):
@@ -154,6 +155,8 @@ class RegionMachine(RuleBasedStateMachine):
             )
         for page in pages:
             self.model.prots[page] = prot
+        if len(pages) == len(self.model.prots):
+            self.model.whole = prot
 
     @rule(target=blocks, offset=OFFSETS, length=LENGTHS, prot=PROTS)
     def enter_block(self, offset, length, prot):
@@ -334,7 +337,7 @@ class RegionMachine(RuleBasedStateMachine):
         pages = -(-length // PAGE)
         model = self.model
         model.data = model.data[:length] + bytes(max(0, length - len(model.data)))
-        model.prots = model.prots[:pages] + [self.region.prot] * (pages - len(model.prots))
+        model.prots = model.prots[:pages] + [model.whole] * (pages - len(model.prots))
         model.locks = model.locks[:pages] + [0] * (pages - len(model.locks))
         model.guarded = model.guarded[:pages] + [False] * (pages - len(model.guarded))
         for block in model.blocks:
