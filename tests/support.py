@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import pickle
@@ -173,10 +174,13 @@ def with_huge_pages(count: int) -> bool:
     )
     if free >= count:
         return True
+    before = pool.read_text()
     try:
         pool.write_text(str(int(pool.read_text()) + count - free))
     except OSError:
         return False
+    atexit.register(pool.write_text, before)
+    mmkit.supports.cache_clear()
     return mmkit.supports(mmkit.MapFlag.HUGETLB)
 
 

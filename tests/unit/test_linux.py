@@ -259,6 +259,7 @@ def test_mlock_beyond_the_limit_says_the_limit_and_what_to_do():
 
 
 @locks
+@needs_root  # others may lock 8 MiB, and a process has more
 def test_mlockall_locks_the_process_and_munlockall_unlocks_it():
     def lock_all():
         linux.mlockall(LockAllFlag.CURRENT | LockAllFlag.ONFAULT)
