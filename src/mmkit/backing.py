@@ -9,10 +9,12 @@ import stat
 from collections.abc import Iterator
 
 from mmkit._native.calls import PAGE_SIZE, memfd_create
-from mmkit.flags import MemfdFlag
+from mmkit.flags import MemfdFlag, Seal
 from mmkit.hints import failure
 
-__all__ = ["length_in_file", "open_file", "set_size", "sized_memfd"]
+__all__ = ["add_seals", "length_in_file", "open_file", "set_size", "sized_memfd"]
+
+_F_ADD_SEALS = 1033
 
 
 def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> int:
@@ -38,6 +40,14 @@ def set_size(fd: int, length: int) -> None:
         os.ftruncate(fd, length)
     except OSError as error:
         raise failure(-(error.errno or 0), "ftruncate", None, (fd, length)) from None
+
+
+def add_seals(fd: int, seals: Seal) -> None:
+    """Seal a memory file (fcntl(2), F_ADD_SEALS)."""
+    try:
+        fcntl.fcntl(fd, _F_ADD_SEALS, int(seals))
+    except OSError as error:
+        raise failure(-(error.errno or 0), "F_ADD_SEALS", None, (fd, seals)) from None
 
 
 @contextlib.contextmanager

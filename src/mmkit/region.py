@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
-import os
-import stat
-import sys
 import warnings
-import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from mmkit._native.calls import PAGE_SIZE, memfd_secret
-from mmkit._native.contents import RegionContents
+from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.region import Protection, adopt_methods
-from mmkit.backing import length_in_file, open_file, set_size, sized_memfd
-from mmkit.errors import ClosedError, Error, OutOfMemory, SyscallError
-from mmkit.features import huge_page_size
-from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
-from mmkit.hints import failure, size
+from mmkit.errors import ClosedError, Error
+from mmkit.flags import Prot, Seal
+from mmkit.hints import size
+from mmkit.making import RegionFactories, check_length, live_regions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,65 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["PAGE_SIZE", "Region", "regions"]
 
-#: What to do when something asked for cannot be had: fail, go on without it and warn, or do not ask.
-Demand = Literal["require", "warn", "off"]
-#: How a file is mapped: read-only, read and write, or private copy-on-write.
-FileMode = Literal["r", "r+", "c"]
-
-_F_ADD_SEALS = 1033
-_READ_WRITE = Prot.READ | Prot.WRITE
-
-# Plain ints: one `|` of IntFlags costs as much as the system call.
-_SHARED = int(MapFlag.SHARED)
-_PRIVATE = int(MapFlag.PRIVATE)
-_ANONYMOUS = int(MapFlag.ANONYMOUS)
-_NORESERVE = int(MapFlag.NORESERVE)
-_HUGETLB = int(MapFlag.HUGETLB)
-
-# By identity: a dict is copied in one step, where a set of weak references changes under its iterator.
-_live: dict[int, weakref.ref[Region]] = {}
-
 
 def regions() -> list[Region]:
     """Return the regions that are live in this process, by address: what has not been closed."""
-    found = [
-        region
-        for reference in list(_live.values())
-        if (region := reference()) is not None and not region.closed
-    ]
+    found = [region for region in live_regions() if isinstance(region, Region)]
     return sorted(found, key=lambda region: region._range)
 
 
-def _huge_page_size() -> int:
-    page = huge_page_size()
-    if page is None:
-        raise Error("this kernel has no huge pages: /proc/meminfo does not give a Hugepagesize")
-    return page
-
-
-def _check_length(length: int) -> None:
-    if not hasattr(length, "__index__"):
-        raise TypeError(f"length must be an int, not {length!r}; a file's mode is given by name: mode='r+'")
-    if length <= 0:
-        raise ValueError(f"a region needs at least one byte, not {length}")
-    if length > sys.maxsize:
-        raise OutOfMemory(f"{size(length)} are more than any address space has")
-
-
-def _check_demand(argument: str, demand: str) -> None:
-    if demand not in ("require", "warn", "off"):
-        raise ValueError(f"{argument} must be 'require', 'warn' or 'off', not {demand!r}")
-
-
-def _warn_of_ordinary_pages(hugepages: Demand, error: Error) -> None:
-    """Say that huge pages could not be had, or raise why if they must be."""
-    if hugepages == "require":
-        raise error
-    warnings.warn(f"ordinary pages instead of huge ones: {error}", RuntimeWarning, stacklevel=3)
-
-
 @adopt_methods
-class Region(RegionContents):
+class Region(RegionFactories):
     """A range of memory, made by `anonymous`, `file` or `memfd`.
 
     It is a buffer: ``memoryview(region)`` and everything that takes one see its bytes without copying.
@@ -101,296 +44,7 @@ class Region(RegionContents):
     closes is its own.
     """
 
-    __slots__ = ("_backing", "_name", "_resizable")
-
-    _backing: str
-    _name: str | None
-    _resizable: bool
-
-    def __init__(self) -> None:
-        raise TypeError("a Region is made by Region.anonymous(), Region.file() or Region.memfd()")
-
-    @classmethod
-    def _make(cls, backing: str, name: str | None, length: int, prot: int, flags: int, **how: Any) -> Self:  # noqa: ANN401
-        region = cls.__new__(cls)
-        region._backing = backing
-        region._name = name
-        region._resizable = True
-        region._map(length, int(prot), int(flags), **how)
-        key = id(region)
-        _live[key] = weakref.ref(region, lambda _: _live.pop(key, None))
-        return region
-
-    @classmethod
-    def anonymous(
-        cls,
-        length: int,
-        *,
-        prot: Prot = _READ_WRITE,
-        shared: bool = False,
-        hugepages: Demand = "off",
-        populate: bool = False,
-        lock: Demand = "off",
-        noreserve: bool = False,
-        guard: bool = False,
-        name: str | None = None,
-        reserve: int = 0,
-    ) -> Self:
-        """Make a region of zeros that no file stands behind (``mmap(2)``, ``MAP_ANONYMOUS``).
-
-        Parameters
-        ----------
-        length
-            Bytes, at least one.
-        prot
-            What may be done with it.
-        shared
-            Forked children see the same memory; else each has its own copy.
-        hugepages
-            Take huge pages of the default size from the system's pool (``MAP_HUGETLB``): ``"require"``
-            raises where there are not enough, ``"warn"`` takes ordinary pages and warns.
-        populate
-            Bring all pages in now, so that no later access can find memory short.
-        lock
-            Keep it in RAM: ``"require"`` raises where that is refused, ``"warn"`` goes on and warns.
-        noreserve
-            Do not count it against the commit limit (``MAP_NORESERVE``): memory is found, or not, on access.
-        guard
-            Put a page without access before and after it, so that overruns fault.
-        name
-            For people: in ``repr`` and, where the kernel can, in /proc/PID/maps.
-        reserve
-            Bytes of address space to hold for it, so that it can grow in place under live views.
-
-        Returns
-        -------
-        Region
-
-        Raises
-        ------
-        OutOfMemory
-            No memory, no address space, or not enough huge pages.
-        SyscallError
-            Another refusal of the kernel, or of `lock` or `populate`; nothing stays mapped.
-
-        References
-        ----------
-        mmap(2), POSIX.1-2024
-        """
-        _check_length(length)
-        _check_demand("hugepages", hugepages)
-        _check_demand("lock", lock)
-        kernel_name = b"" if name is None else b"mmkit:" + os.fsencode(name)
-        if b"\0" in kernel_name:
-            raise ValueError("name must not contain a NUL byte")
-        if reserve and reserve < length:
-            raise ValueError(f"reserve ({reserve}) is the address space to hold: at least length ({length})")
-        make = cls._make_growing_shared if shared and reserve else cls._make_anonymous
-        flags = (_SHARED if shared else _PRIVATE) | (_NORESERVE if noreserve else 0)
-        region = None
-        if hugepages != "off":
-            try:
-                region = make(name, length, prot, flags | _HUGETLB, _huge_page_size(), reserve, guard)
-            except Error as error:
-                _warn_of_ordinary_pages(hugepages, error)
-        if region is None:
-            region = make(name, length, prot, flags, PAGE_SIZE, reserve, guard)
-        if kernel_name:
-            region._name_for_kernel(kernel_name)
-        if populate or lock != "off":
-            region._prepare(populate, lock, prot)
-        return region
-
-    @classmethod
-    def _make_anonymous(
-        cls, name: str | None, length: int, prot: int, flags: int, page: int, reserve: int, guard: bool
-    ) -> Self:
-        backing = "shared" if flags & _SHARED else "anonymous"
-        edge = page if guard else 0
-        return cls._make(
-            backing, name, length, prot, flags | _ANONYMOUS, reserve=reserve, guard=edge, granule=page
-        )
-
-    @classmethod
-    def _make_growing_shared(
-        cls, name: str | None, length: int, prot: int, flags: int, page: int, reserve: int, guard: bool
-    ) -> Self:
-        # It needs a file: mremap(2) of plain shared memory "succeeds", and its new part gets SIGBUS.
-        edge = page if guard else 0
-        huge = MemfdFlag.HUGETLB if flags & _HUGETLB else MemfdFlag(0)
-        with sized_memfd(name or "mmkit", MemfdFlag.CLOEXEC | huge, length, page) as fd:
-            return cls._make(
-                "shared", name, length, prot, flags, fd=fd, reserve=reserve, guard=edge, granule=page
-            )
-
-    def _prepare(self, populate: bool, lock: str, prot: Prot) -> None:
-        try:
-            if populate:
-                self.populate(write=Prot.WRITE in Prot(prot))
-            if lock != "off":
-                self._lock_or_warn(lock)
-        except BaseException:
-            self.close()
-            raise
-
-    def _lock_or_warn(self, lock: str) -> None:
-        try:
-            self.lock()
-        except SyscallError as error:
-            if lock == "require":
-                raise
-            warnings.warn(f"the region is not locked into RAM: {error}", RuntimeWarning, stacklevel=4)
-
-    @classmethod
-    def file(
-        cls,
-        path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int,
-        length: int | None = None,
-        offset: int = 0,
-        *,
-        mode: FileMode = "r",
-    ) -> Self:
-        """Map part of a file (``mmap(2)``).
-
-        Parameters
-        ----------
-        path_or_fd
-            A path, or an open descriptor (the region keeps a duplicate of its own).
-        length
-            Bytes; None reaches to the end of the file.
-        offset
-            Where in the file to start, in bytes; any number.
-        mode
-            ``"r"`` read only; ``"r+"`` read and write; ``"c"`` read and write a private copy, which never
-            reaches the file.
-
-        Returns
-        -------
-        Region
-
-        Raises
-        ------
-        ValueError
-            The file is empty there, or shorter than asked.
-        SyscallError
-            The file cannot be opened (`FileNotFoundError`, `PermissionError` …) or mapped.
-
-        References
-        ----------
-        mmap(2), POSIX.1-2024
-        """
-        if mode not in ("r", "r+", "c"):
-            raise ValueError(f"mode must be 'r', 'r+' or 'c', not {mode!r}")
-        if length is not None:
-            _check_length(length)
-        if offset < 0:
-            raise ValueError(f"offset must not be negative, as {offset} is")
-        fd = open_file(path_or_fd, mode)
-        try:
-            status = os.fstat(fd)
-            length = length_in_file(path_or_fd, status, length, offset)
-            prot = Prot.READ if mode == "r" else _READ_WRITE
-            flags = _PRIVATE if mode == "c" else _SHARED
-            name = None if isinstance(path_or_fd, int) else os.fsdecode(path_or_fd)
-            region = cls._make(
-                "file",
-                name,
-                length,
-                prot,
-                flags,
-                fd=fd,
-                offset=offset,
-                may_shrink=mode != "c" and stat.S_ISREG(status.st_mode),
-            )
-        except BaseException:
-            os.close(fd)
-            raise
-        region._resizable = mode == "r+"
-        return region
-
-    @classmethod
-    def memfd(
-        cls,
-        length: int,
-        *,
-        name: str = "mmkit",
-        seals: Seal = Seal(0),
-        secret: bool = False,
-        hugepages: Demand = "off",
-    ) -> Self:
-        """Make a shared region on a file in memory, to be passed by descriptor (``memfd_create(2)``).
-
-        Parameters
-        ----------
-        length
-            Bytes, at least one.
-        name
-            For people: in ``repr``, /proc/PID/fd and /proc/PID/maps.
-        seals
-            What nobody may do to it any more; see `add_seals`.
-        secret
-            Pages that the kernel itself has not mapped (``memfd_secret(2)``). Such a region has no
-            descriptor, no seals and a fixed length, and is locked by nature. While one lives, the machine
-            cannot hibernate.
-        hugepages
-            As for `anonymous`.
-
-        Returns
-        -------
-        Region
-
-        Raises
-        ------
-        OutOfMemory
-            No memory, no address space, or not enough huge pages.
-        SyscallError
-            Another refusal of the kernel.
-
-        References
-        ----------
-        memfd_create(2), memfd_secret(2)
-        """
-        _check_length(length)
-        _check_demand("hugepages", hugepages)
-        if secret:
-            if seals or hugepages != "off":
-                raise ValueError("secret memory has neither seals nor huge pages")
-            return cls._make_secret(length, name)
-        if hugepages != "off":
-            try:
-                return cls._make_sealable(length, name, seals, _huge_page_size())
-            except Error as error:
-                _warn_of_ordinary_pages(hugepages, error)
-        return cls._make_sealable(length, name, seals, PAGE_SIZE)
-
-    @classmethod
-    def _make_secret(cls, length: int, name: str) -> Self:
-        fd = memfd_secret()
-        try:
-            set_size(fd, length)
-            region = cls._make("secret", name, length, _READ_WRITE, _SHARED, fd=fd, always_locked=True)
-            # Whoever has the descriptor can map the pages: let nobody have it.
-            region._forget_file()
-            return region
-        finally:
-            os.close(fd)
-
-    @classmethod
-    def _make_sealable(cls, length: int, name: str, seals: Seal, page: int) -> Self:
-        huge = page != PAGE_SIZE
-        kind = MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | (MemfdFlag.HUGETLB if huge else MemfdFlag(0))
-        flags = _SHARED | (_HUGETLB if huge else 0)
-        with sized_memfd(name, kind, length, page) as fd:
-            region = cls._make(
-                "memfd", name, length, _READ_WRITE, flags, fd=fd, granule=page, may_shrink=True
-            )
-        if seals:
-            try:
-                region.add_seals(seals)
-            except BaseException:
-                region.close()
-                raise
-        return region
+    __slots__ = ()
 
     # ---- what is in it, seen otherwise --------------------------------------------------------------
 
@@ -749,7 +403,7 @@ class Region(RegionContents):
         ----------
         mremap(2), ftruncate(2)
         """
-        _check_length(n)
+        check_length(n)
         if not self._resizable:
             raise Error("resize: of files, only one mapped with mode='r+' can be resized")
         self._resize(n)
@@ -774,13 +428,8 @@ class Region(RegionContents):
         ----------
         fcntl(2), memfd_create(2)
         """
-        fd = self.fileno()
-        try:
-            fcntl.fcntl(fd, _F_ADD_SEALS, int(seals))
-        except OSError as error:
-            raise failure(-(error.errno or 0), "F_ADD_SEALS", None, (fd, seals)) from None
-        if Seal.SHRINK in Seal(seals):
-            self._keeps_size()
+        self.fileno()
+        self._add_seals(seals)
 
     def mseal(self) -> None:
         """Forbid for ever to unmap, move, protect or discard this memory (``mseal(2)``, Linux 6.10).

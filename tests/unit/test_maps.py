@@ -73,7 +73,7 @@ def no_query(monkeypatch):
     """A kernel older than Linux 6.11."""
 
     def query(_descriptor, _address):
-        raise NotImplementedError
+        raise process.native.QueryUnsupportedError
 
     monkeypatch.setattr(process.native, "query", query)
 
@@ -82,7 +82,7 @@ def has_query():
     with Path("/proc/self/maps").open("rb") as text:
         try:
             process.native.query(text.fileno(), 0)
-        except NotImplementedError:
+        except process.native.QueryUnsupportedError:
             return False
     return True
 

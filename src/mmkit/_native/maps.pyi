@@ -3,6 +3,8 @@ from typing import Final, NamedTuple
 DELETED: Final[int]
 ESCAPED: Final[int]
 
+class QueryUnsupportedError(Exception): ...
+
 class Columns(NamedTuple):
     start: memoryview[int]
     end: memoryview[int]

@@ -23,6 +23,10 @@ cdef enum:
     PATH_ROW = 8 + 4 + 1 + 1
 
 
+class QueryUnsupportedError(Exception):
+    """The kernel is older than Linux 6.11: the text of maps tells the same."""
+
+
 class Columns(NamedTuple):
     """What the text of a maps file says: areas and paths as read-only columns, one entry a row."""
 
@@ -208,7 +212,7 @@ def query(int descriptor, uint64_t address) -> Answer | None:
 
     Raises
     ------
-    NotImplementedError
+    QueryUnsupportedError
         The kernel is older than Linux 6.11.
     SyscallError
         ``ESRCH``: the process has ended.
@@ -223,7 +227,7 @@ def query(int descriptor, uint64_t address) -> Answer | None:
     if error == -ENOENT:
         return None
     if error == -ENOTTY:
-        raise NotImplementedError("PROCMAP_QUERY came with Linux 6.11")
+        raise QueryUnsupportedError("PROCMAP_QUERY came with Linux 6.11")
     if error:
         raise failure(error, "ioctl", None, (descriptor, "PROCMAP_QUERY", hex(address)))
     cdef bint deleted = facts & <unsigned>MMK_PATH_DELETED != 0

@@ -86,7 +86,7 @@ def find(address: int, pid: int | None = None) -> Area | None:
         raise ValueError(f"address must be between 0 and 2**64 - 1, not {address:#x}")
     # vsyscall, up there, is in the text of maps only.
     if address < _USER_ADDRESS_LIMIT:
-        with _Maps(pid) as maps, suppress(NotImplementedError, _Undecided):
+        with _Maps(pid) as maps, suppress(native.QueryUnsupportedError, _Undecided):
             return _found(maps, address)
     return read(pid).find(address)
 
@@ -143,7 +143,7 @@ class _Maps:
         with suppress(ProcessLookupError):
             try:
                 self.query(0)
-            except NotImplementedError:
+            except native.QueryUnsupportedError:
                 return os.pread(self._descriptor, 1, 0) != b""
             return True
         return False
@@ -224,7 +224,7 @@ def _corrections(maps: _Maps, columns: native.Columns) -> dict[int, tuple[bytes,
 
 def _queried_path(maps: _Maps, columns: native.Columns, area: int) -> tuple[bytes, bool] | None:
     """Ask for a path as it is; None if the kernel cannot tell, or the area has changed."""
-    with suppress(NotImplementedError):
+    with suppress(native.QueryUnsupportedError):
         answer = maps.query(columns.start[area])
         if answer and (answer.device, answer.inode) == (columns.device[area], columns.inode[area]):
             return answer.path, answer.deleted
