@@ -17,7 +17,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner import Contestants, Loop, Statement
+from runner import Above, Contestants, Loop, Statement
 
 _DECLARATIONS = """
     int madvise(void *addr, size_t length, int advice);
@@ -117,7 +117,7 @@ def _fail() -> None:
     raise OSError("a call was refused")
 
 
-def through_libc(call: str, address: int | None, **names: object) -> Contestants:
+def through_libc(call: str, address: int | None, floor: Loop | None, **names: object) -> Contestants:
     """Return who makes a call of `libc` on an `address`; the call is an expression that is true when refused.
 
     ctypes runs twice: checking what the call answered, as the others do, and without that and without
@@ -125,14 +125,14 @@ def through_libc(call: str, address: int | None, **names: object) -> Contestants
     """
     checked = f"if {call}: fail()"
     libc, careless = ctypes_libc(use_errno=True), ctypes_libc(use_errno=False)
-    contestants: dict[str, Loop | None] = {
-        "ctypes": Statement(checked, libc=libc, address=address, fail=_fail, **names),
-        "ctypes, errors ignored": Statement(call, libc=careless, address=address, **names),
+    contestants: dict[str, Above | None] = {
+        "ctypes": Above(floor, Statement(checked, libc=libc, address=address, fail=_fail, **names)),
+        "ctypes, errors ignored": Above(floor, Statement(call, libc=careless, address=address, **names)),
     }
     if cffi := cffi_libc():
         pointer = cffi.ffi.cast("void *", address or 0)
         by_cffi = Statement(checked, libc=cffi.lib, address=pointer, fail=_fail, **names)
-        contestants[f"cffi ({cffi.mode})"] = by_cffi
+        contestants[f"cffi ({cffi.mode})"] = Above(floor, by_cffi)
     else:
         contestants["cffi"] = None
     return contestants

@@ -39,8 +39,6 @@ from typing import Any
 
 #: Does the work `n` times and returns the nanoseconds that it took.
 Loop = Callable[[int], int]
-#: Who runs: None for a contestant that cannot do this work here, which the table shows as a dash.
-Contestants = Mapping[str, Loop | None]
 
 LEFT_OUT = (
     "Left out of the timing: setting up (each contestant has an object or mapping of its own, of the same "
@@ -75,6 +73,22 @@ EMPTY = Statement("pass")
 
 
 @dataclass(frozen=True)
+class Above:
+    """Work that stands on system calls; and its floor: those calls alone, on the same memory, in C.
+
+    What is spent beyond the floor is reported. Each contestant has a floor of its own, because what a system
+    call costs depends on the mapping. None where there is no C compiler.
+    """
+
+    floor: Loop | None
+    work: Loop
+
+
+#: Who runs: None for a contestant that cannot do this work here, which the table shows as a dash.
+Contestants = Mapping[str, Loop | Above | None]
+
+
+@dataclass(frozen=True)
 class Target:
     """What a contestant should cost at most, as a multiple of another's cost."""
 
@@ -90,17 +104,15 @@ class Race:
     name: str
     #: Whom ratios are to.
     peer: str
-    #: The contestant that does nothing but the unavoidable: what others spend beyond it is reported.
-    floor: str | None
     targets: Sequence[Target]
     enter: Callable[[ExitStack], Contestants]
 
 
 def race(
-    name: str, *, peer: str, floor: str | None = None, targets: Sequence[Target] = ()
+    name: str, *, peer: str, targets: Sequence[Target] = ()
 ) -> Callable[[Callable[[ExitStack], Contestants]], Race]:
     """Make a race of a function that sets its contestants up; the `ExitStack` ends what it made."""
-    return lambda enter: Race(name, peer, floor, targets, enter)
+    return lambda enter: Race(name, peer, targets, enter)
 
 
 @dataclass(frozen=True)
@@ -162,13 +174,14 @@ class Row:
     contestant: str
     cost: Summary | None
     to_peer: Ratio
+    floor: Summary | None
     beyond: Summary | None
     beyond_to_peer: Ratio
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a target fared: on what is spent beyond the floor where there is one, else on the whole cost."""
+    """How a target fared: on what is spent beyond the floors where there are any, else on the whole cost."""
 
     target: Target
     ratio: Ratio
@@ -200,7 +213,7 @@ class Result:
 
     name: str
     peer: str
-    floor: str | None
+    has_floors: bool
     rows: Sequence[Row]
     verdicts: Sequence[Verdict]
 
@@ -228,17 +241,17 @@ def _calibrated(run: Loop, loop_ns: int) -> int:
     return max(1, n * loop_ns // spent)
 
 
-def _sample(loops: Mapping[str, Loop], effort: Effort) -> dict[str, list[float]]:
+def _sample(loops: Iterable[Loop], effort: Effort) -> dict[Loop, list[float]]:
     """Time every loop once a round, in changing order. Returns ns per call, by round."""
-    calls = {name: _calibrated(run, effort.loop_ns) for name, run in loops.items()}
-    samples: dict[str, list[float]] = {name: [] for name in loops}
+    calls = {run: _calibrated(run, effort.loop_ns) for run in loops}
+    samples: dict[Loop, list[float]] = {run: [] for run in loops}
     order = list(loops)
     # The same orders every time: a run can be repeated.
     shuffle = random.Random(1).shuffle
     for _ in range(effort.rounds):
         shuffle(order)
-        for name in order:
-            samples[name].append(loops[name](calls[name]) / calls[name])
+        for run in order:
+            samples[run].append(run(calls[run]) / calls[run])
     return samples
 
 
@@ -246,49 +259,60 @@ def run(race: Race, effort: Effort) -> Result:
     """Hold a race."""
     with ExitStack() as scope:
         contestants = race.enter(scope)
-        for name in filter(None, (race.peer, race.floor)):
-            if name not in contestants:
-                raise ValueError(f"race {race.name!r} has no contestant {name!r}")
-        loops: dict[str, Loop] = {"": EMPTY}
-        loops |= {name: loop for name, loop in contestants.items() if loop}
+        if race.peer not in contestants:
+            raise ValueError(f"race {race.name!r} has no contestant {race.peer!r}")
+        work: dict[str, Loop] = {}
+        floor: dict[str, Loop] = {}
+        for name, contestant in contestants.items():
+            if isinstance(contestant, Above):
+                work[name] = contestant.work
+                if contestant.floor:
+                    floor[name] = contestant.floor
+            elif contestant:
+                work[name] = contestant
         with _without_collector():
-            samples = _sample(loops, effort)
-    empty = min(samples.pop(""))
-    for name in samples:
-        if isinstance(loops[name], Statement):
-            samples[name] = [sample - empty for sample in samples[name]]
-    return judge(race, contestants, samples)
+            samples = _sample(dict.fromkeys([EMPTY, *work.values(), *floor.values()]), effort)
+    empty = min(samples[EMPTY])
+    for loop in samples:
+        if isinstance(loop, Statement):
+            samples[loop] = [sample - empty for sample in samples[loop]]
+    return judge(
+        race,
+        contestants,
+        {name: samples[loop] for name, loop in work.items()},
+        {name: samples[loop] for name, loop in floor.items()},
+    )
 
 
-def _beyond(samples: Mapping[str, Sequence[float]], floor: str) -> dict[str, Summary]:
-    """Return what each spends beyond the floor. Medians are of rounds: what slows the machine slows both."""
-    least = min(samples[floor])
-    return {
-        name: Summary.of(
-            [spent - unavoidable for spent, unavoidable in zip(samples[name], samples[floor], strict=True)],
-            minimum=min(samples[name]) - least,
-        )
-        for name in samples
-        if name != floor
-    }
+def _beyond(spent: Sequence[float], floor: Sequence[float]) -> Summary:
+    """Return what is spent beyond the floor. The median is of rounds: what slows the machine slows both."""
+    differences = [total - unavoidable for total, unavoidable in zip(spent, floor, strict=True)]
+    return Summary.of(differences, minimum=min(spent) - min(floor))
 
 
-def judge(race: Race, names: Iterable[str], samples: Mapping[str, Sequence[float]]) -> Result:
-    """Make the figures of a race from what each contestant's calls took, in ns, by round."""
-    cost = {name: Summary.of(samples[name]) for name in samples}
-    beyond = _beyond(samples, race.floor) if race.floor and race.floor in samples else {}
+def judge(
+    race: Race,
+    names: Iterable[str],
+    work: Mapping[str, Sequence[float]],
+    floors: Mapping[str, Sequence[float]],
+) -> Result:
+    """Make the figures of a race from what calls, and their floors, took: in ns, by round."""
+    cost = {name: Summary.of(samples) for name, samples in work.items()}
+    floor = {name: Summary.of(samples) for name, samples in floors.items()}
+    beyond = {name: _beyond(work[name], samples) for name, samples in floors.items()}
     rows = [
         Row(
             name,
             cost.get(name),
             Ratio.between(cost.get(name), cost.get(race.peer)),
+            floor.get(name),
             beyond.get(name),
             Ratio.between(beyond.get(name), beyond.get(race.peer)),
         )
         for name in names
     ]
-    verdicts = [Verdict.on(target, beyond if race.floor else cost) for target in race.targets]
-    return Result(race.name, race.peer, race.floor, rows, verdicts)
+    verdicts = [Verdict.on(target, beyond or cost) for target in race.targets]
+    return Result(race.name, race.peer, bool(floors), rows, verdicts)
 
 
 # ---- saying -----------------------------------------------------------------------------------------
@@ -334,12 +358,20 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown(result: Result) -> str:
     """Return one race as a Markdown section."""
     header = ["contestant", "min ns", "median ns", f"min ÷ {result.peer}", f"median ÷ {result.peer}"]
-    if result.floor:
-        header += ["beyond: min ns", "median ns", f"min ÷ {result.peer}", f"median ÷ {result.peer}"]
+    if result.has_floors:
+        header += [
+            "floor: min ns",
+            "median ns",
+            "beyond: min ns",
+            "median ns",
+            f"min ÷ {result.peer}",
+            f"median ÷ {result.peer}",
+        ]
     rows = []
     for row in result.rows:
         cells = [row.contestant, *_figures(row.cost), *map(_ratio, (row.to_peer.minima, row.to_peer.medians))]
-        if result.floor:
+        if result.has_floors:
+            cells += _figures(row.floor)
             cells += _figures(row.beyond)
             cells += map(_ratio, (row.beyond_to_peer.minima, row.beyond_to_peer.medians))
         rows.append(cells)

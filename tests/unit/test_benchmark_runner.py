@@ -35,44 +35,49 @@ def test_a_statement_runs_as_often_as_it_is_told_with_its_names(runner):
 
 def test_minima_medians_and_their_ratios_to_the_peer(runner):
     race = a_race(runner, {})
-    result = runner.judge(race, ["one", "peer"], {"one": [20, 40, 30], "peer": [10, 11, 12]})
+    result = runner.judge(race, ["one", "peer"], {"one": [20, 40, 30], "peer": [10, 11, 12]}, {})
     one = figures(result)["one"]
     assert (one.cost.minimum, one.cost.median) == (20, 30)
     assert (one.to_peer.minima, one.to_peer.medians) == (2, 30 / 11)
 
 
-def test_beyond_the_floor_is_taken_round_by_round(runner):
-    race = a_race(runner, {}, floor="floor")
-    # The machine slowed down in the second half: for both.
-    floor = [100.0] * 4 + [200.0] * 4
-    samples = {"one": [cost + 30 for cost in floor], "peer": [cost + 60 for cost in floor], "floor": floor}
-    rows = figures(runner.judge(race, samples, samples))
+def judge_above(runner, work, floors, *targets):
+    """Judge `work`, each of whose contestants has a floor of its own."""
+    return runner.judge(a_race(runner, {}, targets=targets), work, work, floors)
+
+
+def test_beyond_the_floor_is_taken_round_by_round_from_ones_own(runner):
+    # The machine slowed down in the second half: for all. And the peer's mapping is slower in the kernel.
+    floors = {"one": [100.0] * 4 + [200.0] * 4, "peer": [150.0] * 4 + [250.0] * 4}
+    work = {"one": [cost + 30 for cost in floors["one"]], "peer": [cost + 60 for cost in floors["peer"]]}
+    rows = figures(judge_above(runner, work, floors))
     assert (rows["one"].beyond.minimum, rows["one"].beyond.median) == (30, 30)
     assert rows["one"].beyond_to_peer.medians == 0.5
-    assert rows["floor"].beyond is None
+    assert (rows["one"].floor.minimum, rows["peer"].floor.minimum) == (100, 150)
 
 
 def test_a_difference_smaller_than_its_uncertainty_has_no_ratio(runner):
-    race = a_race(runner, {}, floor="floor", targets=[runner.Target("one", "peer", 1.0)])
     floor = [1000.0, 2000, 1500, 1200, 1900]
-    samples = {"one": floor[::-1], "peer": [cost + 5 for cost in floor], "floor": floor}
-    result = runner.judge(race, samples, samples)
+    work = {"one": floor[::-1], "peer": [cost + 5 for cost in floor]}
+    result = judge_above(runner, work, dict.fromkeys(work, floor), runner.Target("one", "peer", 1.0))
     assert figures(result)["one"].beyond_to_peer.medians is None
     assert [verdict.word for verdict in result.verdicts] == ["—"]
 
 
 def test_a_miss_does_not_hide_behind_the_noise_of_the_other(runner):
-    race = a_race(runner, {}, floor="floor", targets=[runner.Target("one", "peer", 1.0)])
     floor = [1000.0, 2000, 1500, 1200, 1900]
-    samples = {"one": [cost + 9000 for cost in floor], "peer": floor[::-1], "floor": floor}
-    assert [verdict.word for verdict in runner.judge(race, samples, samples).verdicts] == ["missed"]
+    work = {"one": [cost + 9000 for cost in floor], "peer": floor[::-1]}
+    result = judge_above(runner, work, dict.fromkeys(work, floor), runner.Target("one", "peer", 1.0))
+    assert [verdict.word for verdict in result.verdicts] == ["missed"]
 
 
 @pytest.mark.parametrize(("at_most", "word"), [(0.6, "held"), (0.4, "missed")])
 def test_a_target_is_on_what_is_spent_beyond_the_floor(runner, at_most, word):
-    race = a_race(runner, {}, floor="floor", targets=[runner.Target("one", "peer", at_most)])
-    samples = {"one": [130.0] * 3, "peer": [160.0] * 3, "floor": [100.0] * 3}
-    assert [verdict.word for verdict in runner.judge(race, samples, samples).verdicts] == [word]
+    work = {"one": [130.0] * 3, "peer": [160.0] * 3}
+    result = judge_above(
+        runner, work, dict.fromkeys(work, [100.0] * 3), runner.Target("one", "peer", at_most)
+    )
+    assert [verdict.word for verdict in result.verdicts] == [word]
 
 
 def test_contestants_take_turns_and_the_collector_is_off(runner):
@@ -100,6 +105,20 @@ def test_the_loop_itself_is_not_charged(runner):
     assert figures(result)["peer"].cost.minimum < min(runner.EMPTY(10_000) for _ in range(20)) / 10_000
 
 
+def test_two_contestants_on_one_floor_share_its_loop(runner):
+    runs = []
+
+    def floor(n):
+        runs.append(n)
+        return n * 100
+
+    above = {name: runner.Above(floor, lambda n: n * 150) for name in ("one", "peer")}
+    result = runner.run(a_race(runner, above), runner.Effort(rounds=20, loop_ns=1000))
+    assert figures(result)["one"].beyond.median == 50
+    assert runs[-20:] == [10] * 20
+    assert len(runs) < 30
+
+
 def test_who_cannot_take_part_and_who_loses_stay_in_the_table(runner):
     race = a_race(runner, {"slow": lambda n: n * 900, "peer": lambda n: n * 300, "absent": None})
     table = runner.markdown(runner.run(race, runner.Effort.quick())).replace(" ", "")
@@ -123,7 +142,7 @@ def test_the_region_benchmark_runs_and_writes_what_it_prints(tmp_path):
     assert done.returncode == 0, done.stderr
     races = json.loads(report.read_text())["races"]
     assert all(f"### {race['name']}\n" in done.stdout for race in races)
-    assert {row["contestant"] for row in races[0]["rows"]} >= {"mmkit", "mmap", "ctypes", "bare system call"}
+    assert {row["contestant"] for row in races[0]["rows"]} >= {"mmkit", "mmap", "ctypes"}
 
 
 def test_only_holds_the_races_named(tmp_path):
