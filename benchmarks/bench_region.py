@@ -201,40 +201,40 @@ def create(scope: ExitStack) -> Contestants:
 # ---- the contents -----------------------------------------------------------------------------------
 
 
-@race("read one byte", peer="mmap")
-def read_byte(scope: ExitStack) -> Contestants:
-    return access("memory[7]", scope)
+#: Every access of mmkit is guarded, those of the others are not.
+GUARDED_SMALL = (Target("mmkit", "mmap", at_most=1.0, plus_ns=15),)
+GUARDED_LARGE = (Target("mmkit", "mmap", at_most=1.0),)
 
 
-@race("read a slice of 16 bytes", peer="mmap")
-def read_slice(scope: ExitStack) -> Contestants:
-    return access("memory[64:80]", scope, element=ctypes.c_char)
-
-
-@race("store one byte", peer="mmap")
-def store_byte(scope: ExitStack) -> Contestants:
-    return access("memory[7] = 1", scope)
-
-
-def access(
-    statement: str, scope: ExitStack, element: type[ctypes.c_ubyte | ctypes.c_char] = ctypes.c_ubyte
-) -> Contestants:
-    """Return who runs a statement on `memory`.
+def access(name: str, statement: str, targets: Sequence[Target], count: int = 1) -> Race:
+    """Return the race of a statement on `memory`, in which `data` is so many bytes.
 
     An item of a ctypes array is an int where the elements are `c_ubyte`, a slice is bytes where they are
     `c_char`: as the others' are.
     """
-    contestants: dict[str, Statement | None] = {
-        "mmkit": Statement(statement, memory=scope.enter_context(ANONYMOUS.region())),
-        "mmap": Statement(statement, memory=ANONYMOUS.mapping(scope)),
-        "ctypes": Statement(statement, memory=(element * SIZE).from_address(ANONYMOUS.address(scope))),
-        "cffi": None,
-    }
-    if cffi := cffi_libc():
-        pointer = cffi.ffi.cast("unsigned char *", ANONYMOUS.address(scope))
-        memory = cffi.ffi.buffer(pointer, SIZE) if element is ctypes.c_char else pointer
-        contestants["cffi"] = Statement(statement, memory=memory)
-    return contestants
+    slices = ":" in statement
+
+    @race(name, peer="mmap", targets=targets)
+    def run_it(scope: ExitStack) -> Contestants:
+        def on(memory: object) -> Statement:
+            return Statement(statement, memory=memory, data=bytes(count))
+
+        element = ctypes.c_char if slices else ctypes.c_ubyte
+        contestants: dict[str, Statement | None] = {
+            "mmkit": on(scope.enter_context(ANONYMOUS.region())),
+            "mmap": on(ANONYMOUS.mapping(scope)),
+            "ctypes": None,
+            "cffi": None,
+        }
+        if "find" in statement:
+            return contestants
+        contestants["ctypes"] = on((element * SIZE).from_address(ANONYMOUS.address(scope)))
+        if cffi := cffi_libc():
+            pointer = cffi.ffi.cast("unsigned char *", ANONYMOUS.address(scope))
+            contestants["cffi"] = on(cffi.ffi.buffer(pointer, SIZE) if slices else pointer)
+        return contestants
+
+    return run_it
 
 
 if __name__ == "__main__":
@@ -249,8 +249,17 @@ if __name__ == "__main__":
         protect_as_is,
         protect_and_back,
         create,
-        read_byte,
-        read_slice,
-        store_byte,
+        access("read one byte", "memory[7]", GUARDED_SMALL),
+        access("read 16 bytes", "memory[64:80]", GUARDED_SMALL),
+        access("store one byte", "memory[7] = 1", GUARDED_SMALL),
+        access("store 16 bytes", "memory[64:80] = data", GUARDED_SMALL, 16),
+        access("read 4 KiB", "memory[64:4160]", GUARDED_LARGE),
+        access("store 4 KiB", "memory[64:4160] = data", GUARDED_LARGE, 4096),
+        access("read 64 KiB", "memory[64:65600]", GUARDED_LARGE),
+        access("store 64 KiB", "memory[64:65600] = data", GUARDED_LARGE, 65536),
+        access("read 1 MiB", f"memory[0:{SIZE}]", GUARDED_LARGE),
+        access("store 1 MiB", f"memory[0:{SIZE}] = data", GUARDED_LARGE, SIZE),
+        access("find a byte that is not in 1 MiB", "memory.find(b'x', 0)", ()),
+        access("find two bytes that are not in 1 MiB", "memory.find(b'xy', 0)", ()),
         notes=[f"The file on disk lies in {directory}, on {filesystem_of(directory)}."],
     )

@@ -90,11 +90,19 @@ Contestants = Mapping[str, Loop | Above | None]
 
 @dataclass(frozen=True)
 class Target:
-    """What a contestant should cost at most, as a multiple of another's cost."""
+    """What a contestant should cost at most: a multiple of another's cost, and so many ns more."""
 
     of: str
     to: str
     at_most: float
+    plus_ns: float = 0
+
+    def __str__(self) -> str:
+        plus = f" + {self.plus_ns:g} ns" if self.plus_ns else ""
+        return f"{self.of} ≤ {self.at_most:g} × {self.to}{plus}"
+
+    def allowed(self, other: float) -> float:
+        return self.at_most * other + self.plus_ns
 
 
 @dataclass(frozen=True)
@@ -191,18 +199,20 @@ class Verdict:
     def on(cls, target: Target, cost: Mapping[str, Summary]) -> Verdict:
         one, other = cost.get(target.of), cost.get(target.to)
         ratio = Ratio.between(one, other)
-        held = {value <= target.at_most for value in (ratio.minima, ratio.medians) if value is not None}
-        if one and other and not held:
-            held = cls._in_noise(one, other, target.at_most)
+        held: set[bool] = set()
+        if one and other and ratio.medians is not None:
+            held = {one.median <= target.allowed(other.median), one.minimum <= target.allowed(other.minimum)}
+        elif one and other:
+            held = cls._in_noise(one, other, target)
         word = "—" if not held else "open" if len(held) == 2 else "held" if True in held else "missed"
         return cls(target, ratio, word)
 
     @staticmethod
-    def _in_noise(one: Summary, other: Summary, at_most: float) -> set[bool]:
+    def _in_noise(one: Summary, other: Summary, target: Target) -> set[bool]:
         """Judge by how large and how small the medians can be, where a ratio would say nothing."""
-        if one.median - one.uncertainty > at_most * (other.median + other.uncertainty):
+        if one.median - one.uncertainty > target.allowed(other.median + other.uncertainty):
             return {False}
-        if one.median + one.uncertainty <= at_most * (other.median - other.uncertainty):
+        if one.median + one.uncertainty <= target.allowed(other.median - other.uncertainty):
             return {True}
         return set()
 
@@ -390,7 +400,7 @@ def _verdicts(results: Sequence[Result]) -> str:
     rows = [
         [
             result.name,
-            f"{verdict.target.of} ≤ {verdict.target.at_most:g} × {verdict.target.to}",
+            str(verdict.target),
             _ratio(verdict.ratio.minima),
             _ratio(verdict.ratio.medians),
             verdict.word,

@@ -1,9 +1,8 @@
 #include <mmkit/access.h>
 
-#include <string.h>
-
 #include <mmkit/sys.h>
 
+#include "access_internal.h"
 #include "region_internal.h"
 
 /* What the range allows. Inside an operation the lock may only be tried: who holds it may be waiting for the
@@ -20,23 +19,42 @@ static int try_to_look_at_prot(mmk_region *region, size_t offset, size_t length,
     return 0;
 }
 
-static int check_access(mmk_region *region, size_t offset, size_t length, int needed)
+/* The first page of the range that does not allow what is needed. returns 0, or -EAGAIN. */
+static int find_what_is_forbidden(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+{
+    size_t at = offset, end = offset + length;
+    if (pthread_mutex_trylock(&region->lock) != 0)
+        return -EAGAIN;
+    for (size_t page_end; at < end; at = page_end) {
+        page_end = mmk_round_down(at, region->granule) + region->granule;
+        if ((region_prot_of_range(region, at, 1) & needed) != needed)
+            break;
+    }
+    pthread_mutex_unlock(&region->lock);
+    if (at >= end)
+        return -EAGAIN;
+    *fault = (mmk_fault){(uintptr_t)region->base + at, MMK_FAULT_PROTECTION, needed == PROT_WRITE};
+    return -EFAULT;
+}
+
+static int check_access(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
 {
     int prot;
     if (!is_inside(region, offset, length))
         return -ERANGE;
     int error = try_to_look_at_prot(region, offset, length, &prot);
-    return error ? error : (prot & needed) == needed ? 0 : -EACCES;
+    if (error || (prot & needed) == needed)
+        return error;
+    return find_what_is_forbidden(region, offset, length, needed, fault);
 }
 
-/* Pin the region for an access that needs prot. On error it is not pinned. */
-static int begin(mmk_region *region, size_t offset, size_t length, int needed)
+int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
 {
     for (;;) {
         int error = mmk_region_enter(region);
         if (error)
             return error;
-        error = check_access(region, offset, length, needed);
+        error = check_access(region, offset, length, needed, fault);
         if (!error)
             return 0;
         mmk_region_leave(region);
@@ -47,64 +65,41 @@ static int begin(mmk_region *region, size_t offset, size_t length, int needed)
     }
 }
 
-int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length)
+int access_load(const mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
-    int error = begin(region, offset, length, PROT_READ);
+    int error = mmk_guarded_copy(into, region->base + offset, length, fault);
     if (error)
-        return error;
-    memcpy(into, region->base + offset, length);
-    mmk_region_leave(region);
-    return 0;
+        region_explain_fault(region, fault);
+    else if (region->hides_end)
+        error = region_check_end(region, offset, length, false, fault);
+    return error;
 }
 
-int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t length)
+int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
-    int error = begin(region, offset, length, PROT_WRITE);
+    int error = access_begin(region, offset, length, PROT_READ, fault);
     if (error)
         return error;
-    memmove(region->base + offset, from, length);
+    error = access_load(region, offset, into, length, fault);
     mmk_region_leave(region);
-    return 0;
+    return error;
 }
 
-static const char *last_occurrence(const char *hay, size_t length, const char *needle, size_t needle_length)
+int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t length, mmk_fault *fault)
 {
-    if (needle_length > length)
-        return NULL;
-    if (needle_length == 0)
-        return hay + length;
-    /* Look for the needle's first byte from the end; each step goes on in front of the last candidate. */
-    size_t candidates = length - needle_length + 1;
-    const char *candidate;
-    while ((candidate = memrchr(hay, needle[0], candidates))) {
-        if (memcmp(candidate, needle, needle_length) == 0)
-            return candidate;
-        candidates = (size_t)(candidate - hay);
-    }
-    return NULL;
-}
-
-ssize_t mmk_access_find(mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length)
-{
-    int error = begin(region, offset, length, PROT_READ);
+    int error = access_begin(region, offset, length, PROT_WRITE, fault);
     if (error)
         return error;
-    const char *found = memmem(region->base + offset, length, needle, needle_length);
-    ssize_t answer = found ? found - region->base : -ENOENT;
+    error = mmk_guarded_copy(region->base + offset, from, length, fault);
+    if (error)
+        region_explain_fault(region, fault);
+    else if (region->hides_end)
+        error = region_check_end(region, offset, length, true, fault);
     mmk_region_leave(region);
-    return answer;
+    return error;
 }
 
-ssize_t mmk_access_rfind(mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length)
-{
-    int error = begin(region, offset, length, PROT_READ);
-    if (error)
-        return error;
-    const char *found = last_occurrence(region->base + offset, length, needle, needle_length);
-    ssize_t answer = found ? found - region->base : -ENOENT;
-    mmk_region_leave(region);
-    return answer;
-}
+/* ---- for those who hold the lock -------------------------------------------------------------------- */
 
 bool region_is_guarded(const mmk_region *region, size_t offset, size_t length)
 {
@@ -117,19 +112,30 @@ bool region_is_guarded(const mmk_region *region, size_t offset, size_t length)
                            MMK_MADV_POPULATE_WRITE) == -EFAULT;
 }
 
-bool region_can_write(const mmk_region *region, size_t offset, size_t length)
+int region_check_write(const mmk_region *region, size_t offset, size_t length, mmk_fault *fault)
 {
-    if (length == 0)
-        return true;
-    return (region_prot_of_range(region, offset, length) & PROT_WRITE) && !region_is_guarded(region, offset, length);
+    for (size_t at = offset, end = offset + length, page_end; at < end; at = page_end) {
+        page_end = mmk_round_down(at, region->granule) + region->granule;
+        bool allowed = region_prot_of_range(region, at, 1) & PROT_WRITE;
+        if (allowed && !region_is_guarded(region, at, 1))
+            continue;
+        mmk_fault_reason reason = allowed ? MMK_FAULT_UNMAPPED : MMK_FAULT_PROTECTION;
+        *fault = (mmk_fault){(uintptr_t)region->base + at, reason, true};
+        return -EFAULT;
+    }
+    return 0;
 }
 
-int region_zero(const mmk_region *region, size_t offset, size_t length)
+int region_zero(const mmk_region *region, size_t offset, size_t length, mmk_fault *fault)
 {
-    if (length == 0)
-        return 0;
-    if (!region_can_write(region, offset, length))
-        return -EACCES;
-    memset(region->base + offset, 0, length);
+    static const char zeros[4096];
+    for (size_t done = 0, part; done < length; done += part) {
+        part = length - done < sizeof zeros ? length - done : sizeof zeros;
+        int error = mmk_guarded_copy(region->base + offset + done, zeros, part, fault);
+        if (error) {
+            region_explain_fault(region, fault);
+            return error;
+        }
+    }
     return 0;
 }

@@ -6,7 +6,9 @@
 
 enum {
     MADV_FREE_ = 8,
+    MADV_HUGEPAGE_ = 14,
     MADV_DONTNEED_LOCKED_ = 24,
+    MADV_COLLAPSE_ = 25,
     MADV_HWPOISON_ = 100,
     MADV_SOFT_OFFLINE_ = 101,
 };
@@ -36,6 +38,8 @@ int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advi
     error = mmk_advice_destroys(region, advice) ? -MMK_EUNSUPPORTED : check_range(region, offset, length);
     if (!error)
         error = mmk_sys_madvise(region->base + offset, length, advice);
+    if (!error && (advice == MADV_HUGEPAGE_ || advice == MADV_COLLAPSE_) && region_may_hide_end(region))
+        region->hides_end = true;
     mmk_region_leave(region);
     return error;
 }

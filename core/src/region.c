@@ -6,6 +6,9 @@
 #include <mmkit/sys.h>
 
 #include "region_internal.h"
+#include "registry_internal.h"
+
+enum { FIXED_NOREPLACE = 0x100000 }; /* MAP_FIXED_NOREPLACE, Linux 4.17 */
 
 int region_reserve(size_t reserved, size_t guard, size_t granule, mmk_range *outer, char **base)
 {
@@ -28,6 +31,18 @@ int region_reserve(size_t reserved, size_t guard, size_t granule, mmk_range *out
     if (slack > before)
         mmk_sys_munmap(outer->base + length, slack - before);
     return 0;
+}
+
+int region_hold_free(char *address, size_t length)
+{
+    intptr_t got = mmk_sys_mmap(address, length, PROT_NONE, HOLD_FLAGS | FIXED_NOREPLACE, -1, 0);
+    if (got < 0)
+        return (int)got;
+    if (got == (intptr_t)address)
+        return 0;
+    /* Before 4.17 the flag is unknown and the address only a hint. */
+    mmk_sys_munmap((void *)got, length);
+    return -EEXIST;
 }
 
 static int map_reserved(mmk_region *region, const mmk_request *request, size_t length)
@@ -84,25 +99,27 @@ int mmk_region_map(mmk_region *region, const mmk_request *request)
         if (error)
             mmk_sys_munmap(region->outer.base, region->outer.length);
     }
-    if (error)
+    if (error) {
         region->outer = (mmk_range){0};
-    else
-        atomic_store_explicit(&region->state, MMK_REGION_LIVE, memory_order_release);
-    return error;
+        return error;
+    }
+    region->hides_end = region_hides_end(region);
+    atomic_store_explicit(&region->state, MMK_REGION_LIVE, memory_order_release);
+    return 0;
 }
 
-int mmk_region_enter(mmk_region *region)
+int mmk_region_enter_late(mmk_region *region)
 {
     for (;;) {
-        uint64_t before = atomic_fetch_add_explicit(&region->state, 1, memory_order_acquire);
-        if ((before & (MMK_REGION_LIVE | MMK_REGION_EXCLUDED)) == MMK_REGION_LIVE)
-            return 0;
-        atomic_fetch_sub_explicit(&region->state, 1, memory_order_release);
+        uint64_t before = atomic_fetch_sub_explicit(&region->state, 1, memory_order_release);
         if (!(before & MMK_REGION_LIVE))
             return -MMK_ECLOSED;
-        /* Whoever excluded us holds the lock: wait for it. */
+        /* Whoever keeps others out holds the lock: wait for it. */
         pthread_mutex_lock(&region->lock);
         pthread_mutex_unlock(&region->lock);
+        before = atomic_fetch_add_explicit(&region->state, 1, memory_order_acquire);
+        if ((before & (MMK_REGION_LIVE | MMK_REGION_EXCLUDED)) == MMK_REGION_LIVE)
+            return 0;
     }
 }
 
@@ -140,10 +157,71 @@ void region_admit(mmk_region *region)
     atomic_fetch_and(&region->state, ~MMK_REGION_EXCLUDED);
 }
 
-void region_forget_operations(mmk_region *region)
+static void forget_bookkeeping(mmk_region *region)
+{
+    mmk_runs_clear(&region->protections);
+    mmk_runs_clear(&region->locks);
+    mmk_runs_clear(&region->guards);
+    region->covers = NULL;
+}
+
+void region_set_hook(mmk_region *region, mmk_fault_hook *hook)
+{
+    if (!hook && !atomic_load(&region->hook))
+        return;
+    registry_begin_removal();
+    atomic_store_explicit(&region->hook, hook, memory_order_release);
+    registry_end_removal();
+}
+
+/* Take the addresses that the child has not got. */
+static int fill_holes(char *address, size_t length)
+{
+    /* ENOMEM: some of it is not mapped. With MS_ASYNC that is all that the call does. */
+    if (mmk_sys_msync(address, length, MS_ASYNC) != -ENOMEM)
+        return 0;
+    int error = region_hold_free(address, length);
+    if (!error || length == mmk_page_size())
+        return error;
+    size_t half = mmk_round_up(length / 2, mmk_page_size());
+    error = fill_holes(address, half);
+    int other = fill_holes(address + half, length - half);
+    return error ? error : other;
+}
+
+/* Make the child's address space the same as the parent's where the region is.
+ * returns 1 if the region is all there, 0 if its addresses are only held now, or a negative errno. */
+static int settle_in_child(const mmk_region *region)
+{
+    const mmk_range *outer = &region->outer;
+    /* The kernel lets a child have them: a secret of two is none. */
+    if (region->always_locked) {
+        int error = (int)hold(outer->base, outer->length);
+        if (error)
+            mmk_sys_munmap(outer->base, outer->length);
+        return error;
+    }
+    if (mmk_sys_msync(outer->base, outer->length, MS_ASYNC) != -ENOMEM)
+        return 1;
+    return fill_holes(outer->base, outer->length);
+}
+
+bool region_after_fork(mmk_region *region)
 {
     atomic_fetch_and(&region->state, MMK_REGION_LIVE);
     region->locks.count = 0; /* mlock(2): not inherited */
+    if (mmk_region_is_closed(region))
+        return true;
+    int settled = settle_in_child(region);
+    if (settled == 1)
+        return true;
+    atomic_store(&region->state, 0);
+    atomic_store(&region->hook, NULL);
+    forget_bookkeeping(region);
+    if (settled == 0)
+        return true;
+    region->outer = (mmk_range){0};
+    return false;
 }
 
 bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bool writable)
@@ -234,14 +312,6 @@ int mmk_region_seal(mmk_region *region)
     return error;
 }
 
-static void forget_bookkeeping(mmk_region *region)
-{
-    mmk_runs_clear(&region->protections);
-    mmk_runs_clear(&region->locks);
-    mmk_runs_clear(&region->guards);
-    region->covers = NULL;
-}
-
 static int give_up_contents(mmk_region *region)
 {
     if (region->sealed)
@@ -263,6 +333,7 @@ int mmk_region_close(mmk_region *region)
         /* Closed first: the fork handlers do not free the lock of a region that has left the registry, so a
          * child must not want it. */
         atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
+        region_set_hook(region, NULL);
         error = give_up_contents(region);
         if (error)
             atomic_fetch_or(&region->state, MMK_REGION_LIVE);

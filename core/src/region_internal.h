@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include <mmkit/guarded.h>
 #include <mmkit/region.h>
 
 enum { HOLD_FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
@@ -39,8 +40,16 @@ void region_admit(mmk_region *region);
 MMK_MUST_CHECK int region_begin_destroying(mmk_region *region, size_t offset, size_t length, bool force);
 void region_end_destroying(mmk_region *region, bool force);
 
-/* In a fork child: the threads that were inside are not here. */
-void region_forget_operations(mmk_region *region);
+/* In a fork child, before anything else can be mapped there: the threads that were inside are not here, nor perhaps
+ * the pages. returns false if its addresses are no longer the region's own: it has left the registry then. */
+bool region_after_fork(mmk_region *region);
+
+/* pre: the lock is held. When it returns, the hook before is not running any more. */
+void region_set_hook(mmk_region *region, mmk_fault_hook *hook);
+
+/* See backing.c: does the kernel give no signal for what lies behind the end of the file; may it come to that? */
+bool region_hides_end(const mmk_region *region);
+bool region_may_hide_end(const mmk_region *region);
 
 static inline bool is_inside(const mmk_region *region, size_t offset, size_t length)
 {
@@ -63,11 +72,11 @@ int region_prot_of_range(const mmk_region *region, size_t offset, size_t length)
  * Returns the first error, but goes on. pre: the lock is held. */
 int region_enforce(const mmk_region *region, size_t offset, size_t length);
 
-/* Write zeros. pre: the lock is held; the range lies inside. returns 0, or -EACCES where it is not writable. */
-MMK_MUST_CHECK int region_zero(const mmk_region *region, size_t offset, size_t length);
+/* Write zeros. pre: the lock is held; the range lies inside. returns 0 or -EFAULT */
+int region_zero(const mmk_region *region, size_t offset, size_t length, mmk_fault *fault);
 
-/* Would writing there be allowed, and not meet a guard? pre: as for region_zero. */
-bool region_can_write(const mmk_region *region, size_t offset, size_t length);
+/* Would writing there be allowed, and not meet a guard? pre: as for region_zero. returns 0 or -EFAULT */
+MMK_MUST_CHECK int region_check_write(const mmk_region *region, size_t offset, size_t length, mmk_fault *fault);
 /* Does a guard stand on a page of the range? pre: the lock is held; the range lies inside, writable, not empty. */
 bool region_is_guarded(const mmk_region *region, size_t offset, size_t length);
 
@@ -77,6 +86,9 @@ bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bo
 /* Hold address space: `reserved` bytes from *base (a multiple of the granule) on, and `guard` bytes at each end.
  * returns 0 or -ENOMEM. pre: the sizes are multiples of the page size, below SIZE_MAX / 4 + a granule. */
 MMK_MUST_CHECK int region_reserve(size_t reserved, size_t guard, size_t granule, mmk_range *outer, char **base);
+
+/* Hold address space at exactly this place: -EEXIST if something is there. */
+MMK_MUST_CHECK int region_hold_free(char *address, size_t length);
 
 /* Replace a range by address space that faults on every access. */
 static inline intptr_t hold(char *address, size_t length)

@@ -1,61 +1,42 @@
 #include <mmkit/registry.h>
 
-#include <errno.h>
 #include <pthread.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
 #include <mmkit/sys.h>
 
+#include "ranges.h"
+#include "readers.h"
 #include "region_internal.h"
+#include "registry_internal.h"
+#include "signals.h"
 
-/* Who holds a range: a region, or nobody in particular, for addresses that a region left behind. */
-typedef struct entry {
-    mmk_range range;
-    mmk_region *region;
-} entry;
+/* Over `ranges` and `readers`. Handlers do without it: the thread they have interrupted may hold it. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* A sorted array. It lives in memory of its own and not in malloc's, because a malloc may one day
- * stand on regions. */
-static struct {
-    pthread_mutex_t lock;
-    entry *items;
-    size_t count;
-    size_t capacity;
-} registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
+/* See registry_removals. */
+static atomic_ulong removals;
+static __thread volatile bool is_removing __attribute__((tls_model("initial-exec")));
 
-/* Index of the first region that ends after address. */
-static size_t first_ending_after(uintptr_t address)
+/* ---- fork ------------------------------------------------------------------------------------------- */
+
+/* All of them, or those before one. */
+static void unlock_regions(const mmk_region *end)
 {
-    size_t low = 0, high = registry.count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const mmk_range *range = &registry.items[middle].range;
-        if ((uintptr_t)range->base + range->length <= address)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static void unlock_regions(size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (registry.items[i].region)
-            pthread_mutex_unlock(&registry.items[i].region->lock);
+    entry found;
+    for (ranges_place place = {0}; ranges_next(&place, &found) && !(end && found.region == end);)
+        if (found.region)
+            pthread_mutex_unlock(&found.region->lock);
 }
 
 static bool try_lock_every_region(void)
 {
-    for (size_t i = 0; i < registry.count; i++) {
-        mmk_region *region = registry.items[i].region;
-        if (region && pthread_mutex_trylock(&region->lock) != 0) {
-            unlock_regions(i);
+    entry found;
+    for (ranges_place place = {0}; ranges_next(&place, &found);)
+        if (found.region && pthread_mutex_trylock(&found.region->lock) != 0) {
+            unlock_regions(found.region);
             return false;
         }
-    }
     return true;
 }
 
@@ -64,10 +45,12 @@ static bool try_lock_every_region(void)
 static void before_fork(void)
 {
     for (;;) {
-        pthread_mutex_lock(&registry.lock);
-        if (try_lock_every_region())
+        pthread_mutex_lock(&lock);
+        if (try_lock_every_region()) {
+            signals_before_fork();
             return;
-        pthread_mutex_unlock(&registry.lock);
+        }
+        pthread_mutex_unlock(&lock);
         /* Not sched_yield: whoever holds a lock may have a lower real-time priority. */
         nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
     }
@@ -75,31 +58,27 @@ static void before_fork(void)
 
 static void after_fork_in_parent(void)
 {
-    unlock_regions(registry.count);
-    pthread_mutex_unlock(&registry.lock);
+    signals_after_fork();
+    unlock_regions(NULL);
+    pthread_mutex_unlock(&lock);
 }
 
 static void after_fork_in_child(void)
 {
-    for (size_t i = 0; i < registry.count; i++)
-        if (registry.items[i].region)
-            region_forget_operations(registry.items[i].region);
-    after_fork_in_parent();
-}
-
-static int make_room(void)
-{
-    if (registry.count < registry.capacity)
-        return 0;
-    size_t size = registry.capacity * sizeof *registry.items;
-    size_t grown = size ? size * 2 : mmk_page_size();
-    intptr_t address = size ? mmk_sys_mremap(registry.items, size, grown, MREMAP_MAYMOVE, NULL)
-                            : mmk_sys_mmap(NULL, grown, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (address < 0)
-        return (int)address;
-    registry.items = (entry *)address;
-    registry.capacity = grown / sizeof *registry.items;
-    return 0;
+    entry found;
+    signals_after_fork();
+    readers_forget();
+    for (ranges_place place = {0}; ranges_next(&place, &found);) {
+        if (!found.region)
+            continue;
+        bool is_here = region_after_fork(found.region);
+        pthread_mutex_unlock(&found.region->lock);
+        if (!is_here) {
+            ranges_take(&found);
+            place = ranges_place_of(&found);
+        }
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 /* At load, before any thread can fork in the middle of it. */
@@ -108,40 +87,15 @@ __attribute__((constructor)) static void handle_fork(void)
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-/* pre: there is room. */
-static void insert(mmk_range range, mmk_region *region)
-{
-    size_t index = first_ending_after((uintptr_t)range.base);
-    memmove(registry.items + index + 1, registry.items + index, (registry.count - index) * sizeof *registry.items);
-    registry.items[index] = (entry){range, region};
-    registry.count++;
-}
-
-static bool is_entry(size_t index, mmk_range range, const mmk_region *region)
-{
-    const entry *found = &registry.items[index];
-    return found->range.base == range.base && found->region == region;
-}
-
-/* pre: it is in. */
-static void take_out(mmk_range range, const mmk_region *region)
-{
-    size_t index = first_ending_after((uintptr_t)range.base);
-    /* While a region moves on an old kernel, another may have been mapped where it was: see resize.c. */
-    if (!is_entry(index, range, region))
-        for (index = 0; !is_entry(index, range, region); index++)
-            ;
-    registry.count--;
-    memmove(registry.items + index, registry.items + index + 1, (registry.count - index) * sizeof *registry.items);
-}
+/* ---- changes ---------------------------------------------------------------------------------------- */
 
 static int add(mmk_range range, mmk_region *region)
 {
-    pthread_mutex_lock(&registry.lock);
-    int error = make_room();
+    pthread_mutex_lock(&lock);
+    int error = ranges_make_room();
     if (!error)
-        insert(range, region);
-    pthread_mutex_unlock(&registry.lock);
+        ranges_put(&(entry){range, region});
+    pthread_mutex_unlock(&lock);
     return error;
 }
 
@@ -155,56 +109,102 @@ int mmk_registry_hold(mmk_range range)
     return add(range, NULL);
 }
 
+static void begin_removal(void)
+{
+    pthread_mutex_lock(&lock);
+    is_removing = true;
+    atomic_fetch_add(&removals, 1);
+}
+
+static void end_removal(void)
+{
+    atomic_fetch_add(&removals, 1);
+    is_removing = false;
+    pthread_mutex_unlock(&lock);
+}
+
+static void take(mmk_range range, mmk_region *region)
+{
+    begin_removal();
+    ranges_take(&(entry){range, region});
+    end_removal();
+}
+
 void mmk_registry_remove(mmk_region *region)
 {
-    pthread_mutex_lock(&registry.lock);
-    take_out(region->outer, region);
-    pthread_mutex_unlock(&registry.lock);
+    take(region->outer, region);
 }
 
 void mmk_registry_release(mmk_range range)
 {
-    pthread_mutex_lock(&registry.lock);
-    take_out(range, NULL);
-    pthread_mutex_unlock(&registry.lock);
+    take(range, NULL);
 }
 
 int mmk_registry_unmap(mmk_region *region)
 {
-    pthread_mutex_lock(&registry.lock);
+    entry gone = {region->outer, region};
+    begin_removal();
+    ranges_take(&gone);
     int error = mmk_sys_munmap(region->outer.base, region->outer.length);
-    if (!error) {
-        take_out(region->outer, region);
+    if (error)
+        ranges_put(&gone);
+    else
         region->outer = (mmk_range){0};
-    }
-    pthread_mutex_unlock(&registry.lock);
+    end_removal();
     return error;
 }
 
 void mmk_registry_move(mmk_region *region, mmk_range outer)
 {
-    pthread_mutex_lock(&registry.lock);
-    take_out(region->outer, region);
+    begin_removal();
+    ranges_move(&(entry){region->outer, region}, outer);
     region->outer = outer;
-    insert(outer, region);
-    pthread_mutex_unlock(&registry.lock);
+    end_removal();
 }
+
+/* ---- questions -------------------------------------------------------------------------------------- */
 
 mmk_range mmk_registry_overlap(uintptr_t address, size_t length)
 {
-    mmk_range found = {0};
-    pthread_mutex_lock(&registry.lock);
-    size_t index = first_ending_after(address);
-    if (index < registry.count && (uintptr_t)registry.items[index].range.base < address + length)
-        found = registry.items[index].range;
-    pthread_mutex_unlock(&registry.lock);
-    return found;
+    entry found;
+    pthread_mutex_lock(&lock);
+    bool overlaps = ranges_find(address, &found) && (uintptr_t)found.range.base < address + length;
+    pthread_mutex_unlock(&lock);
+    return overlaps ? found.range : (mmk_range){0};
 }
 
 size_t mmk_registry_count(void)
 {
-    pthread_mutex_lock(&registry.lock);
-    size_t count = registry.count;
-    pthread_mutex_unlock(&registry.lock);
+    pthread_mutex_lock(&lock);
+    size_t count = ranges_count();
+    pthread_mutex_unlock(&lock);
     return count;
+}
+
+mmk_region *registry_region_at(uintptr_t address)
+{
+    entry found;
+    bool inside = ranges_find(address, &found) && (uintptr_t)found.range.base <= address;
+    return inside ? found.region : NULL;
+}
+
+void registry_begin_removal(void)
+{
+    begin_removal();
+}
+
+void registry_end_removal(void)
+{
+    readers_wait();
+    end_removal();
+}
+
+unsigned long registry_removals(void)
+{
+    return atomic_load(&removals);
+}
+
+bool registry_is_removing(void)
+{
+    return is_removing;
 }

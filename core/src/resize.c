@@ -1,6 +1,5 @@
 #include <mmkit/resize.h>
 
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,10 +8,7 @@
 
 #include "region_internal.h"
 
-enum {
-    FIXED_NOREPLACE = 0x100000, /* MAP_FIXED_NOREPLACE, Linux 4.17 */
-    DONTUNMAP = 4,              /* MREMAP_DONTUNMAP: 5.7 for private anonymous, 5.13 for other memory */
-};
+enum { DONTUNMAP = 4 }; /* MREMAP_DONTUNMAP: 5.7 for private anonymous, 5.13 for other memory */
 
 static bool is_private(const mmk_region *region)
 {
@@ -22,19 +18,6 @@ static bool is_private(const mmk_region *region)
 static bool can_grow(const mmk_region *region)
 {
     return region->fd >= 0 ? !is_private(region) : is_private(region);
-}
-
-/* Hold address space at exactly this place, unless something is there. */
-static int hold_free(char *address, size_t length)
-{
-    intptr_t got = mmk_sys_mmap(address, length, PROT_NONE, HOLD_FLAGS | FIXED_NOREPLACE, -1, 0);
-    if (got < 0)
-        return (int)got;
-    if (got == (intptr_t)address)
-        return 0;
-    /* Before 4.17 the flag is unknown and the address only a hint. */
-    mmk_sys_munmap((void *)got, length);
-    return -EEXIST;
 }
 
 /* Map the pages [from, to) of the region, inside its reservation. */
@@ -54,7 +37,7 @@ static int extend_reservation(mmk_region *region, size_t length)
     if (region->outer.base + region->outer.length != end)
         return -EEXIST; /* the guard stands there */
     size_t extra = length - region->reserved;
-    int error = hold_free(end, extra);
+    int error = region_hold_free(end, extra);
     if (error)
         return error;
     mmk_registry_move(region, (mmk_range){region->outer.base, region->outer.length + extra});
@@ -92,7 +75,7 @@ static intptr_t move_fixed(char *from, size_t length, char *to)
 static int move_at_once(char *from, size_t length, char *to, bool *lost)
 {
     intptr_t moved = move_fixed(from, length, to);
-    if (moved >= 0 && hold_free(from, length) < 0)
+    if (moved >= 0 && region_hold_free(from, length) < 0)
         *lost = true;
     return moved < 0 ? (int)moved : 0;
 }
@@ -152,7 +135,7 @@ static int grow_by_moving(mmk_region *region, size_t length, mmk_range *vacated)
     /* A move with DONTUNMAP counts locked pages twice, and never takes that back (seen in 6.18). */
     if (region->locks.count)
         return -MMK_EUNSUPPORTED;
-    int error = region->views ? -MMK_EPINNED : region_exclude(region);
+    int error = region->views || atomic_load(&region->hook) ? -MMK_EPINNED : region_exclude(region);
     if (error)
         return error;
     error = reserve_elsewhere(region, length, &outer, &base, &reserved);
@@ -229,19 +212,17 @@ static int grow(mmk_region *region, size_t asked, size_t length, mmk_range *vaca
 /* What is cut off within the last page must not come back when the region grows again. */
 static int zero_tail_of_last_page(const mmk_region *region, size_t asked, size_t length)
 {
-    if (asked == length)
+    mmk_fault fault;
+    char *page = region->base + length - region->granule;
+    /* A page that is guarded has no contents; nor has one that cannot be had. */
+    if (asked == length || region_is_guarded(region, asked, length - asked) ||
+        region_zero(region, asked, length - asked, &fault) == 0 || fault.reason != MMK_FAULT_PROTECTION)
         return 0;
-    size_t page = length - region->granule;
-    int error = region_zero(region, asked, length - asked);
-    /* A guarded page has no contents. */
-    if (error != -EACCES || region_is_guarded(region, asked, length - asked))
-        return 0;
-    error = mmk_sys_mprotect(region->base + page, region->granule, PROT_READ | PROT_WRITE);
-    if (!error) {
-        memset(region->base + asked, 0, length - asked);
-        error = region_enforce(region, page, region->granule);
-    }
-    return error;
+    int error = mmk_sys_mprotect(page, region->granule, PROT_READ | PROT_WRITE);
+    if (error)
+        return error;
+    (void)region_zero(region, asked, length - asked, &fault);
+    return region_enforce(region, length - region->granule, region->granule);
 }
 
 static int shrink_mapping(mmk_region *region, size_t asked, size_t length)

@@ -42,27 +42,31 @@ static int punch_file(const mmk_region *region, size_t offset, size_t length)
     return result < 0 ? -errno : 0;
 }
 
-static int punch_anonymous(const mmk_region *region, size_t offset, size_t length)
+static int punch_anonymous(const mmk_region *region, size_t offset, size_t length, mmk_fault *fault)
 {
     size_t end = offset + length;
     size_t first_whole = mmk_round_up(offset, region->granule);
     size_t last_whole = mmk_round_down(end, region->granule);
-    if (first_whole >= last_whole)
-        return region_zero(region, offset, length);
+    if (first_whole >= last_whole) {
+        int error = region_check_write(region, offset, length, fault);
+        return error ? error : region_zero(region, offset, length, fault);
+    }
 
-    if (!region_can_write(region, offset, first_whole - offset) ||
-        !region_can_write(region, last_whole, end - last_whole))
-        return -EACCES;
+    int error = region_check_write(region, offset, first_whole - offset, fault);
+    if (!error)
+        error = region_check_write(region, last_whole, end - last_whole, fault);
+    if (error)
+        return error;
     int advice = (region->flags & MAP_TYPE) == MAP_PRIVATE ? MMK_MADV_DONTNEED : MMK_MADV_REMOVE;
-    int error = mmk_sys_madvise(region->base + first_whole, last_whole - first_whole, advice);
+    error = mmk_sys_madvise(region->base + first_whole, last_whole - first_whole, advice);
     if (!error)
-        error = region_zero(region, offset, first_whole - offset);
+        error = region_zero(region, offset, first_whole - offset, fault);
     if (!error)
-        error = region_zero(region, last_whole, end - last_whole);
+        error = region_zero(region, last_whole, end - last_whole, fault);
     return error;
 }
 
-int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force)
+int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force, mmk_fault *fault)
 {
     int error = region_begin_destroying(region, offset, length, force);
     if (error)
@@ -72,7 +76,7 @@ int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool forc
     else if (region->fd >= 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE)
         error = -MMK_EUNSUPPORTED;
     else if (length)
-        error = region->fd >= 0 ? punch_file(region, offset, length) : punch_anonymous(region, offset, length);
+        error = region->fd >= 0 ? punch_file(region, offset, length) : punch_anonymous(region, offset, length, fault);
     region_end_destroying(region, force);
     return error;
 }

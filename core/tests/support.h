@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <mmkit/guarded.h>
 #include <mmkit/region.h>
 #include <mmkit/sys.h>
 
@@ -60,6 +61,9 @@ enum {
     RW = PROT_READ | PROT_WRITE,
     CHILD_SECONDS = 20, /* a child that takes longer hangs */
 };
+
+/* What the last failed access said; each thread's own. */
+static __thread mmk_fault fault __attribute__((unused));
 
 /* ---- regions of a few pages ---- */
 

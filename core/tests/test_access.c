@@ -10,12 +10,12 @@ TEST(what_is_stored_is_loaded_at_any_offset)
     map_pages(&region, 3);
     for (size_t i = 0; i < sizeof bytes; i++)
         bytes[i] = (char)(i * 7);
-    CHECK(mmk_access_store(&region, 3001, bytes, sizeof bytes) == 0);
+    CHECK(mmk_access_store(&region, 3001, bytes, sizeof bytes, &fault) == 0);
     char back[sizeof bytes] = {0};
-    CHECK(mmk_access_load(&region, 3001, back, sizeof back) == 0 && memcmp(bytes, back, sizeof bytes) == 0);
+    CHECK(mmk_access_load(&region, 3001, back, sizeof back, &fault) == 0 && memcmp(bytes, back, sizeof bytes) == 0);
     CHECK(region.base[3000] == 0 && region.base[3001 + sizeof bytes] == 0);
     /* The source may be the region itself. */
-    CHECK(mmk_access_store(&region, 3011, region.base + 3001, 4000) == 0);
+    CHECK(mmk_access_store(&region, 3011, region.base + 3001, 4000, &fault) == 0);
     CHECK(memcmp(region.base + 3011, bytes, 4000) == 0);
     mmk_region_dispose(&region);
 }
@@ -25,12 +25,12 @@ TEST(a_range_outside_is_refused_and_nothing_is_touched)
     mmk_region region;
     char byte = 'x';
     map_pages(&region, 1);
-    CHECK(mmk_access_load(&region, pages(1), &byte, 0) == 0);
-    CHECK(mmk_access_load(&region, pages(1), &byte, 1) == -ERANGE && byte == 'x');
-    CHECK(mmk_access_store(&region, SIZE_MAX, &byte, 2) == -ERANGE);
-    CHECK(mmk_access_store(&region, 1, &byte, SIZE_MAX) == -ERANGE);
-    CHECK(mmk_access_find(&region, 1, pages(1), &byte, 1) == -ERANGE);
-    CHECK(mmk_access_rfind(&region, pages(1) + 1, 0, &byte, 1) == -ERANGE);
+    CHECK(mmk_access_load(&region, pages(1), &byte, 0, &fault) == 0);
+    CHECK(mmk_access_load(&region, pages(1), &byte, 1, &fault) == -ERANGE && byte == 'x');
+    CHECK(mmk_access_store(&region, SIZE_MAX, &byte, 2, &fault) == -ERANGE);
+    CHECK(mmk_access_store(&region, 1, &byte, SIZE_MAX, &fault) == -ERANGE);
+    CHECK(mmk_access_find(&region, 1, pages(1), &byte, 1, &fault) == -ERANGE);
+    CHECK(mmk_access_rfind(&region, pages(1) + 1, 0, &byte, 1, &fault) == -ERANGE);
     CHECK(atomic_load(&region.state) == MMK_REGION_LIVE);
     mmk_region_dispose(&region);
 }
@@ -43,15 +43,15 @@ TEST(what_the_protection_forbids_is_refused_and_nothing_is_touched)
     map_pages(&region, 3);
     CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_READ, false) == 0);
     CHECK(mmk_region_protect(&region, pages(2), pages(1), PROT_NONE, false) == 0);
-    CHECK(mmk_access_store(&region, pages(1) - 1, bytes, 2) == -EACCES && region.base[pages(1) - 1] == 0);
-    CHECK(mmk_access_load(&region, pages(1) - 1, bytes, 2) == 0);
-    CHECK(mmk_access_load(&region, pages(2) - 1, bytes, 2) == -EACCES);
-    CHECK(mmk_access_find(&region, 0, pages(3), "a", 1) == -EACCES);
-    CHECK(mmk_access_rfind(&region, pages(2), 1, "a", 1) == -EACCES);
+    CHECK(mmk_access_store(&region, pages(1) - 1, bytes, 2, &fault) == -EFAULT && region.base[pages(1) - 1] == 0);
+    CHECK(mmk_access_load(&region, pages(1) - 1, bytes, 2, &fault) == 0);
+    CHECK(mmk_access_load(&region, pages(2) - 1, bytes, 2, &fault) == -EFAULT);
+    CHECK(mmk_access_find(&region, 0, pages(3), "a", 1, &fault) == -EFAULT);
+    CHECK(mmk_access_rfind(&region, pages(2), 1, "a", 1, &fault) == -EFAULT);
     CHECK(mmk_region_cover(&region, &window, 0, pages(3), RW, false) == 0);
-    CHECK(mmk_access_store(&region, pages(2), "ab", 2) == 0);
+    CHECK(mmk_access_store(&region, pages(2), "ab", 2, &fault) == 0);
     CHECK(mmk_region_uncover(&region, &window, false) == 0);
-    CHECK(mmk_access_store(&region, pages(2), "cd", 2) == -EACCES);
+    CHECK(mmk_access_store(&region, pages(2), "cd", 2, &fault) == -EFAULT);
     CHECK(atomic_load(&region.state) == MMK_REGION_LIVE);
     mmk_region_dispose(&region);
 }
@@ -63,19 +63,21 @@ TEST(a_needle_is_found_where_it_first_and_last_stands)
     memcpy(region.base + 100, "needle", 6);
     memcpy(region.base + pages(1) - 3, "needle", 6);
     ssize_t second = (ssize_t)pages(1) - 3;
-    CHECK(mmk_access_find(&region, 0, pages(2), "needle", 6) == 100);
-    CHECK(mmk_access_find(&region, 101, pages(2) - 101, "needle", 6) == second);
-    CHECK(mmk_access_rfind(&region, 0, pages(2), "needle", 6) == second);
-    CHECK(mmk_access_rfind(&region, 0, pages(1) + 2, "needle", 6) == 100);
-    CHECK(mmk_access_rfind(&region, 100, 6, "needle", 6) == 100);
-    CHECK(mmk_access_find(&region, 100, 5, "needle", 6) == -ENOENT);
-    CHECK(mmk_access_rfind(&region, 100, 5, "needle", 6) == -ENOENT);
-    CHECK(mmk_access_find(&region, 0, pages(2), "absent", 6) == -ENOENT);
-    CHECK(mmk_access_rfind(&region, 0, pages(2), "absent", 6) == -ENOENT);
-    CHECK(mmk_access_find(&region, 7, 9, "", 0) == 7 && mmk_access_rfind(&region, 7, 9, "", 0) == 16);
-    CHECK(mmk_access_find(&region, 7, 0, "", 0) == 7 && mmk_access_rfind(&region, 7, 0, "n", 1) == -ENOENT);
+    CHECK(mmk_access_find(&region, 0, pages(2), "needle", 6, &fault) == 100);
+    CHECK(mmk_access_find(&region, 101, pages(2) - 101, "needle", 6, &fault) == second);
+    CHECK(mmk_access_rfind(&region, 0, pages(2), "needle", 6, &fault) == second);
+    CHECK(mmk_access_rfind(&region, 0, pages(1) + 2, "needle", 6, &fault) == 100);
+    CHECK(mmk_access_rfind(&region, 100, 6, "needle", 6, &fault) == 100);
+    CHECK(mmk_access_find(&region, 100, 5, "needle", 6, &fault) == -ENOENT);
+    CHECK(mmk_access_rfind(&region, 100, 5, "needle", 6, &fault) == -ENOENT);
+    CHECK(mmk_access_find(&region, 0, pages(2), "absent", 6, &fault) == -ENOENT);
+    CHECK(mmk_access_rfind(&region, 0, pages(2), "absent", 6, &fault) == -ENOENT);
+    CHECK(mmk_access_find(&region, 7, 9, "", 0, &fault) == 7 && mmk_access_rfind(&region, 7, 9, "", 0, &fault) == 16);
+    CHECK(mmk_access_find(&region, 7, 0, "", 0, &fault) == 7 &&
+          mmk_access_rfind(&region, 7, 0, "n", 1, &fault) == -ENOENT);
     memcpy(region.base, "aaaa", 4);
-    CHECK(mmk_access_rfind(&region, 0, 4, "aa", 2) == 2 && mmk_access_find(&region, 0, 4, "aa", 2) == 0);
+    CHECK(mmk_access_rfind(&region, 0, 4, "aa", 2, &fault) == 2 &&
+          mmk_access_find(&region, 0, 4, "aa", 2, &fault) == 0);
     mmk_region_dispose(&region);
 }
 

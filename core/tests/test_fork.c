@@ -30,7 +30,7 @@ static void use(mmk_region *region)
     CHECK(mmk_runs_check(&region->protections, region->prot) && mmk_runs_check(&region->locks, 0));
     CHECK(mmk_registry_overlap((uintptr_t)region->base, 1).base == region->outer.base);
     CHECK(mmk_region_protect(region, 0, mmk_region_length(region), RW, false) == 0);
-    CHECK(mmk_access_store(region, 0, &byte, 1) == 0 && mmk_access_load(region, 0, &byte, 1) == 0);
+    CHECK(mmk_access_store(region, 0, &byte, 1, &fault) == 0 && mmk_access_load(region, 0, &byte, 1, &fault) == 0);
     CHECK(mmk_region_lock(region, 0, pages(1)) == 0 && mmk_region_unlock(region, 0, pages(1)) == 0);
     CHECK(mmk_region_close(region) == 0);
     mmk_region_dispose(region);
@@ -138,7 +138,7 @@ static void *work(void *first)
         CHECK(mmk_region_resize(region, pages(5), &vacated) == 0);
         CHECK(mmk_region_uncover(region, &over, false) == 0);
         CHECK(mmk_region_lock(&steady, pages(turn % 8), pages(2)) == 0);
-        CHECK(mmk_access_load(&steady, 0, &byte, 1) == 0);
+        CHECK(mmk_access_load(&steady, 0, &byte, 1, &fault) == 0);
         CHECK(mmk_region_unlock(&steady, pages(turn % 8), pages(2)) == 0);
         CHECK(mmk_region_close(region) == 0);
         mmk_region_dispose(region);

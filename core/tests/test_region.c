@@ -33,12 +33,12 @@ static void check_that_every_call_answers_closed(mmk_region *region)
     CHECK(mmk_region_resident(region, 0, 0, -1, &bytes) == -MMK_ECLOSED);
     CHECK(mmk_region_cached(region, 0, 0, &bytes) == -MMK_ECLOSED);
     CHECK(mmk_region_flush(region, 0, 0, MS_SYNC) == -MMK_ECLOSED);
-    CHECK(mmk_region_punch(region, 0, 0, true) == -MMK_ECLOSED);
+    CHECK(mmk_region_punch(region, 0, 0, true, &fault) == -MMK_ECLOSED);
     CHECK(mmk_region_resize(region, 1, &vacated) == -MMK_ECLOSED && vacated.length == 0);
-    CHECK(mmk_access_load(region, 0, &byte, 0) == -MMK_ECLOSED);
-    CHECK(mmk_access_store(region, 0, &byte, 0) == -MMK_ECLOSED);
-    CHECK(mmk_access_find(region, 0, 0, &byte, 1) == -MMK_ECLOSED);
-    CHECK(mmk_access_rfind(region, 0, 0, &byte, 1) == -MMK_ECLOSED);
+    CHECK(mmk_access_load(region, 0, &byte, 0, &fault) == -MMK_ECLOSED);
+    CHECK(mmk_access_store(region, 0, &byte, 0, &fault) == -MMK_ECLOSED);
+    CHECK(mmk_access_find(region, 0, 0, &byte, 1, &fault) == -MMK_ECLOSED);
+    CHECK(mmk_access_rfind(region, 0, 0, &byte, 1, &fault) == -MMK_ECLOSED);
     CHECK(!mmk_region_has_views(region));
     CHECK(atomic_load(&region->state) == 0);
 }

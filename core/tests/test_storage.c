@@ -81,7 +81,7 @@ static void punch_everywhere(mmk_region *region)
         for (size_t j = i; j < sizeof edges / sizeof *edges; j++) {
             size_t offset = edges[i], length = edges[j] - edges[i];
             memset(region->base, 'x', pages(3));
-            CHECK(mmk_region_punch(region, offset, length, false) == 0);
+            CHECK(mmk_region_punch(region, offset, length, false, &fault) == 0);
             CHECK(all_bytes_are(region->base, offset, 'x'));
             CHECK(all_bytes_are(region->base + offset, length, 0));
             CHECK(all_bytes_are(region->base + offset + length, pages(3) - offset - length, 'x'));
@@ -107,7 +107,7 @@ TEST(a_punched_range_reads_zeros_and_nothing_else_changes)
     CHECK(pwrite(fd, "a", 1, (off_t)pages(1) - 1) == 1 && pwrite(fd, "b", 1, (off_t)pages(4)) == 1);
     map(&region, request);
     punch_everywhere(&region);
-    CHECK(mmk_region_punch(&region, 0, pages(3), false) == 0);
+    CHECK(mmk_region_punch(&region, 0, pages(3), false, &fault) == 0);
     char before, after;
     CHECK(pread(fd, &before, 1, (off_t)pages(1) - 1) == 1 && before == 'a');
     CHECK(pread(fd, &after, 1, (off_t)pages(4)) == 1 && after == 'b' && size_of(fd) == pages(5));
@@ -129,7 +129,7 @@ TEST(punching_gives_the_storage_back)
     map(&region, file(fd, pages(8), MAP_SHARED));
     number_pages(&region);
     CHECK(fstat(fd, &status) == 0 && (size_t)status.st_blocks * 512 == pages(8));
-    CHECK(mmk_region_punch(&region, 1, pages(7), false) == 0);
+    CHECK(mmk_region_punch(&region, 1, pages(7), false, &fault) == 0);
     CHECK(fstat(fd, &status) == 0 && (size_t)status.st_blocks * 512 == pages(2));
     mmk_region_dispose(&region);
     close(fd);
@@ -142,15 +142,15 @@ TEST(what_is_looked_at_is_not_punched_but_by_force)
     map_pages(&region, 3);
     number_pages(&region);
     CHECK(mmk_view_open(&region, &view, pages(1) + 5, 5, false) == 0);
-    CHECK(mmk_region_punch(&region, 0, pages(3), false) == -MMK_EPINNED);
-    CHECK(mmk_region_punch(&region, pages(1) + 9, 1, false) == -MMK_EPINNED);
+    CHECK(mmk_region_punch(&region, 0, pages(3), false, &fault) == -MMK_EPINNED);
+    CHECK(mmk_region_punch(&region, pages(1) + 9, 1, false, &fault) == -MMK_EPINNED);
     CHECK(pages_are_numbered(region.base, 3));
-    CHECK(mmk_region_punch(&region, pages(1) + 10, 1, false) == 0);
-    CHECK(mmk_region_punch(&region, 0, pages(3), true) == 0);
+    CHECK(mmk_region_punch(&region, pages(1) + 10, 1, false, &fault) == 0);
+    CHECK(mmk_region_punch(&region, 0, pages(3), true, &fault) == 0);
     CHECK(all_bytes_are(region.base, pages(3), 0));
     mmk_view_close(&region, &view);
     CHECK(mmk_region_enter(&region) == 0);
-    CHECK(mmk_region_punch(&region, 0, 1, false) == -MMK_EPINNED);
+    CHECK(mmk_region_punch(&region, 0, 1, false, &fault) == -MMK_EPINNED);
     mmk_region_leave(&region);
     mmk_region_dispose(&region);
 }
@@ -160,7 +160,7 @@ TEST(what_cannot_be_punched_is_refused)
     mmk_region region;
     int fd = numbered_file(pages(2));
     map(&region, file(fd, pages(2), MAP_PRIVATE));
-    CHECK(mmk_region_punch(&region, 0, pages(1), false) == -MMK_EUNSUPPORTED);
+    CHECK(mmk_region_punch(&region, 0, pages(1), false, &fault) == -MMK_EUNSUPPORTED);
     CHECK(pages_are_numbered(region.base, 2));
     mmk_region_dispose(&region);
     close(fd);
@@ -168,7 +168,7 @@ TEST(what_cannot_be_punched_is_refused)
     fd = memory_file(pages(2));
     map(&region, file(fd, pages(2), MAP_SHARED));
     CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) == 0);
-    CHECK(mmk_region_punch(&region, 0, pages(1), false) == -EPERM);
+    CHECK(mmk_region_punch(&region, 0, pages(1), false, &fault) == -EPERM);
     mmk_region_dispose(&region);
     close(fd);
 }
@@ -179,10 +179,10 @@ TEST(an_edge_that_is_not_writable_is_refused_before_anything_is_given_up)
     map_pages(&region, 4);
     number_pages(&region);
     CHECK(mmk_region_protect(&region, pages(3), pages(1), PROT_READ, false) == 0);
-    CHECK(mmk_region_punch(&region, pages(3) + 1, 1, false) == -EACCES);
-    CHECK(mmk_region_punch(&region, pages(1), pages(2) + 1, false) == -EACCES);
+    CHECK(mmk_region_punch(&region, pages(3) + 1, 1, false, &fault) == -EFAULT);
+    CHECK(mmk_region_punch(&region, pages(1), pages(2) + 1, false, &fault) == -EFAULT);
     CHECK(pages_are_numbered(region.base, 4));
-    CHECK(mmk_region_punch(&region, pages(2), pages(2), false) == 0);
+    CHECK(mmk_region_punch(&region, pages(2), pages(2), false, &fault) == 0);
     mmk_region_dispose(&region);
 }
 
@@ -192,9 +192,9 @@ TEST(a_range_beyond_the_region_is_refused)
     mmk_region region;
     int fd = numbered_file(pages(3));
     map(&region, file(fd, pages(2), MAP_SHARED));
-    CHECK(mmk_region_punch(&region, pages(1), pages(2), false) == -ERANGE);
-    CHECK(mmk_region_punch(&region, pages(3), 0, false) == -ERANGE);
-    CHECK(mmk_region_punch(&region, 1, SIZE_MAX, true) == -ERANGE);
+    CHECK(mmk_region_punch(&region, pages(1), pages(2), false, &fault) == -ERANGE);
+    CHECK(mmk_region_punch(&region, pages(3), 0, false, &fault) == -ERANGE);
+    CHECK(mmk_region_punch(&region, 1, SIZE_MAX, true, &fault) == -ERANGE);
     CHECK(pages_are_numbered(region.base, 2));
     mmk_region_dispose(&region);
     close(fd);
@@ -206,7 +206,7 @@ static void punch_into_a_guard(void)
     map_pages(&region, 3);
     number_pages(&region);
     CHECK(mmk_region_guard(&region, pages(1), pages(1), false) == 0);
-    CHECK(mmk_region_punch(&region, pages(1) + 10, 20, false) == -EACCES);
+    CHECK(mmk_region_punch(&region, pages(1) + 10, 20, false, &fault) == -EFAULT);
     CHECK(mmk_region_unguard(&region, pages(1), pages(1)) == 0);
     CHECK(region.base[0] == 1 && region.base[pages(2)] == 3);
     mmk_region_dispose(&region);

@@ -38,13 +38,13 @@ static void *load_and_store(void *number)
     size_t offset = pages((size_t)number);
     while (!atomic_load(&stop)) {
         char byte = (char)(intptr_t)number;
-        int error = mmk_access_store(&region, offset, &byte, 1);
-        CHECK(error == 0 || error == -EACCES || error == -MMK_ECLOSED);
-        error = mmk_access_load(&region, offset, &byte, 1);
-        CHECK(error == 0 || error == -EACCES || error == -MMK_ECLOSED);
+        int error = mmk_access_store(&region, offset, &byte, 1, &fault);
+        CHECK(error == 0 || error == -EFAULT || error == -MMK_ECLOSED);
+        error = mmk_access_load(&region, offset, &byte, 1, &fault);
+        CHECK(error == 0 || error == -EFAULT || error == -MMK_ECLOSED);
         CHECK(error || byte == (char)(intptr_t)number || byte == 0);
         atomic_fetch_add(&loads, error == 0);
-        CHECK(mmk_access_find(&region, offset, 8, "q", 1) < 0);
+        CHECK(mmk_access_find(&region, offset, 8, "q", 1, &fault) < 0);
         sched_yield(); /* whoever wants the region to himself needs a moment with nobody inside */
     }
     return NULL;

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from mmkit import linux, maps
 from mmkit.errors import ClosedError, Error, MemoryFault, OutOfMemory, SyscallError
+from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region, regions
@@ -28,6 +29,8 @@ __all__ = [
     "SyscallError",
     "linux",
     "maps",
+    "peek",
+    "poke",
     "regions",
     "supports",
 ]

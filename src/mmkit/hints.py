@@ -12,10 +12,10 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-from mmkit.errors import ClosedError, Error, SyscallError
+from mmkit.errors import ClosedError, Error, MemoryFault, SyscallError
 from mmkit.flags import Advice, MapFlag, Prot
 
-__all__ = ["address", "failure", "flag_names", "size"]
+__all__ = ["address", "failure", "flag_names", "memory_fault", "size"]
 
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
@@ -308,3 +308,48 @@ _OWN: dict[int, Callable[[str], Exception]] = {
     _EFOREIGN: _foreign,
     _ETHREADS: _threads,
 }
+
+
+# ---- bad accesses -----------------------------------------------------------------------------------
+
+
+#: As MMK_FAULT_* in core/include/mmkit/guarded.h: why, and what to do or know.
+_REASONS = (
+    ("unknown", "the kernel does not say why"),
+    ("protection", "the memory does not allow it; see protect()"),
+    ("unmapped or guard", "nothing is mapped there, or a guard stands there"),
+    ("not an address", "no page table can hold such an address"),
+    ("protection key", "a protection key does not allow it"),
+    (
+        "not backed",
+        "no page stands behind it: the file ends before it, or did a moment ago, or cannot be read",
+    ),
+    ("beyond end of file", "the file ends before it: somebody made it shorter"),
+    ("no memory", "no page, huge page or disk space is left to back it"),
+    ("I/O error", "the file behind it cannot be read or written"),
+    ("poisoned", "the hardware has lost what was there"),
+)
+
+
+def memory_fault(
+    address: int, offset: int | None, write: bool, reason: int, cure: str | None = None
+) -> MemoryFault:
+    """Return the exception for a bad access.
+
+    Parameters
+    ----------
+    address
+        First byte that could not be accessed.
+    offset
+        The same, in bytes from the start of the region; None outside any region.
+    write
+        Whether it was to be written.
+    reason
+        MMK_FAULT_*.
+    cure
+        What to say instead of what is always said of that reason.
+    """
+    word, explanation = _REASONS[reason]
+    access = "write" if write else "read"
+    place = f"{address:#x}" if offset is None else f"{address:#x} (offset {offset:#x})"
+    return MemoryFault(f"{access} at {place}: {word}: {cure or explanation}", address, offset, access, word)

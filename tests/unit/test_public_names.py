@@ -14,7 +14,7 @@ import mmkit
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(mmkit.__file__).parent
-MODULES = ["mmkit", "mmkit.linux", "mmkit.maps", "mmkit.flags", "mmkit.errors"]
+MODULES = ["mmkit", "mmkit.linux", "mmkit.maps", "mmkit.flags", "mmkit.errors", "mmkit.faults"]
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 CLASSES = sorted(
     {

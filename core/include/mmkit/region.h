@@ -18,7 +18,8 @@
  * Threads: any call from any thread. Calls that change bookkeeping are serialised by the region's
  *          lock; calls that only pass through (advise, flush, load) pin the region and run side by side.
  *          Lock order: region, then registry; never call back into the caller under either.
- * Fork:    the child has each region as its parent had it, with the locks free.
+ * Fork:    the child has each region as its parent had it, with the locks free; but not what the kernel keeps
+ *          from it (MADV_DONTFORK, on any part) nor secret memory: those are closed there, and their addresses taken.
  * Signals: none of these.
  */
 #ifndef MMKIT_REGION_H
@@ -30,6 +31,12 @@
 
 #include <mmkit/base.h>
 #include <mmkit/runs.h>
+
+typedef struct mmk_region mmk_region;
+
+/* What a fault hook answers: run the instruction again, or not mine. See fault.h. */
+typedef enum mmk_fault_answer { MMK_FAULT_PASS_ON, MMK_FAULT_RETRY } mmk_fault_answer;
+typedef mmk_fault_answer mmk_fault_hook(mmk_region *region, uintptr_t address, bool write);
 
 /* A live view: somebody holds a pointer into [offset, offset + length). Owned by the viewer. */
 typedef struct mmk_view {
@@ -48,22 +55,24 @@ typedef struct mmk_cover {
     int prot;
 } mmk_cover;
 
-typedef struct mmk_region {
-    char *base;            /* first byte of data */
-    _Atomic size_t length; /* bytes committed, a multiple of granule; see mmk_region_length */
-    _Atomic size_t asked;  /* bytes of it that the caller asked for: the last page may be partly data */
-    size_t reserved;       /* bytes of address space from base on, >= length */
-    size_t granule;        /* page size of the backing: base pages or huge pages */
-    mmk_range outer;       /* everything the region holds, guards included */
-    int prot;              /* of every page that `protections` does not name */
-    int flags;             /* of mmap(2), without MAP_FIXED */
-    int fd;                /* what backs it, or -1; the caller's, who closes it after dispose */
-    uint64_t file_offset;  /* of base in fd */
-    bool may_shrink;       /* fd is a file that others may truncate: flush looks at its size */
-    bool always_locked;    /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
-    bool exposed;          /* a pointer into it may be kept by somebody: set by views, and by whoever hands one out */
-    bool sealed;           /* mseal(2): the kernel lets nobody unmap it */
-    bool kernel_guards;    /* MADV_GUARD_INSTALL has been used */
+struct mmk_region {
+    char *base;             /* first byte of data */
+    _Atomic size_t length;  /* bytes committed, a multiple of granule; see mmk_region_length */
+    _Atomic size_t asked;   /* bytes of it that the caller asked for: the last page may be partly data */
+    size_t reserved;        /* bytes of address space from base on, >= length */
+    size_t granule;         /* page size of the backing: base pages or huge pages */
+    mmk_range outer;        /* everything the region holds, guards included */
+    int prot;               /* of every page that `protections` does not name */
+    int flags;              /* of mmap(2), without MAP_FIXED */
+    int fd;                 /* what backs it, or -1; the caller's, who closes it after dispose */
+    uint64_t file_offset;   /* of base in fd */
+    bool may_shrink;        /* fd is a file that others may truncate: flush looks at its size */
+    bool always_locked;     /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
+    bool exposed;           /* a pointer into it may be kept by somebody: set by views, and by whoever hands one out */
+    bool sealed;            /* mseal(2): the kernel lets nobody unmap it */
+    bool kernel_guards;     /* MADV_GUARD_INSTALL has been used */
+    _Atomic bool hides_end; /* huge pages of a tmpfs file: no signal for what lies behind its end in the last one */
+    _Atomic(mmk_fault_hook *) hook; /* see fault.h */
 
     _Atomic uint64_t state; /* MMK_REGION_* and the number of operations inside; see mmk_region_enter */
     pthread_mutex_t lock;   /* over everything below, and over length, prot, reserved when they change */
@@ -73,7 +82,7 @@ typedef struct mmk_region {
     mmk_runs protections; /* page -> prot, where it is not `prot` */
     mmk_runs locks;       /* page -> how many times locked, where it is not 0 */
     mmk_runs guards;      /* page -> 1 where the guard is PROT_NONE: kernels before 6.13 */
-} mmk_region;
+};
 
 /* Bits of mmk_region.state. A zeroed mmk_region is a closed one. */
 #define MMK_REGION_LIVE (UINT64_C(1) << 63)
@@ -123,7 +132,17 @@ MMK_API void mmk_region_dispose(mmk_region *region);
  *
  * returns  0
  *          -MMK_ECLOSED */
-MMK_API MMK_MUST_CHECK int mmk_region_enter(mmk_region *region);
+static inline MMK_MUST_CHECK int mmk_region_enter(mmk_region *region);
+
+/* The rest of mmk_region_enter, where the region was found closed or kept to somebody else. */
+MMK_API MMK_MUST_CHECK int mmk_region_enter_late(mmk_region *region);
+
+static inline int mmk_region_enter(mmk_region *region)
+{
+    uint64_t before = atomic_fetch_add_explicit(&region->state, 1, memory_order_acquire);
+    bool open = (before & (MMK_REGION_LIVE | MMK_REGION_EXCLUDED)) == MMK_REGION_LIVE;
+    return __builtin_expect(open, true) ? 0 : mmk_region_enter_late(region);
+}
 
 static inline void mmk_region_leave(mmk_region *region)
 {

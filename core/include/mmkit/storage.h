@@ -5,6 +5,7 @@
 #ifndef MMKIT_STORAGE_H
 #define MMKIT_STORAGE_H
 
+#include <mmkit/guarded.h>
 #include <mmkit/region.h>
 
 /* Write changed pages of a shared file region to the file. msync(2).
@@ -26,10 +27,11 @@ MMK_API MMK_MUST_CHECK int mmk_region_flush(mmk_region *region, size_t offset, s
  * returns  0
  *          -MMK_EPINNED       a live view or a running operation needs the range, and force is false
  *          -MMK_EUNSUPPORTED  a private file region: its pages come from the file, there is nothing to give back
- *          -EACCES            an edge that must be zeroed is not writable, or guarded
+ *          -EFAULT            with *fault filled: an edge that must be zeroed is not writable, guarded, or not backed
  *          -EBADF             the file was opened for reading only
  *          -EINVAL            private anonymous memory: the range holds locked pages
  *          -errno             of fallocate(2) */
-MMK_API MMK_MUST_CHECK int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force);
+MMK_API MMK_MUST_CHECK int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force,
+                                            mmk_fault *fault);
 
 #endif

@@ -10,6 +10,7 @@ from cpython.number cimport PyIndex_Check
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 
 from mmkit._native.base cimport MMK_ECLOSED
+from mmkit._native.fault cimport mmk_fault
 from mmkit._native.region cimport (
     MappedRegion,
     mmk_access_find,
@@ -18,14 +19,15 @@ from mmkit._native.region cimport (
     mmk_access_store,
 )
 
-from mmkit.errors import ClosedError, MemoryFault
+from mmkit.errors import ClosedError
+from mmkit.hints import failure
 
 cdef enum:
     # Above this much work other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
     ENOENT = 2
-    PROT_WRITE = 2
-    EACCES = 13
+    EFAULT = 14
+    ERANGE = 34
 
 
 cdef class RegionContents(MappedRegion):
@@ -34,42 +36,39 @@ cdef class RegionContents(MappedRegion):
     cdef Py_ssize_t position
 
     @cython.final
-    cdef object fault(self, long code, size_t offset, str access):
+    cdef object refusal(self, long code, size_t offset, const mmk_fault *fault):
+        if code == -EFAULT:
+            return self.bad_access(fault)
         if code == -MMK_ECLOSED:
             return ClosedError("the region is closed")
-        if code == -EACCES:
-            address = <size_t>self.handle.base + self.skew + offset
-            cure = "see protect()"
-            if access == "write" and self.handle.fd >= 0 and not self.handle.prot & PROT_WRITE:
-                cure = "map the file with mode='r+', or with mode='c' for a private copy"
-            return MemoryFault(
-                f"{access} at {address:#x} (offset {offset:#x}): the region's protection does not allow it; {cure}",
-                address, offset, access, "protection",
-            )
-        return ValueError(f"{access} at offset {offset}: no longer inside the region: another thread made it shorter")
+        if code == -ERANGE:
+            return ValueError(f"offset {offset} is no longer inside the region: another thread made it shorter")
+        return failure(code, "access", None)
 
     @cython.final
     cdef int load(self, size_t offset, void *into, size_t length) except -1:
+        cdef mmk_fault fault
         cdef int error
         if length < QUICK:
-            error = mmk_access_load(&self.handle, self.skew + offset, into, length)
+            error = mmk_access_load(&self.handle, self.skew + offset, into, length, &fault)
         else:
             with nogil:
-                error = mmk_access_load(&self.handle, self.skew + offset, into, length)
+                error = mmk_access_load(&self.handle, self.skew + offset, into, length, &fault)
         if error:
-            raise self.fault(error, offset, "read")
+            raise self.refusal(error, offset, &fault)
         return 0
 
     @cython.final
     cdef int store(self, size_t offset, const void *source, size_t length) except -1:
+        cdef mmk_fault fault
         cdef int error
         if length < QUICK:
-            error = mmk_access_store(&self.handle, self.skew + offset, source, length)
+            error = mmk_access_store(&self.handle, self.skew + offset, source, length, &fault)
         else:
             with nogil:
-                error = mmk_access_store(&self.handle, self.skew + offset, source, length)
+                error = mmk_access_store(&self.handle, self.skew + offset, source, length, &fault)
         if error:
-            raise self.fault(error, offset, "write")
+            raise self.refusal(error, offset, &fault)
         return 0
 
     @cython.final
@@ -257,23 +256,25 @@ cdef class RegionContents(MappedRegion):
     @cython.final
     cdef Py_ssize_t search(self, object needle, Py_ssize_t start, Py_ssize_t end, bint backwards) except -2:
         cdef Py_buffer wanted
+        cdef mmk_fault fault
         cdef ssize_t found
         PyObject_GetBuffer(needle, &wanted, PyBUF_SIMPLE)
+        cdef size_t count = wanted.len
         try:
             if backwards:
                 with nogil:
-                    found = mmk_access_rfind(&self.handle, self.skew + start, end - start, wanted.buf, wanted.len)
+                    found = mmk_access_rfind(&self.handle, self.skew + start, end - start, wanted.buf, count, &fault)
             elif end - start < QUICK:
-                found = mmk_access_find(&self.handle, self.skew + start, end - start, wanted.buf, wanted.len)
+                found = mmk_access_find(&self.handle, self.skew + start, end - start, wanted.buf, count, &fault)
             else:
                 with nogil:
-                    found = mmk_access_find(&self.handle, self.skew + start, end - start, wanted.buf, wanted.len)
+                    found = mmk_access_find(&self.handle, self.skew + start, end - start, wanted.buf, count, &fault)
         finally:
             PyBuffer_Release(&wanted)
         if found == -ENOENT:
             return -1
         if found < 0:
-            raise self.fault(found, start, "read")
+            raise self.refusal(found, start, &fault)
         return found - self.skew
 
     @cython.final

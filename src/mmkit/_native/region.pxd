@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from mmkit._native.base cimport mmk_range
+from mmkit._native.fault cimport mmk_fault
 
 cdef extern from "<stdbool.h>" nogil:
     ctypedef bint bool "bool"
@@ -24,6 +25,7 @@ cdef extern from "mmkit/region.h" nogil:
         int fd
         uint64_t file_offset
         bool may_shrink
+        bool hides_end
         bool exposed
         bool sealed
 
@@ -64,7 +66,7 @@ cdef extern from "mmkit/advice.h" nogil:
 
 cdef extern from "mmkit/storage.h" nogil:
     int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)
-    int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force)
+    int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force, mmk_fault *fault)
 
 cdef extern from "mmkit/residency.h" nogil:
     int mmk_region_lock(mmk_region *region, size_t offset, size_t length)
@@ -76,10 +78,14 @@ cdef extern from "mmkit/resize.h" nogil:
     int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
 
 cdef extern from "mmkit/access.h" nogil:
-    int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length)
-    int mmk_access_store(mmk_region *region, size_t offset, const void *source, size_t length)
-    ssize_t mmk_access_find(mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length)
-    ssize_t mmk_access_rfind(mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length)
+    int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
+    int mmk_access_store(mmk_region *region, size_t offset, const void *source, size_t length, mmk_fault *fault)
+    ssize_t mmk_access_find(
+        mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length, mmk_fault *fault
+    )
+    ssize_t mmk_access_rfind(
+        mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length, mmk_fault *fault
+    )
 
 
 # Part of a region, twice: as pages, from the region's base, for the kernel; and as data, for the caller.
@@ -100,6 +106,7 @@ cdef class MappedRegion:
     cdef size_t resizing
     cdef tuple whole
     cdef size_t whole_size
+    cdef object observer
 
     cdef size_t size(self) noexcept
     cdef int check_open(self) except -1
@@ -111,6 +118,7 @@ cdef class MappedRegion:
     cdef object fail(self, long code, str call, span pages, tuple arguments=*)
     cdef object answer(self, long error, str call, span pages, tuple arguments=*)
     cdef object resize_failure(self, long code, size_t length)
-    cdef object punch_failure(self, long code, span pages)
+    cdef object punch_failure(self, long code, span pages, const mmk_fault *fault)
+    cdef object bad_access(self, const mmk_fault *fault)
     cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1
     cdef void release_buffer(self, Py_buffer *buffer) noexcept

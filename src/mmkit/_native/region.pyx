@@ -2,17 +2,19 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
+from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
 from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, MMK_EUNSUPPORTED, mmk_page_size, mmk_range
+from mmkit._native.fault cimport MMK_FAULT_PROTECTION, mmk_fault
 from mmkit._native.sys cimport mmk_registry_hold, mmk_registry_release, mmk_sys_munmap, mmk_sys_name_anonymous
 
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Advice, MapFlag, MapType, Prot, SyncFlag
-from mmkit.hints import failure
+from mmkit.hints import failure, memory_fault
 
 cdef extern from "Python.h":
     size_t PY_SSIZE_T_MAX
@@ -29,7 +31,9 @@ cdef enum:
     MS_ASYNC = 1
     MS_INVALIDATE = 2
     MS_SYNC = 4
+    PROT_WRITE = 2
     EACCES = 13
+    EFAULT = 14
     EPERM = 1
     EINVAL = 22
     EFBIG = 27
@@ -143,8 +147,9 @@ cdef class MappedRegion:
         self.handle.fd = -1
 
     def _keeps_size(self):
-        """Nobody can shorten the file any more (a seal): flush need not look."""
+        """Nobody can shorten the file any more (a seal): who need not look does not."""
         self.handle.may_shrink = False
+        self.handle.hides_end = False
 
     # ---- ranges -------------------------------------------------------------------------------------
 
@@ -404,15 +409,18 @@ cdef class MappedRegion:
         cdef size_t count = 0
         self.check_range(offset, length, &count)
         cdef span pages = span(self.skew + offset, count, offset, count)
+        cdef mmk_fault fault
         cdef int error
         with nogil:
-            error = mmk_region_punch(&self.handle, pages.start, pages.length, force)
+            error = mmk_region_punch(&self.handle, pages.start, pages.length, force, &fault)
         if error:
-            raise self.punch_failure(error, pages)
+            raise self.punch_failure(error, pages, &fault)
         return self.covered(pages)
 
     @cython.final
-    cdef object punch_failure(self, long code, span pages):
+    cdef object punch_failure(self, long code, span pages, const mmk_fault *fault):
+        if code == -EFAULT:
+            return self.bad_access(fault)
         if code == -MMK_EUNSUPPORTED:
             return Error("punch: the pages of a private file region come from the file; discard() brings those back")
         if self.handle.fd >= 0:
@@ -505,6 +513,47 @@ cdef class MappedRegion:
         cdef int error = mmk_region_seal(&self.handle)
         if error:
             raise self.fail(error, "mseal", span(0, mmk_region_length(&self.handle), 0, 0))
+
+    # ---- bad accesses -------------------------------------------------------------------------------
+
+    def on_fault(self, callback):
+        """Have a function called when an access to the region fails, before the exception is raised.
+
+        It sees accesses through the region's own methods only: those of views and arrays are not mmkit's.
+
+        Parameters
+        ----------
+        callback : callable or None
+            Called with the `MemoryFault`, in the thread of the access. What it returns is ignored, and what it
+            raises goes to `sys.unraisablehook`. None ends it.
+
+        Raises
+        ------
+        ClosedError
+            The region was closed.
+        """
+        self.check_open()
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable or None, not {callback!r}")
+        self.observer = callback
+
+    @cython.final
+    cdef object bad_access(self, const mmk_fault *fault):
+        cdef size_t start = <size_t>self.handle.base + self.skew, place = fault.address - start
+        cure = None
+        if fault.reason == MMK_FAULT_PROTECTION and fault.write and self.handle.fd >= 0:
+            if not self.handle.prot & PROT_WRITE:
+                cure = "map the file with mode='r+', or with mode='c' for a private copy"
+        offset = place if place < self.size() else None
+        error = memory_fault(fault.address, offset, fault.write, fault.reason, cure)
+        observer = self.observer
+        if observer is not None:
+            try:
+                observer(error)
+            except BaseException as problem:
+                PyErr_SetObject(type(problem), problem)
+                PyErr_WriteUnraisable(observer)
+        return error
 
     # ---- life ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,133 @@
+#include <mmkit/fault.h>
+
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "fault_internal.h"
+#include "guarded_leaf.h"
+#include "readers.h"
+#include "region_internal.h"
+#include "registry_internal.h"
+
+/* ---- the machine ------------------------------------------------------------------------------------ */
+
+#if defined(__x86_64__)
+
+static uintptr_t program_counter(const ucontext_t *context)
+{
+    return (uintptr_t)context->uc_mcontext.gregs[REG_RIP];
+}
+
+/* Bit 1 of the page-fault error code: Intel SDM 3A, 4.7. */
+static bool was_write(const ucontext_t *context)
+{
+    return context->uc_mcontext.gregs[REG_ERR] & 2;
+}
+
+static void leave_leaf(ucontext_t *context, uintptr_t address, uint64_t fault)
+{
+    context->uc_mcontext.gregs[REG_RAX] = (greg_t)address;
+    context->uc_mcontext.gregs[REG_RDX] = (greg_t)fault;
+    context->uc_mcontext.gregs[REG_RIP] = (greg_t)guarded_leaf_exit;
+}
+
+#elif defined(__aarch64__)
+
+static uintptr_t program_counter(const ucontext_t *context)
+{
+    return context->uc_mcontext.pc;
+}
+
+/* Bit 6, WnR, of the syndrome register, which the kernel adds as a record of its own: Arm ARM, ESR_EL1. */
+static bool was_write(const ucontext_t *context)
+{
+    const struct _aarch64_ctx *record = (const void *)context->uc_mcontext.__reserved;
+    const char *end = (const char *)context->uc_mcontext.__reserved + sizeof context->uc_mcontext.__reserved;
+    while ((const char *)(record + 1) <= end && record->magic && record->size) {
+        if (record->magic == ESR_MAGIC)
+            return ((const struct esr_context *)record)->esr & 1 << 6;
+        record = (const void *)((const char *)record + record->size);
+    }
+    return false;
+}
+
+static void leave_leaf(ucontext_t *context, uintptr_t address, uint64_t fault)
+{
+    context->uc_mcontext.regs[0] = address;
+    context->uc_mcontext.regs[1] = fault;
+    context->uc_mcontext.pc = (uintptr_t)guarded_leaf_exit;
+}
+
+#endif
+
+/* ---- what to do with a signal ----------------------------------------------------------------------- */
+
+static bool is_in_leaf(const ucontext_t *context)
+{
+    uintptr_t counter = program_counter(context);
+    return (uintptr_t)guarded_leaf <= counter && counter < (uintptr_t)guarded_leaf_end;
+}
+
+/* A handler in front of ours did not know the fault of a guarded copy, put back what it had replaced, and
+ * raised the signal again: when all have returned, the fault comes again, and to us. */
+static bool is_raised_again(const siginfo_t *info)
+{
+    return fault_self.copying && info->si_code == SI_TKILL && info->si_pid == getpid();
+}
+
+/* Sent, and blocked by this thread but for the length of a copy. */
+static bool put_off_until_blocked(const siginfo_t *info)
+{
+    put_off *off = fault_self.put_off;
+    if (off)
+        *(info->si_signo == SIGSEGV ? &off->segv : &off->bus) = *info;
+    return off;
+}
+
+static bool is_mended_by_hook(uintptr_t address, bool write)
+{
+    unsigned reading = readers_enter();
+    mmk_region *region = registry_region_at(address);
+    mmk_fault_hook *hook = region ? atomic_load_explicit(&region->hook, memory_order_acquire) : NULL;
+    bool mended = hook && hook(region, address, write) == MMK_FAULT_RETRY;
+    readers_leave(reading);
+    return mended;
+}
+
+/* A fault may be taken just before its page is unprotected and its hook taken out. So what nobody mends is tried
+ * again if anything was taken out since this thread last asked, or is being taken out now. */
+static bool may_have_been_mended(void)
+{
+    unsigned long removals = registry_removals();
+    bool again = removals != fault_self.removals || (removals & 1 && !registry_is_removing());
+    fault_self.removals = removals;
+    return again;
+}
+
+bool fault_settle(const siginfo_t *info, ucontext_t *context)
+{
+    if (!fault_is_synchronous(info))
+        return put_off_until_blocked(info) || is_raised_again(info);
+    uintptr_t address = (uintptr_t)info->si_addr;
+    bool write = was_write(context);
+    if (info->si_code != SI_KERNEL && (is_mended_by_hook(address, write) || may_have_been_mended()))
+        return true;
+    if (!is_in_leaf(context))
+        return false;
+    leave_leaf(context, address, fault_word(info, write));
+    return true;
+}
+
+/* ---- hooks ------------------------------------------------------------------------------------------ */
+
+int mmk_region_set_fault_hook(mmk_region *region, mmk_fault_hook *hook)
+{
+    int error = region_begin_change(region);
+    if (error)
+        return error;
+    if (hook)
+        mmk_fault_come_first();
+    region_set_hook(region, hook);
+    region_end_change(region);
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* fault_internal.h: what the parts of fault handling share.
+ *
+ *     guarded.c       mmk_guarded_copy
+ *     guarded_leaf.c  the routine that touches the memory
+ *     fault.c         what to do with a fault
+ *     signals.c       whose turn it is: the handlers before and after ours
+ */
+#ifndef MMKIT_FAULT_INTERNAL_H
+#define MMKIT_FAULT_INTERNAL_H
+
+#include <signal.h>
+#include <time.h>
+
+#include <mmkit/fault.h>
+#include <mmkit/guarded.h>
+
+/* Signals that came while a thread had them unblocked for one copy: they belong back in its queue. */
+typedef struct put_off {
+    siginfo_t segv, bus; /* si_signo is 0 where none came */
+} put_off;
+
+/* What the handler knows of its thread. Initial-exec: anything else may call malloc on first touch. */
+typedef struct fault_thread {
+    int copying;             /* depth of mmk_guarded_copy */
+    put_off *put_off;        /* in a thread that blocks our signals, during a copy */
+    unsigned long removals;  /* registry_removals at its last miss */
+    struct timespec checked; /* the tick in which its handlers and signal mask were last found good */
+} fault_thread;
+
+extern __thread volatile fault_thread fault_self __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* The second result of guarded_leaf: never 0. */
+static inline uint64_t fault_word(const siginfo_t *info, bool write)
+{
+    return 1 | (uint64_t)write << 1 | (uint64_t)(unsigned)info->si_signo << 8 | (uint64_t)(unsigned)info->si_code << 32;
+}
+
+/* Did an instruction cause it? Else somebody sent it. BUS_MCEERR_AO tells of memory that nobody has touched. */
+static inline bool fault_is_synchronous(const siginfo_t *info)
+{
+    return info->si_code > 0 && !(info->si_signo == SIGBUS && info->si_code == BUS_MCEERR_AO);
+}
+
+/* Take care of a signal if it is ours. Async-signal-safe. */
+bool fault_settle(const siginfo_t *info, ucontext_t *context);
+
+#endif

@@ -1,0 +1,156 @@
+#include <mmkit/guarded.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "fault_internal.h"
+#include "guarded_leaf.h"
+#include "signals.h"
+
+__thread volatile fault_thread fault_self;
+
+static mmk_fault_reason reason_of(int signal, int code)
+{
+    if (code == SI_KERNEL)
+        return MMK_FAULT_NOT_AN_ADDRESS;
+    if (signal == SIGBUS)
+        return code == BUS_MCEERR_AR ? MMK_FAULT_POISONED
+               : code == BUS_ADRERR  ? MMK_FAULT_NOT_BACKED
+                                     : MMK_FAULT_UNKNOWN;
+    switch (code) {
+    case SEGV_MAPERR:
+        return MMK_FAULT_UNMAPPED;
+    case SEGV_ACCERR:
+        return MMK_FAULT_PROTECTION;
+    case SEGV_PKUERR:
+        return MMK_FAULT_PROTECTION_KEY;
+    default:
+        return MMK_FAULT_UNKNOWN;
+    }
+}
+
+static bool is_canonical(const void *address)
+{
+    /* 48 bits of address, of which the rest repeats the last. With five levels of page table there are 57, but only
+     * for who asks mmap(2) for an address up there. */
+    intptr_t upper = (intptr_t)address >> 47;
+    return upper == 0 || upper == -1;
+}
+
+static bool meets_page(const void *start, size_t length, uintptr_t page)
+{
+    return (uintptr_t)start - page < mmk_page_size() || page - (uintptr_t)start < length;
+}
+
+static void describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length)
+{
+    uintptr_t page = mmk_round_down(result.value, mmk_page_size());
+    bool source = meets_page(from, length, page), target = meets_page(to, length, page);
+    fault->reason = reason_of((int)(result.fault >> 8 & 0xff), (int)(result.fault >> 32));
+    if (fault->reason == MMK_FAULT_NOT_AN_ADDRESS) {
+        /* The kernel tells neither the address nor what was done to it. */
+        fault->write = is_canonical(from) && !is_canonical(to);
+        fault->address = (uintptr_t)(fault->write ? to : from);
+        return;
+    }
+    /* Emulators do not tell whether it was a write. */
+    fault->write = source == target ? result.fault >> 1 & 1 : target;
+    /* The access may have met the page anywhere: all of it is not there. */
+    uintptr_t start = (uintptr_t)(fault->write ? to : from);
+    fault->address = start > page ? start : page;
+}
+
+static int copy(void *to, const void *from, size_t length, mmk_fault *fault)
+{
+    fault_self.copying++;
+    leaf_result result = guarded_leaf(to, from, length);
+    fault_self.copying--;
+    if (!result.fault)
+        return 0;
+    describe(fault, result, to, from, length);
+    return -EFAULT;
+}
+
+static ssize_t scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault)
+{
+    fault_self.copying++;
+    leaf_result result = guarded_scan(from, length, byte);
+    fault_self.copying--;
+    if (!result.fault)
+        return result.value < length ? (ssize_t)result.value : -ENOENT;
+    describe(fault, result, from, from, length);
+    fault->write = false;
+    return -EFAULT;
+}
+
+/* Is the handler the first to be asked, and are its signals not blocked here? Looked up once a tick. */
+static bool is_ready(void)
+{
+    struct timespec tick;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);
+    if (__builtin_expect(tick.tv_nsec == fault_self.checked.tv_nsec && tick.tv_sec == fault_self.checked.tv_sec, 1))
+        return true;
+    if (signals_come_first())
+        return false;
+    fault_self.checked.tv_nsec = tick.tv_nsec;
+    fault_self.checked.tv_sec = tick.tv_sec;
+    return true;
+}
+
+/* A thread that blocks the signals would be killed by a fault: the kernel delivers it all the same. */
+typedef struct unblocked {
+    put_off off;
+    put_off *outer;
+    sigset_t before;
+} unblocked;
+
+static void unblock(unblocked *u)
+{
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGSEGV);
+    sigaddset(&ours, SIGBUS);
+    u->off = (put_off){0};
+    u->outer = fault_self.put_off;
+    fault_self.put_off = &u->off;
+    pthread_sigmask(SIG_UNBLOCK, &ours, &u->before);
+}
+
+/* Put a signal back where it was before its thread unblocked it. */
+static void put_back(siginfo_t *info)
+{
+    if (info->si_signo)
+        syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), info->si_signo, info);
+}
+
+static void block_again(unblocked *u)
+{
+    pthread_sigmask(SIG_SETMASK, &u->before, NULL);
+    fault_self.put_off = u->outer;
+    put_back(&u->off.segv);
+    put_back(&u->off.bus);
+}
+
+int mmk_guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault)
+{
+    if (is_ready())
+        return copy(to, from, length, fault);
+    unblocked meanwhile;
+    unblock(&meanwhile);
+    int error = copy(to, from, length, fault);
+    block_again(&meanwhile);
+    return error;
+}
+
+ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault)
+{
+    if (is_ready())
+        return scan(from, length, byte, fault);
+    unblocked meanwhile;
+    unblock(&meanwhile);
+    ssize_t index = scan(from, length, byte, fault);
+    block_again(&meanwhile);
+    return index;
+}

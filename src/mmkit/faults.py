@@ -1,0 +1,38 @@
+"""Bad accesses become exceptions: `peek` and `poke`, and the signal handler that stays in front.
+
+mmkit handles SIGSEGV and SIGBUS for its own accesses and passes all others on to whoever handled them before.
+Others may install handlers later. The ways in which Python code does so are wrapped here, to put mmkit's in
+front again; handlers that C code installs are noticed at mmkit's next access, a clock tick later at most.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import signal
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from mmkit._native.fault import come_first, peek, poke
+
+__all__ = ["peek", "poke"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _then_come_first(function: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            come_first()
+
+    return call
+
+
+signal.signal = _then_come_first(signal.signal)
+signal.pthread_sigmask = _then_come_first(signal.pthread_sigmask)
+faulthandler.enable = _then_come_first(faulthandler.enable)
+faulthandler.disable = _then_come_first(faulthandler.disable)
