@@ -13,16 +13,22 @@ static bool is_tmpfs(int fd)
     return fstatfs(fd, &system) == 0 && system.f_type == TMPFS_MAGIC;
 }
 
+/* Can the file become shorter than the region? `may_shrink` is of shared mappings only. */
+static bool may_lose_its_end(const mmk_region *region)
+{
+    return region->may_shrink || (region->fd >= 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE);
+}
+
 bool region_may_hide_end(const mmk_region *region)
 {
-    return region->may_shrink && is_tmpfs(region->fd);
+    return may_lose_its_end(region) && is_tmpfs(region->fd);
 }
 
 bool region_hides_end(const mmk_region *region)
 {
     struct stat status;
     /* tmpfs gives its page size for st_blksize: a huge one where it hands huge pages out of its own accord. */
-    return region->may_shrink && fstat(region->fd, &status) == 0 && (size_t)status.st_blksize > mmk_page_size() &&
+    return may_lose_its_end(region) && fstat(region->fd, &status) == 0 && (size_t)status.st_blksize > mmk_page_size() &&
            is_tmpfs(region->fd);
 }
 
@@ -62,7 +68,7 @@ static mmk_fault_reason missing_page(const mmk_region *region, size_t offset, bo
     if (region->granule > mmk_page_size() || is_full(region->fd, write))
         return MMK_FAULT_NO_MEMORY;
     /* It may have been shorter for a moment. */
-    return region->may_shrink ? MMK_FAULT_NOT_BACKED : MMK_FAULT_IO_ERROR;
+    return may_lose_its_end(region) ? MMK_FAULT_NOT_BACKED : MMK_FAULT_IO_ERROR;
 }
 
 void region_explain_fault(const mmk_region *region, mmk_fault *fault)

@@ -4,8 +4,8 @@
  *               |                 \
  *     leaf 0: [ entry, entry, ... ]  leaf 1: [ entry, ... ]
  *
- * What a reader can reach never changes: a change copies a leaf and puts the copy in its place; where leaves are split or
- * joined, the root is copied too. The old ones are used again when readers_wait says so. So each change is
+ * A leaf that readers can reach never changes: a change copies it and puts the copy in its place; where leaves are
+ * split or joined, the root is copied too. The old ones are used again when readers_wait says so. So each change is
  * seen whole or not at all; and what a call takes out, no reader has or can find when the call returns.
  *
  * Entries are disjoint, but for one case: while a region moves on an old kernel, another may have been mapped where it

@@ -1,7 +1,10 @@
 /* registry.h: every range of addresses that regions hold, live, closed or left behind, sorted by address.
  *
- * Who asks: the raw calls, before they unmap or map over a range; and the fork handler, which
- * leaves the child with free locks.
+ * Who asks: the raw calls, before they unmap or map over a range; the fork handler, which leaves the child with
+ * free locks; and the handler of faults, which looks up addresses without locks (src/registry_internal.h).
+ *
+ * When a call returns that takes out or moves a range, no handler in any thread has or can find what was there:
+ * each such call waits until the lookups that had begun before have ended.
  *
  * Threads: any call from any thread. Fork: handled by pthread_atfork. Signals: no.
  */
@@ -22,11 +25,12 @@ MMK_API void mmk_registry_remove(mmk_region *region);
 MMK_API MMK_MUST_CHECK int mmk_registry_hold(mmk_range range);
 MMK_API void mmk_registry_release(mmk_range range);
 
-/* Unmap a region's outer range and take it out, so that no region mapped there since meets it. munmap(2).
+/* Unmap a region's outer range and take it out, so that no region mapped there since meets it, and no handler has
+ * the region when its memory goes. munmap(2).
  * returns  0 with the outer range empty, or -errno with nothing changed */
 MMK_API MMK_MUST_CHECK int mmk_registry_unmap(mmk_region *region);
 
-/* Give a region another outer range. pre: it is in. */
+/* Give a region another outer range: handlers find it throughout, at one of the two or at both. pre: it is in. */
 MMK_API void mmk_registry_move(mmk_region *region, mmk_range outer);
 
 /* The lowest range that overlaps [address, address + length); empty if none.
