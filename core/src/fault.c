@@ -1,13 +1,15 @@
 #include <mmkit/fault.h>
 
+#include <string.h>
 #include <ucontext.h>
-#include <unistd.h>
 
 #include "fault_internal.h"
 #include "guarded_leaf.h"
 #include "readers.h"
 #include "region_internal.h"
 #include "registry_internal.h"
+
+enum { TRIES = 1000 };
 
 /* ---- the machine ------------------------------------------------------------------------------------ */
 
@@ -68,20 +70,14 @@ static bool is_in_leaf(const ucontext_t *context)
     return (uintptr_t)guarded_leaf <= counter && counter < (uintptr_t)guarded_leaf_end;
 }
 
-/* A handler in front of ours did not know the fault of a guarded copy, put back what it had replaced, and
- * raised the signal again: when all have returned, the fault comes again, and to us. */
-static bool is_raised_again(const siginfo_t *info)
+/* What is sent during an access waits for its end: only then is it known what it means. */
+static bool put_off_if_touching(const siginfo_t *info)
 {
-    return fault_self.copying && info->si_code == SI_TKILL && info->si_pid == getpid();
-}
-
-/* Sent, and blocked by this thread but for the length of a copy. */
-static bool put_off_until_blocked(const siginfo_t *info)
-{
-    put_off *off = fault_self.put_off;
-    if (off)
-        *(info->si_signo == SIGSEGV ? &off->segv : &off->bus) = *info;
-    return off;
+    if (!fault_self.touching)
+        return false;
+    memcpy((void *)(info->si_signo == SIGSEGV ? &fault_self.segv : &fault_self.bus), info, sizeof *info);
+    fault_self.was_sent = true;
+    return true;
 }
 
 static bool is_mended_by_hook(uintptr_t address, bool write)
@@ -91,26 +87,35 @@ static bool is_mended_by_hook(uintptr_t address, bool write)
     mmk_fault_hook *hook = region ? atomic_load_explicit(&region->hook, memory_order_acquire) : NULL;
     bool mended = hook && hook(region, address, write) == MMK_FAULT_RETRY;
     readers_leave(reading);
+    if (mended)
+        fault_self.tries = 0;
     return mended;
 }
 
 /* A fault may be taken just before its page is unprotected and its hook taken out. So what nobody mends is tried
- * again if anything was taken out since this thread last asked, or is being taken out now. */
-static bool may_have_been_mended(void)
+ * again if anything was taken out since this thread last asked, or is being taken out now. Not for ever: a
+ * fault that is nobody's may stand beside a thread that takes things out without a pause. */
+static bool may_have_been_mended(uintptr_t address)
 {
     unsigned long removals = registry_removals();
-    bool again = removals != fault_self.removals || (removals & 1 && !registry_is_removing());
+    bool going_on = removals & 1 && !registry_is_removing();
+    bool changed = removals != fault_self.removals;
     fault_self.removals = removals;
-    return again;
+    if (address != fault_self.tried)
+        fault_self.tries = 0;
+    fault_self.tried = address;
+    if (going_on)
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    return going_on || (changed && fault_self.tries++ < TRIES);
 }
 
 bool fault_settle(const siginfo_t *info, ucontext_t *context)
 {
     if (!fault_is_synchronous(info))
-        return put_off_until_blocked(info) || is_raised_again(info);
+        return put_off_if_touching(info);
     uintptr_t address = (uintptr_t)info->si_addr;
     bool write = was_write(context);
-    if (info->si_code != SI_KERNEL && (is_mended_by_hook(address, write) || may_have_been_mended()))
+    if (info->si_code != SI_KERNEL && (is_mended_by_hook(address, write) || may_have_been_mended(address)))
         return true;
     if (!is_in_leaf(context))
         return false;

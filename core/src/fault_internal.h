@@ -14,16 +14,14 @@
 #include <mmkit/fault.h>
 #include <mmkit/guarded.h>
 
-/* Signals that came while a thread had them unblocked for one copy: they belong back in its queue. */
-typedef struct put_off {
-    siginfo_t segv, bus; /* si_signo is 0 where none came */
-} put_off;
-
 /* What the handler knows of its thread. Initial-exec: anything else may call malloc on first touch. */
 typedef struct fault_thread {
-    int copying;             /* depth of mmk_guarded_copy */
-    put_off *put_off;        /* in a thread that blocks our signals, during a copy */
-    unsigned long removals;  /* registry_removals at its last miss */
+    int touching;           /* depth of accesses to memory that may not be there */
+    bool was_sent;          /* whether one of these came meanwhile */
+    siginfo_t segv, bus;    /* sent, not caused by the access; si_signo is 0 where none came */
+    unsigned long removals; /* registry_removals at its last miss */
+    uintptr_t tried;        /* the address of that, and how often it was tried again in a row */
+    unsigned tries;
     struct timespec checked; /* the tick in which its handlers and signal mask were last found good */
 } fault_thread;
 

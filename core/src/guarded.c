@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -62,29 +63,6 @@ static void describe(mmk_fault *fault, leaf_result result, const void *to, const
     fault->address = start > page ? start : page;
 }
 
-static int copy(void *to, const void *from, size_t length, mmk_fault *fault)
-{
-    fault_self.copying++;
-    leaf_result result = guarded_leaf(to, from, length);
-    fault_self.copying--;
-    if (!result.fault)
-        return 0;
-    describe(fault, result, to, from, length);
-    return -EFAULT;
-}
-
-static ssize_t scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault)
-{
-    fault_self.copying++;
-    leaf_result result = guarded_scan(from, length, byte);
-    fault_self.copying--;
-    if (!result.fault)
-        return result.value < length ? (ssize_t)result.value : -ENOENT;
-    describe(fault, result, from, from, length);
-    fault->write = false;
-    return -EFAULT;
-}
-
 /* Is the handler the first to be asked, and are its signals not blocked here? Looked up once a tick. */
 static bool is_ready(void)
 {
@@ -99,58 +77,80 @@ static bool is_ready(void)
     return true;
 }
 
-/* A thread that blocks the signals would be killed by a fault: the kernel delivers it all the same. */
-typedef struct unblocked {
-    put_off off;
-    put_off *outer;
-    sigset_t before;
-} unblocked;
-
-static void unblock(unblocked *u)
+static void unblock(sigset_t *before)
 {
     sigset_t ours;
     sigemptyset(&ours);
     sigaddset(&ours, SIGSEGV);
     sigaddset(&ours, SIGBUS);
-    u->off = (put_off){0};
-    u->outer = fault_self.put_off;
-    fault_self.put_off = &u->off;
-    pthread_sigmask(SIG_UNBLOCK, &ours, &u->before);
+    pthread_sigmask(SIG_UNBLOCK, &ours, before);
 }
 
-/* Put a signal back where it was before its thread unblocked it. */
-static void put_back(siginfo_t *info)
+/* Bring in what was sent during an access. A handler in front of ours, which did not know the fault of the access,
+ * may have put back what it had replaced and raised the signal again: that fault has been taken care of. All else
+ * goes back into the queue, from where it comes at once, or stays pending if the thread blocks it. */
+static void send_again(volatile siginfo_t *sent, bool faulted)
 {
-    if (info->si_signo)
-        syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), info->si_signo, info);
+    siginfo_t info;
+    memcpy(&info, (const void *)sent, sizeof info);
+    sent->si_signo = 0;
+    bool by_handler = faulted && info.si_pid == getpid() && (info.si_code == SI_TKILL || info.si_code == SI_USER);
+    if (info.si_signo && !by_handler)
+        syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), info.si_signo, &info);
 }
 
-static void block_again(unblocked *u)
+/* Around an access. A thread that blocks the signals would be killed by a fault, which the kernel delivers all the
+ * same: they are unblocked meanwhile. */
+typedef struct touch {
+    bool unblocked;
+    bool was_pending; /* one was, and has come: it was sent, whatever happens next */
+    sigset_t before;
+} touch;
+
+static void begin_touching(touch *t)
 {
-    pthread_sigmask(SIG_SETMASK, &u->before, NULL);
-    fault_self.put_off = u->outer;
-    put_back(&u->off.segv);
-    put_back(&u->off.bus);
+    t->unblocked = !is_ready();
+    t->was_pending = false;
+    fault_self.touching++;
+    if (t->unblocked) {
+        unblock(&t->before);
+        t->was_pending = fault_self.was_sent;
+    }
+}
+
+static void end_touching(const touch *t, bool faulted)
+{
+    if (t->unblocked)
+        pthread_sigmask(SIG_SETMASK, &t->before, NULL);
+    fault_self.touching--;
+    if (__builtin_expect(!fault_self.was_sent || fault_self.touching, 1))
+        return;
+    fault_self.was_sent = false;
+    send_again(&fault_self.segv, faulted && !t->was_pending);
+    send_again(&fault_self.bus, faulted && !t->was_pending);
 }
 
 int mmk_guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault)
 {
-    if (is_ready())
-        return copy(to, from, length, fault);
-    unblocked meanwhile;
-    unblock(&meanwhile);
-    int error = copy(to, from, length, fault);
-    block_again(&meanwhile);
-    return error;
+    touch t;
+    begin_touching(&t);
+    leaf_result result = guarded_leaf(to, from, length);
+    end_touching(&t, result.fault);
+    if (!result.fault)
+        return 0;
+    describe(fault, result, to, from, length);
+    return -EFAULT;
 }
 
 ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault)
 {
-    if (is_ready())
-        return scan(from, length, byte, fault);
-    unblocked meanwhile;
-    unblock(&meanwhile);
-    ssize_t index = scan(from, length, byte, fault);
-    block_again(&meanwhile);
-    return index;
+    touch t;
+    begin_touching(&t);
+    leaf_result result = guarded_scan(from, length, byte);
+    end_touching(&t, result.fault);
+    if (!result.fault)
+        return result.value < length ? (ssize_t)result.value : -ENOENT;
+    describe(fault, result, from, from, length);
+    fault->write = false;
+    return -EFAULT;
 }

@@ -201,6 +201,8 @@ bool signals_come_first(void)
 void mmk_fault_come_first(void)
 {
     (void)signals_come_first();
+    /* The thread may have blocked the signals just now. */
+    fault_self.checked.tv_sec = 0;
 }
 
 /* ---- the interpreter; fork ------------------------------------------------------------------------- */

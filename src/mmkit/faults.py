@@ -24,6 +24,8 @@ T = TypeVar("T")
 def _then_come_first(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        # Before it, too: what C code has put back unnoticed is not what a new handler stands on.
+        come_first()
         try:
             return function(*args, **kwargs)
         finally:

@@ -44,8 +44,8 @@ typedef struct mmk_fault {
  * that the handler is in front and that the signals are not blocked. sigaction(2), sigprocmask(2) */
 MMK_API MMK_MUST_CHECK int mmk_guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault);
 
-/* Where a byte first stands in the range, as memchr(3): its index, -ENOENT, or -EFAULT as above, where what lies in front
- * of the fault does not hold it. */
+/* Where a byte first stands in the range, as memchr(3): its index, -ENOENT, or -EFAULT as above, where what lies in
+ * front of the fault does not hold it. */
 MMK_API MMK_MUST_CHECK ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault);
 
 #endif

@@ -1,0 +1,675 @@
+#include <signal.h>
+
+#include <mmkit/access.h>
+#include <mmkit/fault.h>
+#include <mmkit/resize.h>
+
+#include "support.h"
+
+/* The compiler does not know what else an access may change. */
+static void forget_what_memory_holds(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
+static void store(char *address, char byte)
+{
+    forget_what_memory_holds();
+    *(volatile char *)address = byte;
+    forget_what_memory_holds();
+}
+
+static char load(char *address)
+{
+    forget_what_memory_holds();
+    char byte = *(volatile char *)address;
+    forget_what_memory_holds();
+    return byte;
+}
+
+/* ---- a hook of classroom size: copy-on-write in a few lines ---- */
+
+enum {
+    PAGES = 64,
+    STORERS = 4,
+};
+
+/* What became of each page since the region was protected. */
+enum { UNTOUCHED, BEING_SAVED, SAVED };
+static atomic_int page_states[PAGES];
+static char *saved; /* the pages as they were; allocated beforehand: a hook may not allocate */
+static size_t page_size;
+static mmk_region classroom;
+
+/* Save the page, unprotect it, and let the store go on. Of two threads that meet, one does the work. */
+static mmk_fault_answer save_first(mmk_region *region, uintptr_t address, bool write)
+{
+    size_t page = (address - (uintptr_t)region->base) / page_size;
+    char *start = region->base + page * page_size;
+    int untouched = UNTOUCHED;
+    mmk_fault unreadable;
+    if (!write)
+        return MMK_FAULT_PASS_ON;
+    if (!atomic_compare_exchange_strong(&page_states[page], &untouched, BEING_SAVED)) {
+        while (atomic_load(&page_states[page]) != SAVED)
+            ;
+        return MMK_FAULT_RETRY;
+    }
+    if (mmk_guarded_copy(saved + page * page_size, start, page_size, &unreadable) < 0 ||
+        mmk_sys_mprotect(start, page_size, RW) < 0)
+        return MMK_FAULT_PASS_ON;
+    atomic_store(&page_states[page], SAVED);
+    return MMK_FAULT_RETRY;
+}
+
+/* Behind the back of its bookkeeping, as a snapshot would: stores are still allowed, only late. */
+static void protect_all(mmk_region *region)
+{
+    CHECK(mmk_sys_mprotect(region->base, mmk_region_length(region), PROT_READ) == 0);
+}
+
+static void open_classroom(void)
+{
+    map_pages(&classroom, PAGES);
+    number_pages(&classroom);
+    memset(saved, 0, pages(PAGES));
+    for (int page = 0; page < PAGES; page++)
+        atomic_store(&page_states[page], UNTOUCHED);
+    CHECK(mmk_region_set_fault_hook(&classroom, save_first) == 0);
+    protect_all(&classroom);
+}
+
+static pthread_barrier_t together;
+
+/* A byte of its own on every page: threads of odd numbers from the last page on. */
+static void *store_on_every_page(void *number)
+{
+    size_t own = (size_t)number;
+    (void)pthread_barrier_wait(&together);
+    for (size_t step = 0; step < PAGES; step++) {
+        size_t page = own % 2 ? PAGES - 1 - step : step;
+        store(classroom.base + pages(page) + own, (char)(100 + own));
+    }
+    return NULL;
+}
+
+TEST(each_page_is_saved_as_it_was_before_the_first_store_whoever_stores)
+{
+    CHECK(pthread_barrier_init(&together, NULL, STORERS) == 0);
+    for (int round = 0; round < 50; round++) {
+        pthread_t threads[STORERS];
+        open_classroom();
+        for (size_t i = 0; i < STORERS; i++)
+            CHECK(pthread_create(&threads[i], NULL, store_on_every_page, (void *)i) == 0);
+        for (size_t i = 0; i < STORERS; i++)
+            CHECK(pthread_join(threads[i], NULL) == 0);
+        CHECK(pages_are_numbered(saved, PAGES));
+        for (size_t page = 0; page < PAGES; page++)
+            for (size_t i = 0; i < STORERS; i++)
+                CHECK(classroom.base[pages(page) + i] == (char)(100 + i));
+        mmk_region_dispose(&classroom);
+    }
+}
+
+TEST(a_page_that_nobody_stores_to_is_not_saved_and_reading_is_free)
+{
+    open_classroom();
+    CHECK(pages_are_numbered(classroom.base, PAGES));
+    store(classroom.base + pages(3), 'x');
+    for (int page = 0; page < PAGES; page++)
+        CHECK(atomic_load(&page_states[page]) == (page == 3 ? SAVED : UNTOUCHED));
+    CHECK(all_bytes_are(saved, pages(3), 0) && all_bytes_are(saved + pages(3), pages(1), 4));
+    mmk_region_dispose(&classroom);
+}
+
+TEST(guarded_stores_are_mended_too)
+{
+    char bytes[3 * 4096];
+    open_classroom();
+    memset(bytes, 'x', sizeof bytes);
+    CHECK(mmk_access_store(&classroom, pages(1) - 1, bytes, 2, &fault) == 0);
+    CHECK(mmk_guarded_copy(classroom.base + pages(5) - 100, bytes, sizeof bytes, &fault) == 0);
+    CHECK(all_bytes_are(classroom.base + pages(5) - 100, sizeof bytes, 'x'));
+    CHECK(all_bytes_are(saved, pages(1), 1) && all_bytes_are(saved + pages(1), pages(1), 2));
+    CHECK(all_bytes_are(saved + pages(4), pages(1), 5) && all_bytes_are(saved + pages(5), pages(1), 6));
+    mmk_region_dispose(&classroom);
+}
+
+/* ---- what a hook is told, and what it may do ---- */
+
+static struct {
+    int calls;
+    mmk_region *region;
+    uintptr_t address;
+    bool write;
+} told;
+
+static void note(mmk_region *region, uintptr_t address, bool write)
+{
+    told.calls++;
+    told.region = region;
+    told.address = address;
+    told.write = write;
+}
+
+static mmk_fault_answer note_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+{
+    note(region, address, write);
+    /* A hook may spoil errno: the handler keeps it. */
+    errno = EDOM;
+    CHECK(mmk_sys_mprotect(region->base, mmk_region_length(region), RW) == 0);
+    return MMK_FAULT_RETRY;
+}
+
+static mmk_fault_answer note_and_pass_on(mmk_region *region, uintptr_t address, bool write)
+{
+    note(region, address, write);
+    return MMK_FAULT_PASS_ON;
+}
+
+static void forbid_all(mmk_region *region)
+{
+    CHECK(mmk_sys_mprotect(region->base, mmk_region_length(region), PROT_NONE) == 0);
+}
+
+static bool was_told(mmk_region *region, const char *address, bool write)
+{
+    return told.region == region && told.address == (uintptr_t)address && told.write == write;
+}
+
+TEST(a_hook_is_told_the_region_the_address_and_whether_it_is_a_write)
+{
+    mmk_region one, other;
+    char byte = 'x';
+    map_pages(&one, 3);
+    map_pages(&other, 3);
+    CHECK(mmk_region_set_fault_hook(&one, note_and_allow_all) == 0);
+    CHECK(mmk_region_set_fault_hook(&other, note_and_allow_all) == 0);
+    forbid_all(&one);
+    forbid_all(&other);
+    told.calls = 0;
+    store(one.base + pages(1) + 77, 'x');
+    CHECK(told.calls == 1 && was_told(&one, one.base + pages(1) + 77, true));
+    CHECK(load(other.base + pages(3) - 1) == 0);
+    CHECK(told.calls == 2 && was_told(&other, other.base + pages(3) - 1, false));
+    CHECK(one.base[pages(1) + 77] == 'x' && told.calls == 2);
+
+    forbid_all(&one);
+    CHECK(mmk_guarded_copy(one.base + 5, &byte, 1, &fault) == 0 && was_told(&one, one.base + 5, true));
+    forbid_all(&one);
+    CHECK(mmk_guarded_copy(&byte, one.base + 5, 1, &fault) == 0 && was_told(&one, one.base + 5, false));
+    CHECK(told.calls == 4 && byte == 'x');
+    mmk_region_dispose(&one);
+    mmk_region_dispose(&other);
+}
+
+TEST(what_a_hook_does_to_errno_is_undone)
+{
+    mmk_region region;
+    char byte = 'x';
+    map_pages(&region, 1);
+    CHECK(mmk_region_set_fault_hook(&region, note_and_allow_all) == 0);
+    forbid_all(&region);
+    errno = 77;
+    store(region.base, 'x');
+    CHECK(errno == 77);
+    forbid_all(&region);
+    CHECK(mmk_guarded_copy(&byte, region.base, 1, &fault) == 0 && errno == 77);
+    mmk_region_dispose(&region);
+}
+
+/* Truncated files, too: SIGBUS. */
+static mmk_fault_answer give_storage(mmk_region *region, uintptr_t address, bool write)
+{
+    note(region, address, write);
+    CHECK(ftruncate(region->fd, (off_t)mmk_region_length(region)) == 0);
+    return MMK_FAULT_RETRY;
+}
+
+TEST(a_hook_is_called_for_what_no_page_stands_behind)
+{
+    mmk_region region;
+    int fd = memory_file(0);
+    map(&region, file(fd, pages(2), MAP_SHARED));
+    CHECK(mmk_region_set_fault_hook(&region, give_storage) == 0);
+    told.calls = 0;
+    store(region.base + pages(1), 'x');
+    CHECK(told.calls == 1 && was_told(&region, region.base + pages(1), true) && region.base[pages(1)] == 'x');
+    mmk_region_dispose(&region);
+    close(fd);
+}
+
+static mmk_fault inner;
+static int inner_error;
+static char *hole;
+
+static mmk_fault_answer fault_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+{
+    char byte;
+    inner_error = mmk_guarded_copy(&byte, hole + 7, 1, &inner);
+    return note_and_allow_all(region, address, write);
+}
+
+TEST(a_hook_may_meet_a_fault_of_its_own)
+{
+    if (UNDER_TSAN)
+        SKIP("TSan blocks all signals in handlers");
+    mmk_region region;
+    char byte = 'x';
+    map_pages(&region, 1);
+    CHECK(mmk_region_set_fault_hook(&region, fault_and_allow_all) == 0);
+    for (int guarded = 0; guarded < 2; guarded++) {
+        forbid_all(&region);
+        inner_error = 0;
+        if (guarded)
+            CHECK(mmk_guarded_copy(region.base, &byte, 1, &fault) == 0);
+        else
+            store(region.base, 'x');
+        CHECK(inner_error == -EFAULT && inner.address == (uintptr_t)hole + 7);
+        CHECK(inner.reason == MMK_FAULT_PROTECTION && !inner.write && region.base[0] == 'x');
+    }
+    mmk_region_dispose(&region);
+}
+
+static mmk_region nested;
+
+static mmk_fault_answer touch_nested_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+{
+    mmk_fault ignored;
+    inner_error = mmk_guarded_copy(nested.base, "y", 1, &ignored);
+    return note_and_allow_all(region, address, write);
+}
+
+TEST(a_hook_may_touch_a_region_that_has_a_hook)
+{
+    if (UNDER_TSAN)
+        SKIP("TSan blocks all signals in handlers");
+    mmk_region region;
+    map_pages(&region, 1);
+    map_pages(&nested, 1);
+    CHECK(mmk_region_set_fault_hook(&region, touch_nested_and_allow_all) == 0);
+    CHECK(mmk_region_set_fault_hook(&nested, note_and_allow_all) == 0);
+    forbid_all(&region);
+    forbid_all(&nested);
+    told.calls = 0;
+    inner_error = 1;
+    store(region.base, 'x');
+    CHECK(inner_error == 0 && told.calls == 2 && nested.base[0] == 'y' && region.base[0] == 'x');
+    mmk_region_dispose(&nested);
+    mmk_region_dispose(&region);
+}
+
+/* ---- passing on ---- */
+
+static siginfo_t seen_by_earlier;
+static mmk_region passed_on;
+
+static void earlier_that_mends(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)context;
+    seen_by_earlier = *info;
+    CHECK(mmk_sys_mprotect(passed_on.base, pages(2), RW) == 0);
+}
+
+static void pass_on_to_an_earlier_handler(void)
+{
+    struct sigaction earlier = {.sa_sigaction = earlier_that_mends, .sa_flags = SA_SIGINFO};
+    CHECK(sigaction(SIGSEGV, &earlier, NULL) == 0);
+    map_pages(&passed_on, 2);
+    CHECK(mmk_region_set_fault_hook(&passed_on, note_and_pass_on) == 0);
+    forbid_all(&passed_on);
+    store(passed_on.base + pages(1) + 9, 'x');
+    CHECK(told.calls > 0 && was_told(&passed_on, passed_on.base + pages(1) + 9, true));
+    CHECK(seen_by_earlier.si_code == SEGV_ACCERR && seen_by_earlier.si_addr == passed_on.base + pages(1) + 9);
+    CHECK(passed_on.base[pages(1) + 9] == 'x');
+}
+
+TEST(what_a_hook_passes_on_goes_to_who_was_there_before)
+{
+    in_child(pass_on_to_an_earlier_handler);
+}
+
+TEST(what_a_hook_passes_on_is_a_fault_of_a_guarded_copy)
+{
+    char byte;
+    map_pages(&passed_on, 2);
+    CHECK(mmk_region_set_fault_hook(&passed_on, note_and_pass_on) == 0);
+    forbid_all(&passed_on);
+    told.calls = 0;
+    CHECK(mmk_access_load(&passed_on, 5, &byte, 1, &fault) == -EFAULT && told.calls > 0);
+    CHECK(fault.address == (uintptr_t)passed_on.base + 5 && fault.reason == MMK_FAULT_PROTECTION && !fault.write);
+    mmk_region_dispose(&passed_on);
+}
+
+/* ---- the end of a hook ---- */
+
+static mmk_region held;
+static atomic_bool inside, let_go, has_left, ending, ended, left_before_the_end;
+static atomic_int ending_thread;
+
+static mmk_fault_answer wait_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+{
+    atomic_store(&inside, true);
+    while (!atomic_load(&let_go))
+        ;
+    mmk_fault_answer answer = note_and_allow_all(region, address, write);
+    atomic_store(&has_left, true);
+    return answer;
+}
+
+static void *store_plainly(void *unused)
+{
+    store(held.base, 'x');
+    return unused;
+}
+
+/* When it returns, the region may be gone. */
+static void *store_guarded(void *unused)
+{
+    int error = mmk_guarded_copy(held.base, "x", 1, &fault);
+    CHECK(error == 0 || error == -EFAULT);
+    return unused;
+}
+
+/* Start a store to a region whose hook waits. */
+static pthread_t hold_hook(mmk_fault_hook *hook, void *store_in_thread(void *))
+{
+    pthread_t storer;
+    map_pages(&held, 2);
+    CHECK(mmk_region_set_fault_hook(&held, hook) == 0);
+    forbid_all(&held);
+    atomic_store(&inside, false), atomic_store(&let_go, false), atomic_store(&has_left, false);
+    CHECK(pthread_create(&storer, NULL, store_in_thread, NULL) == 0);
+    while (!atomic_load(&inside))
+        sched_yield();
+    return storer;
+}
+
+typedef void ender(void);
+
+static void *end_the_hook(void *how)
+{
+    atomic_store(&ending_thread, gettid());
+    atomic_store(&ending, true);
+    (*(ender **)how)();
+    atomic_store(&left_before_the_end, atomic_load(&has_left));
+    atomic_store(&ended, true);
+    return NULL;
+}
+
+/* Does the thread sleep in the kernel? proc_pid_stat(5) */
+static bool is_asleep(int thread)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[got > 0 ? got : 0] = 0;
+    const char *state = strrchr(text, ')');
+    return state && state[2] == 'S';
+}
+
+/* Start to end the hook that waits; it either returns, which it must not, or waits, too. */
+static pthread_t begin_to_end(ender **how)
+{
+    pthread_t other;
+    atomic_store(&ending, false), atomic_store(&ended, false), atomic_store(&left_before_the_end, false);
+    CHECK(pthread_create(&other, NULL, end_the_hook, how) == 0);
+    while (!atomic_load(&ended) && !(atomic_load(&ending) && is_asleep(atomic_load(&ending_thread))))
+        sched_yield();
+    CHECK(!atomic_load(&ended));
+    return other;
+}
+
+static void take_hook_out(void)
+{
+    CHECK(mmk_region_set_fault_hook(&held, NULL) == 0);
+}
+
+static void put_another_in(void)
+{
+    CHECK(mmk_region_set_fault_hook(&held, note_and_allow_all) == 0);
+}
+
+static void close_region(void)
+{
+    CHECK(mmk_region_close(&held) == 0);
+}
+
+static void dispose_of_region(void)
+{
+    mmk_region_dispose(&held);
+}
+
+static void check_that_it_waits(ender *how, void *store_in_thread(void *))
+{
+    pthread_t storer = hold_hook(wait_and_allow_all, store_in_thread), other = begin_to_end(&how);
+    atomic_store(&let_go, true);
+    CHECK(pthread_join(other, NULL) == 0 && pthread_join(storer, NULL) == 0);
+    CHECK(atomic_load(&left_before_the_end));
+    mmk_region_dispose(&held);
+}
+
+TEST(taking_a_hook_out_returns_when_it_is_not_running_any_more)
+{
+    check_that_it_waits(take_hook_out, store_plainly);
+    check_that_it_waits(put_another_in, store_plainly);
+}
+
+TEST(closing_and_disposing_return_when_the_hook_is_not_running_any_more)
+{
+    check_that_it_waits(close_region, store_guarded);
+    check_that_it_waits(dispose_of_region, store_guarded);
+}
+
+static mmk_fault_answer wait_fault_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+{
+    atomic_store(&inside, true);
+    while (!atomic_load(&let_go))
+        ;
+    return fault_and_allow_all(region, address, write);
+}
+
+static void fault_in_a_hook_that_is_waited_for(void)
+{
+    ender *how = take_hook_out;
+    pthread_t storer = hold_hook(wait_fault_and_allow_all, store_plainly), other = begin_to_end(&how);
+    atomic_store(&let_go, true);
+    CHECK(pthread_join(other, NULL) == 0 && pthread_join(storer, NULL) == 0);
+    CHECK(inner_error == -EFAULT && held.base[0] == 'x');
+    mmk_region_dispose(&held);
+}
+
+TEST(a_hook_may_meet_a_fault_while_somebody_waits_for_its_end)
+{
+    if (UNDER_TSAN)
+        SKIP("TSan blocks all signals in handlers");
+    in_child(fault_in_a_hook_that_is_waited_for);
+}
+
+TEST(a_closed_region_has_no_hook)
+{
+    mmk_region region;
+    char byte;
+    map_pages(&region, 1);
+    CHECK(mmk_region_set_fault_hook(&region, note_and_allow_all) == 0);
+    region.exposed = true; /* so that its addresses stay taken */
+    CHECK(mmk_region_close(&region) == 0);
+    told.calls = 0;
+    CHECK(mmk_guarded_copy(&byte, region.base, 1, &fault) == -EFAULT && told.calls == 0);
+    CHECK(mmk_region_set_fault_hook(&region, note_and_allow_all) == -MMK_ECLOSED);
+    CHECK(mmk_region_set_fault_hook(&region, NULL) == -MMK_ECLOSED);
+    mmk_region_dispose(&region);
+}
+
+/* In front of mmkit's handler: it has the fault until it is let go. */
+static struct sigaction behind;
+
+static void delay(int signal, siginfo_t *info, void *context)
+{
+    atomic_store(&inside, true);
+    while (!atomic_load(&let_go))
+        ;
+    behind.sa_sigaction(signal, info, context);
+}
+
+static void never_called(int signal)
+{
+    (void)signal;
+    CHECK(!"a fault was passed on that was none");
+}
+
+static void take_a_hook_out_during_a_fault(void)
+{
+    struct sigaction in_front = {.sa_sigaction = delay, .sa_flags = SA_SIGINFO};
+    pthread_t storer;
+    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
+    map_pages(&held, 2);
+    for (int round = 0; round < 3; round++) {
+        CHECK(mmk_region_set_fault_hook(&held, note_and_allow_all) == 0);
+        forbid_all(&held);
+        CHECK(sigaction(SIGSEGV, &in_front, &behind) == 0);
+        atomic_store(&inside, false), atomic_store(&let_go, false);
+        CHECK(pthread_create(&storer, NULL, store_plainly, NULL) == 0);
+        while (!atomic_load(&inside))
+            sched_yield();
+        CHECK(mmk_sys_mprotect(held.base, pages(2), RW) == 0);
+        CHECK(mmk_region_set_fault_hook(&held, NULL) == 0);
+        told.calls = 0;
+        atomic_store(&let_go, true);
+        CHECK(pthread_join(storer, NULL) == 0 && load(held.base) == 'x' && told.calls == 0);
+        CHECK(sigaction(SIGSEGV, &behind, NULL) == 0);
+    }
+    mmk_region_dispose(&held);
+}
+
+TEST(a_fault_that_arrives_after_its_page_was_unprotected_and_its_hook_taken_out_is_tried_again)
+{
+    in_child(take_a_hook_out_during_a_fault);
+}
+
+static atomic_bool stop;
+
+static mmk_fault_answer allow_page(mmk_region *region, uintptr_t address, bool write)
+{
+    (void)region, (void)write;
+    bool allowed = mmk_sys_mprotect((char *)mmk_round_down(address, page_size), page_size, RW) == 0;
+    return allowed ? MMK_FAULT_RETRY : MMK_FAULT_PASS_ON;
+}
+
+static void *store_all_the_time(void *number)
+{
+    size_t own = (size_t)number;
+    for (size_t turn = 0; !atomic_load(&stop); turn++) {
+        store(held.base + pages(turn % 4) + own, (char)turn);
+        CHECK(load(held.base + pages(turn % 4) + own) == (char)turn);
+    }
+    return NULL;
+}
+
+static void set_and_take_out_while_others_store(void)
+{
+    pthread_t threads[STORERS];
+    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
+    map_pages(&held, 4);
+    for (size_t i = 0; i < STORERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, store_all_the_time, (void *)i) == 0);
+    for (int round = 0; round < 3000; round++) {
+        CHECK(mmk_region_set_fault_hook(&held, allow_page) == 0);
+        protect_all(&held);
+        CHECK(mmk_sys_mprotect(held.base, pages(4), RW) == 0);
+        CHECK(mmk_region_set_fault_hook(&held, NULL) == 0);
+    }
+    atomic_store(&stop, true);
+    for (size_t i = 0; i < STORERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    mmk_region_dispose(&held);
+}
+
+TEST(nobody_who_stores_dies_while_hooks_come_and_go)
+{
+    in_child(set_and_take_out_while_others_store);
+}
+
+/* ---- resizing, forking ---- */
+
+TEST(a_region_with_a_hook_grows_where_it_is_and_does_not_move)
+{
+    mmk_region region;
+    mmk_range vacated;
+    mmk_request request = anonymous(pages(2), RW);
+    request.reserve = pages(4);
+    request.guard = pages(1);
+    map(&region, request);
+    char *base = region.base;
+    CHECK(mmk_region_set_fault_hook(&region, note_and_allow_all) == 0);
+    CHECK(mmk_region_resize(&region, pages(4), &vacated) == 0 && region.base == base);
+    CHECK(mmk_region_resize(&region, pages(5), &vacated) == -MMK_EPINNED && vacated.length == 0);
+    CHECK(region.base == base && mmk_region_length(&region) == pages(4));
+    CHECK(mmk_region_set_fault_hook(&region, NULL) == 0);
+    CHECK(mmk_region_resize(&region, pages(5), &vacated) == 0 && region.base != base);
+    CHECK(mmk_sys_munmap(vacated.base, vacated.length) == 0);
+    mmk_region_dispose(&region);
+}
+
+static void store_where_the_parent_has_a_hook(void)
+{
+    store(classroom.base + pages(2), 'x');
+    CHECK(all_bytes_are(saved + pages(2), pages(1), 3) && classroom.base[pages(2)] == 'x');
+}
+
+TEST(a_child_has_the_hooks_of_its_parent)
+{
+    open_classroom();
+    in_child(store_where_the_parent_has_a_hook);
+    CHECK(atomic_load(&page_states[2]) == UNTOUCHED && all_bytes_are(saved, pages(PAGES), 0));
+    mmk_region_dispose(&classroom);
+}
+
+static void end_a_hook_that_ran_in_the_parent(void)
+{
+    take_hook_out();
+    mmk_region_dispose(&held);
+}
+
+TEST(a_child_does_not_wait_for_hooks_that_ran_in_threads_of_its_parent)
+{
+    if (UNDER_ASAN)
+        SKIP("ASan's malloc may hang in a child forked beside other threads");
+    pthread_t storer = hold_hook(wait_and_allow_all, store_plainly);
+    in_child(end_a_hook_that_ran_in_the_parent);
+    atomic_store(&let_go, true);
+    CHECK(pthread_join(storer, NULL) == 0);
+    mmk_region_dispose(&held);
+}
+
+int main(void)
+{
+    page_size = mmk_page_size();
+    saved = mmap(NULL, pages(PAGES), RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    hole = mmap(NULL, pages(1), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(saved != MAP_FAILED && hole != MAP_FAILED);
+    RUN(each_page_is_saved_as_it_was_before_the_first_store_whoever_stores);
+    RUN(a_page_that_nobody_stores_to_is_not_saved_and_reading_is_free);
+    RUN(guarded_stores_are_mended_too);
+    RUN(a_hook_is_told_the_region_the_address_and_whether_it_is_a_write);
+    RUN(what_a_hook_does_to_errno_is_undone);
+    RUN(a_hook_is_called_for_what_no_page_stands_behind);
+    RUN(a_hook_may_meet_a_fault_of_its_own);
+    RUN(a_hook_may_touch_a_region_that_has_a_hook);
+    RUN(what_a_hook_passes_on_goes_to_who_was_there_before);
+    RUN(what_a_hook_passes_on_is_a_fault_of_a_guarded_copy);
+    RUN(taking_a_hook_out_returns_when_it_is_not_running_any_more);
+    RUN(closing_and_disposing_return_when_the_hook_is_not_running_any_more);
+    RUN(a_hook_may_meet_a_fault_while_somebody_waits_for_its_end);
+    RUN(a_closed_region_has_no_hook);
+    RUN(a_fault_that_arrives_after_its_page_was_unprotected_and_its_hook_taken_out_is_tried_again);
+    RUN(nobody_who_stores_dies_while_hooks_come_and_go);
+    RUN(a_region_with_a_hook_grows_where_it_is_and_does_not_move);
+    RUN(a_child_has_the_hooks_of_its_parent);
+    RUN(a_child_does_not_wait_for_hooks_that_ran_in_threads_of_its_parent);
+    return 0;
+}

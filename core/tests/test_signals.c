@@ -1,0 +1,908 @@
+#include <limits.h>
+#include <setjmp.h>
+#include <signal.h>
+
+#include <mmkit/fault.h>
+
+#include "support.h"
+
+/* Each scene plays in a child that starts as a new process does, and what it saw is here when it is dead. */
+typedef struct sight {
+    int calls;
+    int signal, code;
+    pid_t sender;
+    char *address;
+    uint64_t blocked; /* signal n is bit n - 1 */
+} sight;
+
+static struct {
+    sight earlier; /* of the handler that was there before mmkit */
+    sight later;   /* of the one that was installed after */
+    int dumps;
+    bool has_met; /* in the scenes of meet_copies */
+} *seen;
+
+static char *forbidden, *beyond; /* SIGSEGV, SIGBUS */
+
+typedef struct sigaction action;
+typedef void handler(int signal, siginfo_t *info, void *context);
+
+static int end_of(void scene(void))
+{
+    fflush(NULL);
+    memset(seen, 0, sizeof *seen);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        limit(RLIMIT_CORE, 0);
+        alarm(CHILD_SECONDS);
+        /* ASan has handlers of its own. */
+        CHECK(signal(SIGSEGV, SIG_DFL) != SIG_ERR && signal(SIGBUS, SIG_DFL) != SIG_ERR);
+        scene();
+        fflush(NULL);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+/* ---- what happens in scenes ---- */
+
+/* The compiler does not know what else a store may change. */
+static void touch(char *address)
+{
+    *(volatile char *)address = 1;
+    __asm__ volatile("" ::: "memory");
+}
+
+static void make_guarded_copies(void)
+{
+    char byte = 0;
+    CHECK(mmk_guarded_copy(&byte, forbidden, 1, &fault) == -EFAULT && fault.reason == MMK_FAULT_PROTECTION);
+    CHECK(mmk_guarded_copy(beyond, &byte, 1, &fault) == -EFAULT && fault.reason == MMK_FAULT_NOT_BACKED);
+    CHECK(mmk_guarded_copy(&byte, "x", 1, &fault) == 0 && byte == 'x');
+}
+
+static uint64_t blocked_signals(void)
+{
+    sigset_t set;
+    uint64_t bits = 0;
+    CHECK(pthread_sigmask(SIG_BLOCK, NULL, &set) == 0);
+    for (int signal = 1; signal < NSIG; signal++)
+        bits |= (uint64_t)(sigismember(&set, signal) == 1) << (signal - 1);
+    return bits;
+}
+
+static uint64_t bit_of(int signal)
+{
+    return (uint64_t)1 << (signal - 1);
+}
+
+static void note(sight *where, int signal, const siginfo_t *info)
+{
+    *where = (sight){where->calls + 1, signal, info->si_code, info->si_pid, info->si_addr, blocked_signals()};
+}
+
+static void install_with(int signal, handler *function, int flags, action *replaced)
+{
+    action new = {.sa_sigaction = function, .sa_flags = SA_SIGINFO | flags};
+    sigemptyset(&new.sa_mask);
+    CHECK(sigaction(signal, &new, replaced) == 0);
+}
+
+static void install(handler *function)
+{
+    install_with(SIGSEGV, function, 0, NULL);
+}
+
+static void forbid_again(void)
+{
+    CHECK(mprotect(forbidden, pages(1), PROT_NONE) == 0);
+}
+
+static void mend(void)
+{
+    CHECK(mprotect(forbidden, pages(1), RW) == 0);
+}
+
+static void earlier_that_mends(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    note(&seen->earlier, signal, info);
+    errno = EDOM;
+    mend();
+}
+
+static void earlier_that_returns(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    note(&seen->earlier, signal, info);
+}
+
+static void later_that_mends(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    note(&seen->later, signal, info);
+    mend();
+}
+
+/* ---- nobody before us ---- */
+
+static void touch_what_is_forbidden(void)
+{
+    make_guarded_copies();
+    touch(forbidden);
+}
+
+static void touch_beyond_the_end(void)
+{
+    make_guarded_copies();
+    touch(beyond);
+}
+
+TEST(a_foreign_fault_ends_the_process_by_its_signal)
+{
+    CHECK(end_of(touch_what_is_forbidden) == SIGSEGV);
+    CHECK(end_of(touch_beyond_the_end) == SIGBUS);
+}
+
+static void send_a_signal_to_oneself(void)
+{
+    make_guarded_copies();
+    CHECK(kill(getpid(), SIGSEGV) == 0);
+    /* Where the kernel does not deliver it at once. */
+    for (;;)
+        pause();
+}
+
+TEST(a_signal_that_is_sent_ends_the_process_too)
+{
+    CHECK(end_of(send_a_signal_to_oneself) == SIGSEGV);
+}
+
+/* ---- somebody before us ---- */
+
+/* What a handler sees of a fault at forbidden + 77. */
+static sight fault_once(void)
+{
+    seen->earlier = (sight){0};
+    forbid_again();
+    touch(forbidden + 77);
+    forbid_again();
+    return seen->earlier;
+}
+
+static bool is_same_sight(const sight *one, const sight *other)
+{
+    return one->calls == other->calls && one->signal == other->signal && one->code == other->code &&
+           one->address == other->address && one->blocked == other->blocked;
+}
+
+static void compare_with_the_kernel(const action *new)
+{
+    action in_front;
+    uint64_t blocked = blocked_signals();
+    CHECK(sigaction(SIGSEGV, new, NULL) == 0);
+    sight without_us = fault_once();
+    CHECK(sigaction(SIGSEGV, new, NULL) == 0);
+    mmk_fault_come_first();
+    CHECK(sigaction(SIGSEGV, NULL, &in_front) == 0 && in_front.sa_sigaction != new->sa_sigaction);
+    sight with_us = fault_once();
+    CHECK(without_us.calls == 1 && without_us.address == forbidden + 77 && is_same_sight(&without_us, &with_us));
+    CHECK(blocked_signals() == blocked);
+}
+
+static void compare_with_flags(int flags)
+{
+    action new = {.sa_sigaction = earlier_that_mends, .sa_flags = SA_SIGINFO | flags};
+    sigemptyset(&new.sa_mask);
+    compare_with_the_kernel(&new);
+    sigaddset(&new.sa_mask, SIGUSR1);
+    sigaddset(&new.sa_mask, SIGTERM);
+    compare_with_the_kernel(&new);
+    CHECK(seen->earlier.blocked & bit_of(SIGUSR1));
+    CHECK(!(seen->earlier.blocked & bit_of(SIGSEGV)) == !!(flags & SA_NODEFER));
+}
+
+static void see_what_the_kernel_would_show(void)
+{
+    compare_with_flags(0);
+    compare_with_flags(SA_NODEFER);
+    compare_with_flags(SA_RESETHAND);
+    compare_with_flags(SA_NODEFER | SA_RESETHAND);
+}
+
+TEST(a_handler_from_before_is_called_as_the_kernel_would_call_it)
+{
+    if (UNDER_TSAN)
+        SKIP("TSan blocks all signals in handlers");
+    CHECK(end_of(see_what_the_kernel_would_show) == 0);
+}
+
+static void mend_plainly(int signal)
+{
+    seen->earlier.calls++;
+    seen->earlier.signal = signal;
+    mend();
+}
+
+static void have_a_plain_handler(void)
+{
+    action plain = {.sa_handler = mend_plainly};
+    sigemptyset(&plain.sa_mask);
+    CHECK(sigaction(SIGSEGV, &plain, NULL) == 0);
+    make_guarded_copies();
+    fault_once();
+    CHECK(seen->earlier.calls == 1 && seen->earlier.signal == SIGSEGV);
+}
+
+TEST(a_handler_without_siginfo_is_called_too)
+{
+    CHECK(end_of(have_a_plain_handler) == 0);
+}
+
+static void fault_twice_with_a_handler_for_once(void)
+{
+    install_with(SIGSEGV, earlier_that_mends, SA_RESETHAND, NULL);
+    make_guarded_copies();
+    touch(forbidden);
+    forbid_again();
+    make_guarded_copies();
+    touch(forbidden);
+}
+
+TEST(a_handler_for_one_signal_only_is_called_once)
+{
+    CHECK(end_of(fault_twice_with_a_handler_for_once) == SIGSEGV && seen->earlier.calls == 1);
+}
+
+static void be_mended_many_times(void)
+{
+    install(earlier_that_mends);
+    for (int turn = 1; turn <= 100; turn++) {
+        make_guarded_copies();
+        errno = 77;
+        touch(forbidden);
+        CHECK(errno == 77 && seen->earlier.calls == turn && forbidden[0] == 1);
+        forbid_again();
+    }
+}
+
+TEST(a_handler_that_mends_the_page_lets_the_program_go_on)
+{
+    CHECK(end_of(be_mended_many_times) == 0);
+}
+
+static sigjmp_buf way_out;
+
+static void jump_out(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    note(&seen->earlier, signal, info);
+    siglongjmp(way_out, 1);
+}
+
+static void fault_and_jump_out(char *address)
+{
+    if (sigsetjmp(way_out, 1) == 0)
+        touch(address);
+}
+
+static void jump_out_many_times(void)
+{
+    uint64_t blocked = blocked_signals();
+    install(jump_out);
+    install_with(SIGBUS, jump_out, 0, NULL);
+    for (int turn = 1; turn <= 200; turn++) {
+        make_guarded_copies();
+        fault_and_jump_out(turn % 2 ? forbidden : beyond);
+        CHECK(seen->earlier.calls == turn && blocked_signals() == blocked);
+    }
+}
+
+TEST(a_handler_that_jumps_out_gets_the_next_fault_too)
+{
+    CHECK(end_of(jump_out_many_times) == 0);
+}
+
+static void leave_well(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    note(&seen->earlier, signal, info);
+    _exit(0);
+}
+
+/* Not a tail call, which would need no stack. */
+static int recurse(volatile char *above, int depth)
+{
+    volatile char here[1024];
+    here[0] = above[0];
+    return depth ? recurse(here, depth - 1) + here[0] : 0;
+}
+
+static void exhaust_the_stack(void)
+{
+    static char elsewhere[1 << 16];
+    CHECK(sigaltstack(&(stack_t){.ss_sp = elsewhere, .ss_size = sizeof elsewhere}, NULL) == 0);
+    install_with(SIGSEGV, leave_well, SA_ONSTACK, NULL);
+    make_guarded_copies();
+    char top = 0;
+    (void)recurse(&top, INT_MAX);
+}
+
+TEST(a_full_stack_reaches_a_handler_that_has_a_stack_of_its_own)
+{
+    CHECK(end_of(exhaust_the_stack) == 0 && seen->earlier.calls == 1 && seen->earlier.signal == SIGSEGV);
+}
+
+static void send_with_a_handler(void)
+{
+    install(earlier_that_returns);
+    make_guarded_copies();
+    for (int turn = 1; turn <= 3; turn++) {
+        CHECK(kill(getpid(), SIGSEGV) == 0);
+        CHECK(seen->earlier.calls == turn && seen->earlier.code == SI_USER && seen->earlier.sender == getpid());
+    }
+}
+
+TEST(a_signal_that_is_sent_goes_to_the_handler_from_before)
+{
+    CHECK(end_of(send_with_a_handler) == 0);
+}
+
+static void ignore(void)
+{
+    CHECK(signal(SIGSEGV, SIG_IGN) != SIG_ERR);
+    make_guarded_copies();
+    CHECK(kill(getpid(), SIGSEGV) == 0 && raise(SIGSEGV) == 0);
+    make_guarded_copies();
+    touch(forbidden);
+}
+
+TEST(who_ignores_signals_ignores_those_that_are_sent_and_dies_of_faults)
+{
+    CHECK(end_of(ignore) == SIGSEGV);
+}
+
+/* ---- signals during a copy ---- */
+
+static int sent;
+
+/* On the first page of a region. */
+static mmk_fault_answer send_and_mend(mmk_region *region, uintptr_t address, bool write)
+{
+    (void)write;
+    sent++;
+    CHECK(kill(getpid(), SIGSEGV) == 0);
+    if (address >= (uintptr_t)region->base + pages(1))
+        return MMK_FAULT_PASS_ON;
+    CHECK(mmk_sys_mprotect(region->base, pages(1), RW) == 0);
+    return MMK_FAULT_RETRY;
+}
+
+static void send_during_copies(void)
+{
+    mmk_region region;
+    char byte = 'x';
+    map(&region, anonymous(pages(2), PROT_NONE));
+    CHECK(mmk_region_set_fault_hook(&region, send_and_mend) == 0);
+    CHECK(mmk_guarded_copy(region.base, &byte, 1, &fault) == 0);
+    CHECK(mmk_guarded_copy(region.base + pages(1), &byte, 1, &fault) == -EFAULT);
+    mmk_region_dispose(&region);
+}
+
+static void send_during_copies_with_a_handler(void)
+{
+    install(earlier_that_returns);
+    send_during_copies();
+    CHECK(seen->earlier.calls == sent && seen->earlier.code == SI_USER && seen->earlier.sender == getpid());
+}
+
+TEST(a_signal_that_is_sent_during_a_copy_goes_where_it_belongs)
+{
+    CHECK(end_of(send_during_copies_with_a_handler) == 0);
+    CHECK(end_of(send_during_copies) == SIGSEGV);
+}
+
+/* ---- somebody after us ---- */
+
+static void install_after_us(void)
+{
+    make_guarded_copies();
+    install(later_that_mends);
+    mmk_fault_come_first();
+    for (int turn = 1; turn <= 10; turn++) {
+        make_guarded_copies();
+        CHECK(seen->later.calls == turn - 1);
+        touch(forbidden);
+        CHECK(seen->later.calls == turn && seen->later.code == SEGV_ACCERR && seen->later.address == forbidden);
+        forbid_again();
+    }
+}
+
+TEST(a_handler_installed_after_us_gets_foreign_faults_and_no_others)
+{
+    CHECK(end_of(install_after_us) == 0);
+}
+
+static void install_after_us_and_say_nothing(void)
+{
+    /* mmkit looks once a tick who is in front. */
+    make_guarded_copies();
+    install(later_that_mends);
+    for (action in_front = {.sa_sigaction = later_that_mends}; in_front.sa_sigaction == later_that_mends;) {
+        char byte;
+        CHECK(mmk_guarded_copy(&byte, "x", 1, &fault) == 0);
+        CHECK(sigaction(SIGSEGV, NULL, &in_front) == 0);
+    }
+    make_guarded_copies();
+    CHECK(seen->later.calls == 0);
+}
+
+TEST(a_handler_installed_after_us_is_noticed_within_a_tick)
+{
+    CHECK(end_of(install_after_us_and_say_nothing) == 0);
+}
+
+static action replaced;
+
+static void put_back_and_raise(int signal, siginfo_t *info, void *context)
+{
+    (void)context;
+    note(&seen->later, signal, info);
+    CHECK(sigaction(signal, &replaced, NULL) == 0);
+    raise(signal);
+}
+
+static void call_what_was_replaced(int signal, siginfo_t *info, void *context)
+{
+    note(&seen->later, signal, info);
+    replaced.sa_sigaction(signal, info, context);
+}
+
+/* Have a handler in front meet the fault of a guarded copy; which it does not where a tick ends between the two.
+ * Then put mmkit in front of it. */
+static bool meets_copies(handler *in_front, int flags)
+{
+    make_guarded_copies();
+    install_with(SIGSEGV, in_front, flags, &replaced);
+    make_guarded_copies();
+    make_guarded_copies();
+    seen->has_met = seen->later.calls > 0;
+    seen->later.calls = 0;
+    action now;
+    CHECK(sigaction(SIGSEGV, NULL, &now) == 0);
+    if (now.sa_sigaction != in_front)
+        install_with(SIGSEGV, in_front, flags, &replaced);
+    mmk_fault_come_first();
+    make_guarded_copies();
+    CHECK(seen->later.calls == 0);
+    return seen->has_met;
+}
+
+static int end_of_meeting(void scene(void))
+{
+    int end;
+    do
+        end = end_of(scene);
+    while (end == 0 && !seen->has_met);
+    return end;
+}
+
+static void raise_behind_a_handler(void)
+{
+    install(earlier_that_mends);
+    if (!meets_copies(put_back_and_raise, 0))
+        return;
+    touch(forbidden);
+    CHECK(seen->later.calls == 1 && seen->earlier.calls == 1 && seen->later.code == SEGV_ACCERR);
+    forbid_again();
+    make_guarded_copies();
+    touch(forbidden);
+    CHECK(seen->later.calls == 1 && seen->earlier.calls == 2);
+}
+
+static void raise_behind_nobody(void)
+{
+    if (meets_copies(put_back_and_raise, 0))
+        touch(forbidden);
+}
+
+static void raise_at_once_behind_nobody(void)
+{
+    if (meets_copies(put_back_and_raise, SA_NODEFER))
+        touch(forbidden);
+}
+
+TEST(a_handler_that_puts_back_what_it_replaced_and_raises_again_is_called_once)
+{
+    CHECK(end_of_meeting(raise_behind_a_handler) == 0);
+    CHECK(end_of_meeting(raise_behind_nobody) == SIGSEGV && seen->later.calls == 1);
+    CHECK(end_of_meeting(raise_at_once_behind_nobody) == SIGSEGV && seen->later.calls == 1);
+}
+
+static void call_down_to_a_handler(void)
+{
+    install(earlier_that_mends);
+    if (!meets_copies(call_what_was_replaced, 0))
+        return;
+    touch(forbidden + 5);
+    CHECK(seen->later.calls == 1 && seen->earlier.calls == 1);
+    CHECK(seen->earlier.code == SEGV_ACCERR && seen->earlier.address == forbidden + 5);
+}
+
+static void call_down_to_nobody(void)
+{
+    if (meets_copies(call_what_was_replaced, 0))
+        touch(forbidden);
+}
+
+TEST(a_handler_that_calls_what_it_replaced_is_called_once)
+{
+    CHECK(end_of_meeting(call_down_to_a_handler) == 0);
+    CHECK(end_of_meeting(call_down_to_nobody) == SIGSEGV && seen->later.calls == 1);
+}
+
+static void install_twice(handler *function)
+{
+    action now;
+    make_guarded_copies();
+    for (int time = 0; time < 2; time++) {
+        install_with(SIGSEGV, function, 0, &replaced);
+        mmk_fault_come_first();
+        make_guarded_copies();
+    }
+    CHECK(seen->later.calls == 0 && sigaction(SIGSEGV, NULL, &now) == 0 && now.sa_sigaction != function);
+    touch(forbidden);
+}
+
+static void install_one_that_calls_twice(void)
+{
+    install_twice(call_what_was_replaced);
+}
+
+static void install_one_that_raises_twice(void)
+{
+    install_twice(put_back_and_raise);
+}
+
+TEST(a_handler_that_is_installed_twice_is_called_once)
+{
+    CHECK(end_of(install_one_that_calls_twice) == SIGSEGV && seen->later.calls == 1);
+    CHECK(end_of(install_one_that_raises_twice) == SIGSEGV && seen->later.calls == 1);
+}
+
+/* ---- Python's faulthandler ---- */
+
+/* It prints a traceback for a fatal signal, puts back what it replaced, and raises the signal again. */
+static struct {
+    bool enabled;
+    action replaced;
+} dumper;
+
+static void dumper_disable(void)
+{
+    if (dumper.enabled)
+        CHECK(sigaction(SIGSEGV, &dumper.replaced, NULL) == 0);
+    dumper.enabled = false;
+}
+
+static void dump(int signal, siginfo_t *info, void *context)
+{
+    (void)info, (void)context;
+    dumper_disable();
+    seen->dumps++;
+    raise(signal);
+}
+
+static void dumper_enable(void)
+{
+    if (!dumper.enabled)
+        install_with(SIGSEGV, dump, SA_NODEFER | SA_ONSTACK, &dumper.replaced);
+    dumper.enabled = true;
+}
+
+/* As mmkit's Python does after each call of faulthandler. */
+static void after(void change(void))
+{
+    change();
+    mmk_fault_come_first();
+    make_guarded_copies();
+    CHECK(seen->dumps == 0);
+}
+
+static void enable_before_and_after(void)
+{
+    dumper_enable();
+    for (int round = 0; round < 100; round++) {
+        make_guarded_copies();
+        after(dumper_enable);
+        after(dumper_disable);
+        after(dumper_enable);
+        after(dumper_disable);
+        after(dumper_disable);
+        after(dumper_enable);
+    }
+}
+
+static void enable_and_die(void)
+{
+    enable_before_and_after();
+    touch(forbidden);
+}
+
+static void disable_and_die(void)
+{
+    enable_before_and_after();
+    after(dumper_disable);
+    touch(forbidden);
+}
+
+static void enable_and_live_with_a_handler(void)
+{
+    install(earlier_that_mends);
+    enable_before_and_after();
+    touch(forbidden);
+    CHECK(seen->dumps == 1 && seen->earlier.calls == 1);
+    seen->dumps = 0;
+    forbid_again();
+    after(dumper_enable);
+    after(dumper_disable);
+    touch(forbidden);
+    CHECK(seen->dumps == 0 && seen->earlier.calls == 2);
+}
+
+static void enable_and_be_followed_by_another(void)
+{
+    enable_before_and_after();
+    install(later_that_mends);
+    mmk_fault_come_first();
+    touch(forbidden);
+    CHECK(seen->later.calls == 1 && seen->dumps == 0);
+}
+
+TEST(a_faulthandler_turned_on_and_off_dumps_once_for_foreign_faults_and_never_for_ours)
+{
+    CHECK(end_of(enable_and_die) == SIGSEGV && seen->dumps == 1);
+    CHECK(end_of(disable_and_die) == SIGSEGV && seen->dumps == 0);
+    CHECK(end_of(enable_and_live_with_a_handler) == 0);
+    CHECK(end_of(enable_and_be_followed_by_another) == 0);
+}
+
+/* ---- many ---- */
+
+static _Atomic(handler *) beneath;
+static atomic_bool stop;
+
+static void pass_down(int signal, siginfo_t *info, void *context)
+{
+    atomic_load (&beneath)(signal, info, context);
+}
+
+static void install_passing_down(void)
+{
+    action found;
+    install_with(SIGSEGV, pass_down, 0, &found);
+    if (found.sa_sigaction != pass_down)
+        atomic_store(&beneath, found.sa_sigaction);
+}
+
+static void *install_all_the_time(void *unused)
+{
+    while (!atomic_load(&stop))
+        install_passing_down();
+    return unused;
+}
+
+static void *copy_all_the_time(void *come_first)
+{
+    for (int turn = 0; turn < 5000; turn++) {
+        if (come_first)
+            mmk_fault_come_first();
+        make_guarded_copies();
+    }
+    return come_first;
+}
+
+static void copy_while_somebody_installs_handlers(void)
+{
+    pthread_t installer, copiers[2];
+    action ours;
+    make_guarded_copies();
+    CHECK(sigaction(SIGSEGV, NULL, &ours) == 0);
+    atomic_store(&beneath, ours.sa_sigaction);
+    CHECK(pthread_create(&installer, NULL, install_all_the_time, NULL) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_create(&copiers[i], NULL, copy_all_the_time, i ? &ours : NULL) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_join(copiers[i], NULL) == 0);
+    atomic_store(&stop, true);
+    CHECK(pthread_join(installer, NULL) == 0);
+}
+
+TEST(copies_fault_well_while_somebody_installs_a_handler_over_and_over)
+{
+    if (UNDER_TSAN)
+        SKIP("sigaction(2) is not atomic under TSan");
+    CHECK(end_of(copy_while_somebody_installs_handlers) == 0);
+}
+
+static void *copy_for_the_first_time(void *barrier)
+{
+    (void)pthread_barrier_wait(barrier);
+    make_guarded_copies();
+    return NULL;
+}
+
+static void begin_together(void)
+{
+    enum { THREADS = 8 };
+    pthread_t threads[THREADS];
+    pthread_barrier_t barrier;
+    install(earlier_that_mends);
+    CHECK(pthread_barrier_init(&barrier, NULL, THREADS) == 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&threads[i], NULL, copy_for_the_first_time, &barrier) == 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    touch(forbidden);
+    CHECK(seen->earlier.calls == 1);
+}
+
+TEST(threads_that_begin_together_all_copy_well)
+{
+    CHECK(end_of(begin_together) == 0);
+}
+
+/* ---- more than there is room for ---- */
+
+/* mmkit has 16 levels, and room for 64 actions. Each handler of the crowd knows what it replaced. */
+enum { CROWD = 70 };
+static action replaced_by[CROWD];
+static int calls_of[CROWD];
+
+static void be_one_of_many(int index, int signal, siginfo_t *info, void *context)
+{
+    CHECK(++calls_of[index] == 1);
+    note(&seen->later, signal, info);
+    replaced_by[index].sa_sigaction(signal, info, context);
+}
+
+#define ONE(number)                                                                                                    \
+    static void handler_##number(int signal, siginfo_t *info, void *context)                                           \
+    {                                                                                                                  \
+        be_one_of_many(number - 100, signal, info, context);                                                           \
+    }
+#define NAME(number) handler_##number,
+#define FIVE(of, tens, a, b, c, d, e) of(tens##a) of(tens##b) of(tens##c) of(tens##d) of(tens##e)
+#define TEN(of, tens) FIVE(of, tens, 0, 1, 2, 3, 4) FIVE(of, tens, 5, 6, 7, 8, 9)
+#define ALL(of) TEN(of, 10) TEN(of, 11) TEN(of, 12) TEN(of, 13) TEN(of, 14) TEN(of, 15) TEN(of, 16)
+ALL(ONE)
+static handler *const crowd[CROWD] = {ALL(NAME)};
+
+static void come_one_by_one(void)
+{
+    install(leave_well);
+    make_guarded_copies();
+    for (int i = 0; i < CROWD; i++) {
+        install_with(SIGSEGV, crowd[i], 0, &replaced_by[i]);
+        mmk_fault_come_first();
+        make_guarded_copies();
+        CHECK(seen->later.calls == 0);
+    }
+    touch(forbidden);
+}
+
+TEST(of_more_handlers_than_there_are_levels_none_is_called_twice)
+{
+    int end = end_of(come_one_by_one);
+    CHECK(end == SIGSEGV || (end == 0 && seen->earlier.calls == 1));
+}
+
+static void come_and_go(bool noticed)
+{
+    install(leave_well);
+    make_guarded_copies();
+    for (int i = 0; i < CROWD; i++) {
+        install_with(SIGSEGV, crowd[i], 0, &replaced_by[i]);
+        mmk_fault_come_first();
+        make_guarded_copies();
+        if (i < CROWD - 1)
+            CHECK(sigaction(SIGSEGV, &replaced_by[i], NULL) == 0);
+        if (noticed)
+            mmk_fault_come_first();
+    }
+    /* None but the last. */
+    for (int i = 0; i < CROWD - 1; i++)
+        calls_of[i] = 1;
+    touch(forbidden);
+}
+
+static void come_and_go_noticed(void)
+{
+    come_and_go(true);
+}
+
+static void come_and_go_unnoticed(void)
+{
+    come_and_go(false);
+}
+
+TEST(of_more_handlers_than_can_be_remembered_none_is_taken_for_another)
+{
+    int end = end_of(come_and_go_noticed);
+    CHECK(end == SIGSEGV || (end == 0 && seen->later.calls == 1 && seen->earlier.calls == 1));
+    end = end_of(come_and_go_unnoticed);
+    CHECK(end == SIGSEGV || (end == 0 && seen->later.calls == 1 && seen->earlier.calls == 1));
+}
+
+/* ---- the interpreter ---- */
+
+static void have_an_interpreter(void)
+{
+    mmk_fault_interpreter((const void *)(uintptr_t)have_an_interpreter);
+}
+
+static void fault_with_a_handler_that_only_returns(void)
+{
+    have_an_interpreter();
+    install(earlier_that_returns);
+    make_guarded_copies();
+    CHECK(kill(getpid(), SIGSEGV) == 0 && seen->earlier.calls == 1);
+    make_guarded_copies();
+    touch(forbidden);
+}
+
+static void fault_with_one_installed_after_us(void)
+{
+    have_an_interpreter();
+    for (int round = 0; round < 100; round++) {
+        make_guarded_copies();
+        CHECK(signal(SIGSEGV, SIG_DFL) != SIG_ERR);
+        mmk_fault_come_first();
+        make_guarded_copies();
+        install(earlier_that_returns);
+        mmk_fault_come_first();
+    }
+    CHECK(kill(getpid(), SIGSEGV) == 0 && seen->earlier.calls == 1);
+    touch(forbidden);
+}
+
+TEST(a_handler_of_the_interpreter_that_only_returns_does_not_make_a_fault_last_for_ever)
+{
+    CHECK(end_of(fault_with_a_handler_that_only_returns) == SIGSEGV && seen->earlier.calls == 2);
+    CHECK(end_of(fault_with_one_installed_after_us) == SIGSEGV && seen->earlier.calls == 2);
+}
+
+int main(void)
+{
+    seen = mmap(NULL, sizeof *seen, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    forbidden = mmap(NULL, pages(1), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    beyond = mmap(NULL, pages(1), RW, MAP_SHARED, memory_file(0), 0);
+    CHECK(seen != MAP_FAILED && forbidden != MAP_FAILED && beyond != MAP_FAILED);
+    RUN(a_foreign_fault_ends_the_process_by_its_signal);
+    RUN(a_signal_that_is_sent_ends_the_process_too);
+    RUN(a_handler_from_before_is_called_as_the_kernel_would_call_it);
+    RUN(a_handler_without_siginfo_is_called_too);
+    RUN(a_handler_for_one_signal_only_is_called_once);
+    RUN(a_handler_that_mends_the_page_lets_the_program_go_on);
+    RUN(a_handler_that_jumps_out_gets_the_next_fault_too);
+    RUN(a_full_stack_reaches_a_handler_that_has_a_stack_of_its_own);
+    RUN(a_signal_that_is_sent_goes_to_the_handler_from_before);
+    RUN(who_ignores_signals_ignores_those_that_are_sent_and_dies_of_faults);
+    RUN(a_signal_that_is_sent_during_a_copy_goes_where_it_belongs);
+    RUN(a_handler_installed_after_us_gets_foreign_faults_and_no_others);
+    RUN(a_handler_installed_after_us_is_noticed_within_a_tick);
+    RUN(a_handler_that_puts_back_what_it_replaced_and_raises_again_is_called_once);
+    RUN(a_handler_that_calls_what_it_replaced_is_called_once);
+    RUN(a_faulthandler_turned_on_and_off_dumps_once_for_foreign_faults_and_never_for_ours);
+    RUN(copies_fault_well_while_somebody_installs_a_handler_over_and_over);
+    RUN(threads_that_begin_together_all_copy_well);
+    RUN(a_handler_that_is_installed_twice_is_called_once);
+    RUN(of_more_handlers_than_there_are_levels_none_is_called_twice);
+    RUN(of_more_handlers_than_can_be_remembered_none_is_taken_for_another);
+    RUN(a_handler_of_the_interpreter_that_only_returns_does_not_make_a_fault_last_for_ever);
+    return 0;
+}
