@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "fault_internal.h"
 #include "guarded_leaf.h"
@@ -9,7 +10,7 @@
 #include "region_internal.h"
 #include "registry_internal.h"
 
-enum { TRIES = 1000 };
+enum { TRIES = 8 };
 
 /* ---- the machine ------------------------------------------------------------------------------------ */
 
@@ -70,14 +71,32 @@ static bool is_in_leaf(const ucontext_t *context)
     return (uintptr_t)guarded_leaf <= counter && counter < (uintptr_t)guarded_leaf_end;
 }
 
-/* What is sent during an access waits for its end: only then is it known what it means. */
+/* What is sent during an access waits: it is not yet known what it means. */
 static bool put_off_if_touching(const siginfo_t *info)
 {
     if (!fault_self.touching)
         return false;
     memcpy((void *)(info->si_signo == SIGSEGV ? &fault_self.segv : &fault_self.bus), info, sizeof *info);
     fault_self.was_sent = true;
+    if (fault_self.hooks)
+        fault_self.is_message = true;
     return true;
+}
+
+static void forget_if_raised(volatile siginfo_t *sent)
+{
+    if (sent->si_pid == getpid() && (sent->si_code == SI_TKILL || sent->si_code == SI_USER))
+        sent->si_signo = 0;
+}
+
+/* A fault of the access comes to us only now: a handler in front, which did not know it, may have put back what it
+ * had replaced and raised the signal again. */
+static void forget_what_was_raised_again(void)
+{
+    if (!fault_self.was_sent || fault_self.is_message)
+        return;
+    forget_if_raised(&fault_self.segv);
+    forget_if_raised(&fault_self.bus);
 }
 
 static bool is_mended_by_hook(uintptr_t address, bool write)
@@ -85,7 +104,9 @@ static bool is_mended_by_hook(uintptr_t address, bool write)
     unsigned reading = readers_enter();
     mmk_region *region = registry_region_at(address);
     mmk_fault_hook *hook = region ? atomic_load_explicit(&region->hook, memory_order_acquire) : NULL;
+    fault_self.hooks++;
     bool mended = hook && hook(region, address, write) == MMK_FAULT_RETRY;
+    fault_self.hooks--;
     readers_leave(reading);
     if (mended)
         fault_self.tries = 0;
@@ -93,30 +114,29 @@ static bool is_mended_by_hook(uintptr_t address, bool write)
 }
 
 /* A fault may be taken just before its page is unprotected and its hook taken out. So what nobody mends is tried
- * again if anything was taken out since this thread last asked, or is being taken out now. Not for ever: a
- * fault that is nobody's may stand beside a thread that takes things out without a pause. */
+ * again if anything was taken out since this thread last asked. Not for ever: a fault that is nobody's may stand
+ * beside a thread that takes things out without a pause. */
 static bool may_have_been_mended(uintptr_t address)
 {
     unsigned long removals = registry_removals();
-    bool going_on = removals & 1 && !registry_is_removing();
     bool changed = removals != fault_self.removals;
     fault_self.removals = removals;
     if (address != fault_self.tried)
         fault_self.tries = 0;
     fault_self.tried = address;
-    if (going_on)
-        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-    return going_on || (changed && fault_self.tries++ < TRIES);
+    return changed && fault_self.tries++ < TRIES;
 }
 
 bool fault_settle(const siginfo_t *info, ucontext_t *context)
 {
     if (!fault_is_synchronous(info))
         return put_off_if_touching(info);
+    forget_what_was_raised_again();
     uintptr_t address = (uintptr_t)info->si_addr;
     bool write = was_write(context);
     if (info->si_code != SI_KERNEL && (is_mended_by_hook(address, write) || may_have_been_mended(address)))
         return true;
+    fault_self.tries = 0;
     if (!is_in_leaf(context))
         return false;
     leave_leaf(context, address, fault_word(info, write));

@@ -17,7 +17,10 @@
 /* What the handler knows of its thread. Initial-exec: anything else may call malloc on first touch. */
 typedef struct fault_thread {
     int touching;           /* depth of accesses to memory that may not be there */
-    bool was_sent;          /* whether one of these came meanwhile */
+    int hooks;              /* depth of hooks that run */
+    bool asked_last;        /* whether a handler that the last level replaced runs */
+    bool was_sent;          /* whether one of these came during an access */
+    bool is_message;        /* and that it is surely no handler's way of passing a fault on */
     siginfo_t segv, bus;    /* sent, not caused by the access; si_signo is 0 where none came */
     unsigned long removals; /* registry_removals at its last miss */
     uintptr_t tried;        /* the address of that, and how often it was tried again in a row */

@@ -32,12 +32,12 @@ static mmk_fault_reason reason_of(int signal, int code)
     }
 }
 
-static bool is_canonical(const void *address)
+static bool is_canonical(const void *start, size_t length)
 {
     /* 48 bits of address, of which the rest repeats the last. With five levels of page table there are 57, but only
      * for who asks mmap(2) for an address up there. */
-    intptr_t upper = (intptr_t)address >> 47;
-    return upper == 0 || upper == -1;
+    intptr_t first = (intptr_t)start >> 47, last = ((intptr_t)start + (intptr_t)length - 1) >> 47;
+    return first == last && (first == 0 || first == -1);
 }
 
 static bool meets_page(const void *start, size_t length, uintptr_t page)
@@ -52,7 +52,7 @@ static void describe(mmk_fault *fault, leaf_result result, const void *to, const
     fault->reason = reason_of((int)(result.fault >> 8 & 0xff), (int)(result.fault >> 32));
     if (fault->reason == MMK_FAULT_NOT_AN_ADDRESS) {
         /* The kernel tells neither the address nor what was done to it. */
-        fault->write = is_canonical(from) && !is_canonical(to);
+        fault->write = is_canonical(from, length) && !is_canonical(to, length);
         fault->address = (uintptr_t)(fault->write ? to : from);
         return;
     }
@@ -86,16 +86,19 @@ static void unblock(sigset_t *before)
     pthread_sigmask(SIG_UNBLOCK, &ours, before);
 }
 
-/* Bring in what was sent during an access. A handler in front of ours, which did not know the fault of the access,
- * may have put back what it had replaced and raised the signal again: that fault has been taken care of. All else
- * goes back into the queue, from where it comes at once, or stays pending if the thread blocks it. */
-static void send_again(volatile siginfo_t *sent, bool faulted)
+/* What was sent during an access goes back into the queue, from where it comes at once, or stays pending if the
+ * thread blocks it. */
+static void send_again(volatile siginfo_t *sent)
 {
     siginfo_t info;
     memcpy(&info, (const void *)sent, sizeof info);
     sent->si_signo = 0;
-    bool by_handler = faulted && info.si_pid == getpid() && (info.si_code == SI_TKILL || info.si_code == SI_USER);
-    if (info.si_signo && !by_handler)
+    if (!info.si_signo)
+        return;
+    /* Sent to the thread; or to the process, of which any thread may be waiting for it. */
+    bool queued = info.si_code != SI_TKILL && syscall(SYS_rt_sigqueueinfo, getpid(), info.si_signo, &info) == 0;
+    /* The kernel lets the first thread only send such a message to the process: EPERM. */
+    if (!queued)
         syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), info.si_signo, &info);
 }
 
@@ -103,31 +106,30 @@ static void send_again(volatile siginfo_t *sent, bool faulted)
  * same: they are unblocked meanwhile. */
 typedef struct touch {
     bool unblocked;
-    bool was_pending; /* one was, and has come: it was sent, whatever happens next */
     sigset_t before;
 } touch;
 
 static void begin_touching(touch *t)
 {
     t->unblocked = !is_ready();
-    t->was_pending = false;
     fault_self.touching++;
     if (t->unblocked) {
         unblock(&t->before);
-        t->was_pending = fault_self.was_sent;
+        /* What was pending came at once. */
+        fault_self.is_message = fault_self.was_sent;
     }
 }
 
-static void end_touching(const touch *t, bool faulted)
+static void end_touching(const touch *t)
 {
     if (t->unblocked)
         pthread_sigmask(SIG_SETMASK, &t->before, NULL);
     fault_self.touching--;
     if (__builtin_expect(!fault_self.was_sent || fault_self.touching, 1))
         return;
-    fault_self.was_sent = false;
-    send_again(&fault_self.segv, faulted && !t->was_pending);
-    send_again(&fault_self.bus, faulted && !t->was_pending);
+    fault_self.was_sent = fault_self.is_message = false;
+    send_again(&fault_self.segv);
+    send_again(&fault_self.bus);
 }
 
 int mmk_guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault)
@@ -135,11 +137,20 @@ int mmk_guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault
     touch t;
     begin_touching(&t);
     leaf_result result = guarded_leaf(to, from, length);
-    end_touching(&t, result.fault);
+    end_touching(&t);
     if (!result.fault)
         return 0;
     describe(fault, result, to, from, length);
     return -EFAULT;
+}
+
+/* The scan reads blocks: the byte may stand in front of the fault in the same block.
+ * returns its index, or -ENOENT */
+static ssize_t scan_before(const char *from, uintptr_t end, unsigned char byte)
+{
+    size_t length = end - (uintptr_t)from, start = length > GUARDED_SCAN_BLOCK ? length - GUARDED_SCAN_BLOCK : 0;
+    leaf_result result = guarded_scan(from + start, length - start, byte);
+    return !result.fault && result.value < length - start ? (ssize_t)(start + result.value) : -ENOENT;
 }
 
 ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault)
@@ -147,10 +158,13 @@ ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mm
     touch t;
     begin_touching(&t);
     leaf_result result = guarded_scan(from, length, byte);
-    end_touching(&t, result.fault);
-    if (!result.fault)
-        return result.value < length ? (ssize_t)result.value : -ENOENT;
-    describe(fault, result, from, from, length);
-    fault->write = false;
-    return -EFAULT;
+    ssize_t index = result.value < length ? (ssize_t)result.value : -ENOENT;
+    if (result.fault) {
+        describe(fault, result, from, from, length);
+        fault->write = false;
+        index = scan_before(from, fault->address, byte);
+        index = index < 0 ? -EFAULT : index;
+    }
+    end_touching(&t);
+    return index;
 }

@@ -20,7 +20,9 @@ typedef struct leaf_result {
 /* Copy length bytes, as memmove(3). What precedes a fault in the order of copying has been copied. */
 __attribute__((visibility("hidden"))) leaf_result guarded_leaf(void *to, const void *from, size_t length);
 
-/* Where a byte first stands in a range: value is its index, or the length, as memchr(3) would have it. */
+/* Where a byte first stands in a range: value is its index, or the length, as memchr(3) would have it. A fault may be
+ * met up to a block behind the byte. */
+enum { GUARDED_SCAN_BLOCK = 128 };
 __attribute__((visibility("hidden"))) leaf_result guarded_scan(const void *from, size_t length, unsigned char byte);
 
 /* Their code begins with guarded_leaf, and ends here; and the instruction that returns. */

@@ -95,7 +95,10 @@ int mmk_region_map(mmk_region *region, const mmk_request *request)
     bool plain = region->reserved == length && request->guard == 0;
     int error = plain ? map_plain(region, request, length) : map_reserved(region, request, length);
     if (!error) {
-        error = mmk_registry_add(region);
+        /* Left to itself the kernel lets a child have secret memory: a secret of two is none. */
+        error = region->always_locked ? mmk_sys_madvise(region->base, length, MMK_MADV_DONTFORK) : 0;
+        if (!error)
+            error = mmk_registry_add(region);
         if (error)
             mmk_sys_munmap(region->outer.base, region->outer.length);
     }
@@ -194,13 +197,6 @@ static int fill_holes(char *address, size_t length)
 static int settle_in_child(const mmk_region *region)
 {
     const mmk_range *outer = &region->outer;
-    /* The kernel lets a child have them: a secret of two is none. */
-    if (region->always_locked) {
-        int error = (int)hold(outer->base, outer->length);
-        if (error)
-            mmk_sys_munmap(outer->base, outer->length);
-        return error;
-    }
     if (mmk_sys_msync(outer->base, outer->length, MS_ASYNC) != -ENOMEM)
         return 1;
     return fill_holes(outer->base, outer->length);
@@ -333,12 +329,15 @@ int mmk_region_close(mmk_region *region)
         /* Closed first: the fork handlers do not free the lock of a region that has left the registry, so a
          * child must not want it. */
         atomic_fetch_and(&region->state, ~MMK_REGION_LIVE);
+        mmk_fault_hook *hook = atomic_load(&region->hook);
         region_set_hook(region, NULL);
         error = give_up_contents(region);
-        if (error)
+        if (error) {
+            region_set_hook(region, hook);
             atomic_fetch_or(&region->state, MMK_REGION_LIVE);
-        else
+        } else {
             forget_bookkeeping(region);
+        }
         region_admit(region);
     }
     region_end_change(region);

@@ -16,7 +16,6 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* See registry_removals. */
 static atomic_ulong removals;
-static __thread volatile bool is_removing __attribute__((tls_model("initial-exec")));
 
 /* ---- fork ------------------------------------------------------------------------------------------- */
 
@@ -112,14 +111,12 @@ int mmk_registry_hold(mmk_range range)
 static void begin_removal(void)
 {
     pthread_mutex_lock(&lock);
-    is_removing = true;
     atomic_fetch_add(&removals, 1);
 }
 
 static void end_removal(void)
 {
     atomic_fetch_add(&removals, 1);
-    is_removing = false;
     pthread_mutex_unlock(&lock);
 }
 
@@ -202,9 +199,4 @@ void registry_end_removal(void)
 unsigned long registry_removals(void)
 {
     return atomic_load(&removals);
-}
-
-bool registry_is_removing(void)
-{
-    return is_removing;
 }

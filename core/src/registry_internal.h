@@ -14,10 +14,8 @@ mmk_region *registry_region_at(uintptr_t address);
 void registry_begin_removal(void);
 void registry_end_removal(void);
 
-/* A count of removals, regions and others: odd while one is going on. And whether it is this thread's. Who finds
- * nothing, and then reads a number that is even and the same as before his fault, knows that there was nothing.
- * Async-signal-safe. */
+/* A count of removals, regions and others; odd while one is going on. Whoever looked something up in vain, because of
+ * a removal that began after the count was last read, finds another number now. Async-signal-safe. */
 unsigned long registry_removals(void);
-bool registry_is_removing(void);
 
 #endif

@@ -26,18 +26,27 @@ typedef struct search {
     mmk_fault *fault;
 } search;
 
+/* Load a part of the range, or what there is of it in front of a fault. returns how much, or 0 with *s->fault filled. */
+static size_t load_what_is_there(const search *s, size_t offset, size_t part)
+{
+    while (part && access_load(s->region, offset, s->window, part, s->fault) < 0) {
+        size_t there = s->fault->address - ((uintptr_t)s->region->base + offset);
+        part = there < part ? there : 0;
+    }
+    return part;
+}
+
 typedef ssize_t direction(const search *s, size_t offset, size_t length);
 
 static ssize_t forward(const search *s, size_t offset, size_t length)
 {
     for (size_t room = s->first; length >= s->needle_length; room = s->room) {
-        size_t part = length < room ? length : room;
-        int error = access_load(s->region, offset, s->window, part, s->fault);
-        if (error)
-            return error;
-        const char *found = memmem(s->window, part, s->needle, s->needle_length);
+        size_t part = length < room ? length : room, there = load_what_is_there(s, offset, part);
+        const char *found = memmem(s->window, there, s->needle, s->needle_length);
         if (found)
             return (ssize_t)offset + (found - s->window);
+        if (there < part)
+            return -EFAULT;
         /* The needle may begin at the end of this window. */
         size_t done = part - (s->needle_length - 1);
         offset += done;

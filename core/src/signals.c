@@ -12,8 +12,9 @@ enum {
     SEGV,
     BUS,
     SIGNALS,
-    LEVELS = 16,
-    ACTIONS = 64, /* different ones that we may meet */
+    LEVELS = 32,
+    ACTIONS = 256,        /* different ones that we may meet */
+    KERNEL_MASK = 64 / 8, /* bytes of a signal mask that sigaction(2) fills; glibc leaves the others as they were */
 };
 
 typedef struct sigaction action;
@@ -77,7 +78,7 @@ static void act_by_default(int signal, const siginfo_t *info)
         raise(signal);
 }
 
-static void pass_on(int level, int which, siginfo_t *info, void *context)
+static void pass_on_from(int level, int which, siginfo_t *info, void *context)
 {
     int signal = number_of(which);
     bool synchronous = fault_is_synchronous(info);
@@ -100,6 +101,17 @@ static void pass_on(int level, int which, siginfo_t *info, void *context)
     act_by_default(signal, info);
 }
 
+/* The last level stands for all that did not fit: who is asked there may pass on to the same level. */
+static void pass_on(int level, int which, siginfo_t *info, void *context)
+{
+    bool asked = fault_self.asked_last;
+    if (level == LEVELS - 1 && asked)
+        level--;
+    fault_self.asked_last = asked || level == LEVELS - 1;
+    pass_on_from(level, which, info, context);
+    fault_self.asked_last = asked;
+}
+
 static void handle(int level, int signal, siginfo_t *info, void *context)
 {
     int saved = errno;
@@ -110,7 +122,12 @@ static void handle(int level, int signal, siginfo_t *info, void *context)
 
 /* ---- the levels ------------------------------------------------------------------------------------- */
 
-#define EACH_LEVEL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define EACH_LEVEL(X)                                                                                                  \
+    X(0)                                                                                                               \
+    X(1)                                                                                                               \
+    X(2)                                                                                                               \
+    X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22)   \
+        X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31)
 #define HANDLER(n)                                                                                                     \
     static void handle_at_##n(int signal, siginfo_t *info, void *context)                                              \
     {                                                                                                                  \
@@ -133,7 +150,7 @@ static int level_of(const action *a)
 static bool is_same(const action *one, const action *other)
 {
     return code_of(one) == code_of(other) && one->sa_flags == other->sa_flags &&
-           memcmp(&one->sa_mask, &other->sa_mask, sizeof one->sa_mask) == 0;
+           memcmp(&one->sa_mask, &other->sa_mask, KERNEL_MASK) == 0;
 }
 
 static const action *remember(const action *a)
@@ -141,9 +158,9 @@ static const action *remember(const action *a)
     for (unsigned i = 0; i < action_count; i++)
         if (is_same(&actions[i], a))
             return &actions[i];
-    /* More than anybody installs: the last that fitted stands for the rest. */
+    /* More than anybody installs: rather none of them than the wrong one. */
     if (action_count == ACTIONS)
-        return &actions[ACTIONS - 1];
+        return &by_default;
     actions[action_count] = *a;
     return &actions[action_count++];
 }
@@ -167,6 +184,22 @@ static int level_for(int which, const action *found)
     return next < LEVELS ? next : LEVELS - 1;
 }
 
+/* Who installs the same handler again knows only what he replaced last, and passes on to that. So the levels below
+ * must not ask him: what they asked is asked by the level below. */
+static void take_out_below(int which, int level, const action *again)
+{
+    if (ends_the_chain(again))
+        return;
+    const action *below = &by_default;
+    for (int i = 0; i < level; i++) {
+        const action *a = atomic_load(&previous[which][i]);
+        if (is_same(a, again))
+            atomic_store_explicit(&previous[which][i], below, memory_order_release);
+        else
+            below = a;
+    }
+}
+
 static void come_first(int which)
 {
     int signal = number_of(which);
@@ -175,9 +208,11 @@ static void come_first(int which)
     int level = level_of(&found);
     if (level < 0) {
         level = level_for(which, &found);
+        take_out_below(which, level, &found);
         atomic_store_explicit(&previous[which][level], remember(&found), memory_order_release);
         /* SA_NODEFER: a hook may meet a fault of its own. SA_ONSTACK: the fault may be that the stack is full. */
-        action ours = {.sa_sigaction = levels[level], .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+        int flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | (found.sa_flags & SA_RESTART);
+        action ours = {.sa_sigaction = levels[level], .sa_flags = flags};
         sigemptyset(&ours.sa_mask);
         sigaction(signal, &ours, &replaced);
         /* Somebody was quicker. */
@@ -190,17 +225,23 @@ static void come_first(int which)
 bool signals_come_first(void)
 {
     sigset_t blocked;
-    pthread_mutex_lock(&changing);
-    come_first(SEGV);
-    come_first(BUS);
-    pthread_mutex_unlock(&changing);
+    /* Never waits: it may be a hook that touches memory, in a thread that holds the lock; or whoever forks may hold it,
+     * and wait for a lock of this thread's. Who holds it does the same work. */
+    if (pthread_mutex_trylock(&changing) == 0) {
+        come_first(SEGV);
+        come_first(BUS);
+        pthread_mutex_unlock(&changing);
+    }
     pthread_sigmask(SIG_BLOCK, NULL, &blocked);
     return sigismember(&blocked, SIGSEGV) || sigismember(&blocked, SIGBUS);
 }
 
 void mmk_fault_come_first(void)
 {
-    (void)signals_come_first();
+    pthread_mutex_lock(&changing);
+    come_first(SEGV);
+    come_first(BUS);
+    pthread_mutex_unlock(&changing);
     /* The thread may have blocked the signals just now. */
     fault_self.checked.tv_sec = 0;
 }

@@ -368,13 +368,10 @@ TEST(who_ignores_signals_ignores_those_that_are_sent_and_dies_of_faults)
 
 /* ---- signals during a copy ---- */
 
-static int sent;
-
 /* On the first page of a region. */
 static mmk_fault_answer send_and_mend(mmk_region *region, uintptr_t address, bool write)
 {
     (void)write;
-    sent++;
     CHECK(kill(getpid(), SIGSEGV) == 0);
     if (address >= (uintptr_t)region->base + pages(1))
         return MMK_FAULT_PASS_ON;
@@ -397,7 +394,8 @@ static void send_during_copies_with_a_handler(void)
 {
     install(earlier_that_returns);
     send_during_copies();
-    CHECK(seen->earlier.calls == sent && seen->earlier.code == SI_USER && seen->earlier.sender == getpid());
+    /* Once for each copy: such signals do not queue. */
+    CHECK(seen->earlier.calls == 2 && seen->earlier.code == SI_USER && seen->earlier.sender == getpid());
 }
 
 TEST(a_signal_that_is_sent_during_a_copy_goes_where_it_belongs)
@@ -758,7 +756,7 @@ TEST(threads_that_begin_together_all_copy_well)
 
 /* ---- more than there is room for ---- */
 
-/* mmkit has 16 levels, and room for 64 actions. Each handler of the crowd knows what it replaced. */
+/* mmkit has 32 levels. Each handler of the crowd knows what it replaced. */
 enum { CROWD = 70 };
 static action replaced_by[CROWD];
 static int calls_of[CROWD];

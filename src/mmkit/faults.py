@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
-import signal
+import importlib
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -34,7 +34,9 @@ def _then_come_first(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-signal.signal = _then_come_first(signal.signal)
-signal.pthread_sigmask = _then_come_first(signal.pthread_sigmask)
+# Behind signal.signal, which may have been imported by its name before.
+_signal = importlib.import_module("_signal")
+_signal.signal = _then_come_first(_signal.signal)
+_signal.pthread_sigmask = _then_come_first(_signal.pthread_sigmask)
 faulthandler.enable = _then_come_first(faulthandler.enable)
 faulthandler.disable = _then_come_first(faulthandler.disable)
