@@ -31,7 +31,11 @@ def end_of(status: int, stderr: str) -> End:
 
 
 def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _HANDLERS_FROM_OUTSIDE}
+    """An environment in which nobody else handles SIGSEGV and SIGBUS."""
+    clean = {name: value for name, value in os.environ.items() if name not in _HANDLERS_FROM_OUTSIDE}
+    if "ASAN_OPTIONS" in clean:
+        clean["ASAN_OPTIONS"] += ":handle_segv=0:handle_sigbus=0"
+    return clean
 
 
 def fresh(program: str, *options: str) -> End:
@@ -106,7 +110,9 @@ def _import_what_mmkit_imports() -> None:
 def _run(program: str, names: dict[str, object], stderr: int) -> None:
     import resource
     import traceback
+    import warnings
 
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(stderr, 2)
     code = 1

@@ -86,6 +86,14 @@ static void unblock(sigset_t *before)
     pthread_sigmask(SIG_UNBLOCK, &ours, before);
 }
 
+/* What was sent to the process is for any of its threads; but only its first may say that somebody else sent it. */
+static bool send_to_process(siginfo_t *info)
+{
+    if (info->si_code == SI_USER && info->si_pid == getpid())
+        return kill(getpid(), info->si_signo) == 0;
+    return info->si_code != SI_TKILL && syscall(SYS_rt_sigqueueinfo, getpid(), info->si_signo, info) == 0;
+}
+
 /* What was sent during an access goes back into the queue, from where it comes at once, or stays pending if the
  * thread blocks it. */
 static void send_again(volatile siginfo_t *sent)
@@ -93,12 +101,7 @@ static void send_again(volatile siginfo_t *sent)
     siginfo_t info;
     memcpy(&info, (const void *)sent, sizeof info);
     sent->si_signo = 0;
-    if (!info.si_signo)
-        return;
-    /* Sent to the thread; or to the process, of which any thread may be waiting for it. */
-    bool queued = info.si_code != SI_TKILL && syscall(SYS_rt_sigqueueinfo, getpid(), info.si_signo, &info) == 0;
-    /* The kernel lets the first thread only send such a message to the process: EPERM. */
-    if (!queued)
+    if (info.si_signo && !send_to_process(&info))
         syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), info.si_signo, &info);
 }
 

@@ -31,6 +31,9 @@ static int front[SIGNALS] = {-1, -1};
 /* Over all of the above but reading `previous`. */
 static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
 
+/* Has it been done at all? */
+static atomic_bool installed;
+
 static const action by_default = {.sa_handler = SIG_DFL};
 
 /* The code of the language interpreter. */
@@ -126,8 +129,10 @@ static void handle(int level, int signal, siginfo_t *info, void *context)
     X(0)                                                                                                               \
     X(1)                                                                                                               \
     X(2)                                                                                                               \
-    X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22)   \
-        X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31)
+    X(3)                                                                                                               \
+    X(4)                                                                                                               \
+    X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19) X(20) X(21) X(22) X(23) X(24) \
+        X(25) X(26) X(27) X(28) X(29) X(30) X(31)
 #define HANDLER(n)                                                                                                     \
     static void handle_at_##n(int signal, siginfo_t *info, void *context)                                              \
     {                                                                                                                  \
@@ -222,14 +227,27 @@ static void come_first(int which)
     front[which] = level;
 }
 
+/* pre: the lock is held. */
+static void come_first_for_both(void)
+{
+    come_first(SEGV);
+    come_first(BUS);
+    atomic_store(&installed, true);
+}
+
 bool signals_come_first(void)
 {
     sigset_t blocked;
-    /* Never waits: it may be a hook that touches memory, in a thread that holds the lock; or whoever forks may hold it,
-     * and wait for a lock of this thread's. Who holds it does the same work. */
-    if (pthread_mutex_trylock(&changing) == 0) {
-        come_first(SEGV);
-        come_first(BUS);
+    /* Does not wait for the lock: this may be a hook that touches memory, in a thread that holds it; or whoever forks
+     * may hold it, and wait for a lock of this thread's. Who holds it does the same work; which must have been done
+     * once. */
+    bool locked = pthread_mutex_trylock(&changing) == 0;
+    while (!locked && !atomic_load(&installed)) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+        locked = pthread_mutex_trylock(&changing) == 0;
+    }
+    if (locked) {
+        come_first_for_both();
         pthread_mutex_unlock(&changing);
     }
     pthread_sigmask(SIG_BLOCK, NULL, &blocked);
@@ -239,8 +257,7 @@ bool signals_come_first(void)
 void mmk_fault_come_first(void)
 {
     pthread_mutex_lock(&changing);
-    come_first(SEGV);
-    come_first(BUS);
+    come_first_for_both();
     pthread_mutex_unlock(&changing);
     /* The thread may have blocked the signals just now. */
     fault_self.checked.tv_sec = 0;

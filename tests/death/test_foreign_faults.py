@@ -31,7 +31,7 @@ ENABLED = {
     ),
     "before, disabled, enabled": (
         "faulthandler.enable()",
-        "faulthandler.disable(); bad_access(); faulthandler.enable()",
+        "bad_access(); faulthandler.disable(); bad_access(); faulthandler.enable()",
     ),
     "disabled while it was not enabled": ("", "faulthandler.disable(); bad_access(); faulthandler.enable()"),
     "ten times": (
@@ -86,6 +86,20 @@ def test_a_forked_child_dumps_once_too(warm):
         "if os.fork():\n    assert os.WTERMSIG(os.wait()[1]) == SEGV\nelse:\n    bad_access(); foreign_segv()"
     )
     assert (end.signal, end.code, end.stderr.count("Fatal Python error")) == (0, 0, 1)
+
+
+def test_a_foreign_fault_ends_the_process_while_others_map_and_unmap(warm):
+    """What has just been unmapped may explain a fault; but not for ever."""
+    program = """
+def churn():
+    while True:
+        with mmkit.Region.anonymous(4 * mmkit.PAGE_SIZE) as region:
+            region.address
+
+for _ in range(3):
+    threading.Thread(target=churn, daemon=True).start()
+"""
+    dies_only_then(warm, program, "ctypes.CDLL(None).strlen(None)", SEGV)  # without the GIL
 
 
 # ---- handlers in Python

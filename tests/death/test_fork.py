@@ -14,7 +14,7 @@ import pytest
 
 import raw
 from mmkit import Advice, ClosedError, MemoryFault, Prot, Region, linux, maps, peek, supports
-from support import PAGE, exit_signal, in_child
+from support import PAGE, SANITIZED, exit_signal, in_child
 
 READ_WRITE = Prot.READ | Prot.WRITE
 PAGES = 4
@@ -399,6 +399,7 @@ def outcome_of_child(shared: Region, seconds: float, generations: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer's malloc may stay locked in the child")
 def test_forking_while_threads_fault_map_and_unmap():
     with Region.memfd(2 * PAGE) as shared:
         shared[0] = 5

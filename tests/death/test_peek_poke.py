@@ -144,6 +144,17 @@ def test_a_protection_is_seen_as_it_is_and_not_as_mmkit_recorded_it():
             peek(address, 1)
 
 
+@pytest.mark.parametrize(("prot", "access"), [(Prot.READ, "write"), (Prot.NONE, "read")])
+def test_of_a_copy_within_one_page_it_is_told_which_side_was_bad(prot, access):
+    with Region.anonymous(PAGE) as region, region.view(0, 100) as view:
+        raw.mprotect(region.address, PAGE, prot)
+        with pytest.raises(MemoryFault) as caught:
+            poke(region.address + 200, view)
+        fault = caught.value
+        assert (fault.access, fault.reason) == (access, "protection")
+        assert fault.address == region.address + (200 if access == "write" else 0)
+
+
 def test_edges_of_a_guarded_region_raise():
     with Region.anonymous(PAGE, guard=True) as region:
         for address, access in (

@@ -180,19 +180,12 @@ class Place(NamedTuple):
     make: Callable[[Path], contextlib.AbstractContextManager[File]]
 
 
-DISK, MEMFD, HUGE_PAGES = Place(here, on_disk), Place(here, in_memory), Place(on_huge_pages, huge)
+PLACES = {"memfd": Place(here, in_memory), "disk": Place(here, on_disk), "huge": Place(on_huge_pages, huge)}
 
 
-def cases(of_huge_pages: tuple[str, ...] | list[str]) -> list[object]:
-    small = [
-        pytest.param(operation, place, id=f"{operation}-{name}")
-        for operation in OPERATIONS
-        for name, place in (("disk", DISK), ("memfd", MEMFD))
-    ]
-    return small + [
-        pytest.param(operation, HUGE_PAGES, id=f"{operation}-huge", marks=needs_root)
-        for operation in of_huge_pages
-    ]
+def case(operation: str, name: str) -> object:
+    marks = [needs_root] if name == "huge" else []
+    return pytest.param(operation, PLACES[name], id=f"{operation}-{name}", marks=marks)
 
 
 def cut_and_mend(file: File) -> None:
@@ -239,7 +232,15 @@ def work_until_enough(workers: list[Worker], operation: str) -> list[MemoryFault
     return faults
 
 
-@pytest.mark.parametrize(("operation", "place"), cases(("load_slice", "load_all", "store", "read", "find")))
+@pytest.mark.parametrize(
+    ("operation", "place"),
+    [case(operation, "memfd") for operation in OPERATIONS]
+    + [
+        case(operation, name)
+        for operation in ("load_slice", "load_all", "store", "read", "find")
+        for name in ("disk", "huge")
+    ],
+)
 def test_a_file_cut_by_another_process_raises_a_thousand_times_and_no_byte_is_wrong(
     operation, place, tmp_path
 ):
@@ -268,7 +269,9 @@ def test_a_file_cut_by_another_process_raises_a_thousand_times_and_no_byte_is_wr
 # ---- one cut, while all is quiet
 
 
-@pytest.mark.parametrize(("operation", "place"), cases(OPERATIONS))
+@pytest.mark.parametrize(
+    ("operation", "place"), [case(operation, name) for operation in OPERATIONS for name in PLACES]
+)
 def test_a_file_cut_between_two_accesses_raises_from_its_end_on(operation, place, tmp_path):
     def quietly(directory: Path) -> None:
         with place.make(directory) as file, Region.file(file.fd, mode="r+") as region:
@@ -288,7 +291,7 @@ def test_a_file_cut_between_two_accesses_raises_from_its_end_on(operation, place
     place.run(quietly, tmp_path)
 
 
-@pytest.mark.parametrize("place", [DISK, MEMFD], ids=["disk", "memfd"])
+@pytest.mark.parametrize("place", [PLACES["disk"], PLACES["memfd"]], ids=["disk", "memfd"])
 def test_what_is_left_of_the_last_page_reads_as_zeros(place, tmp_path):
     with place.make(tmp_path) as file, Region.file(file.fd, mode="r+") as region:
         os.ftruncate(file.fd, PAGE + 10)

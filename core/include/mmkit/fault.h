@@ -2,12 +2,12 @@
  *
  *                        ┌─ a region's hook says "retry" ─────> the instruction runs again
  *     fault ─> handler ──┼─ inside mmk_guarded_copy ──────────> that returns -EFAULT
- *                        ├─ something was unmapped just now ──> the instruction runs again, once
+ *                        ├─ something was unmapped just now ──> the instruction runs again, to be sure
  *                        └─ not ours ─────────────────────────> who handled it before us
  *
  * The handler is installed on first use. Others may install theirs in front of it (faulthandler, signal.signal,
  * a crash reporter): then it is put in front again, and theirs is what comes after it: see mmk_fault_come_first.
- * It needs no stack of its own, preserves errno, takes no lock and calls no malloc.
+ * It needs no stack of its own, preserves errno, waits for no lock and calls no malloc.
  *
  * Threads: any. Fork: a child has the handlers and hooks of its parent.
  */
@@ -16,13 +16,13 @@
 
 #include <mmkit/region.h>
 
-/* Have a hook called when an access to the region faults; NULL for none. When this returns, no earlier hook is
+/* Have a hook called when a load or store in the region faults; NULL for none. (System calls answer EFAULT.) When this returns, no earlier hook is
  * running any more, nor will be.
  *
  * The hook makes the page accessible and answers MMK_FAULT_RETRY, also where it finds that another thread has
  * done so meanwhile. It is async-signal-safe: it takes no lock that anybody may hold while touching the region
  * or calling into mmkit, does not allocate, return by longjmp(3) or call Python. mmk_sys_* and mmk_guarded_copy
- * may be called. A region that must move to grow cannot be resized while it has a hook.
+ * may be called. A child forked while another thread runs a hook finds what that had done so far. A region that must move to grow cannot be resized while it has a hook.
  *
  * returns  0, or -MMK_ECLOSED
  * Lock order: as mmk_region_close. */

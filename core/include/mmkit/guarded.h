@@ -30,7 +30,7 @@ typedef enum mmk_fault_reason {
 
 /* A bad access. */
 typedef struct mmk_fault {
-    uintptr_t address; /* the first byte of the range that could not be touched, as near as the kernel tells */
+    uintptr_t address; /* the first byte that was met and could not be touched, as near as the kernel tells */
     mmk_fault_reason reason;
     bool write;
 } mmk_fault;

@@ -15,7 +15,6 @@ cdef enum:
 
 cdef extern from *:
     size_t UINTPTR_MAX
-    size_t PY_SSIZE_T_MAX
 
 
 cdef int copy(void *to, const void *source, size_t length) except -1:
