@@ -1,5 +1,7 @@
 #include <mmkit/residency.h>
 
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <mmkit/sys.h>
@@ -155,6 +157,13 @@ static int count_incore(char *address, size_t pages, size_t *cached)
     return 0;
 }
 
+/* There cachestat(2) looks at an inode that has no pages of its own. */
+static bool is_overlaid(int fd)
+{
+    struct statfs system;
+    return fstatfs(fd, &system) == 0 && system.f_type == OVERLAYFS_SUPER_MAGIC;
+}
+
 static int count_cached(const mmk_region *region, size_t offset, size_t length, size_t *cached)
 {
     if (region->fd >= 0) {
@@ -163,7 +172,7 @@ static int count_cached(const mmk_region *region, size_t offset, size_t length, 
         int error = mmk_sys_cachestat(region->fd, &range, &stat, 0);
         *cached = stat.cached;
         /* Older kernels lack the call; hugetlbfs never had it. */
-        if (error != -ENOSYS && error != -EOPNOTSUPP)
+        if (error != -ENOSYS && error != -EOPNOTSUPP && !is_overlaid(region->fd))
             return error;
         *cached = 0;
     }

@@ -81,8 +81,23 @@ TEST(a_needle_is_found_where_it_first_and_last_stands)
     mmk_region_dispose(&region);
 }
 
+TEST(what_stands_in_front_of_a_hole_is_found_and_what_does_not_is_a_fault)
+{
+    mmk_region region;
+    map_pages(&region, 4);
+    memcpy(region.base + pages(1) - 100, "needle", 6);
+    CHECK(mmk_region_guard(&region, pages(1), pages(1), false) == 0);
+    for (size_t offset = 0; offset < pages(1) - 100; offset += 61)
+        CHECK(mmk_access_find(&region, offset, pages(4) - offset, "needle", 6, &fault) == (ssize_t)pages(1) - 100);
+    CHECK(mmk_access_find(&region, 0, pages(4), "n", 1, &fault) == (ssize_t)pages(1) - 100);
+    CHECK(mmk_access_find(&region, 0, pages(4), "absent", 6, &fault) == -EFAULT);
+    CHECK(fault.address == (uintptr_t)region.base + pages(1) && !fault.write);
+    mmk_region_dispose(&region);
+}
+
 int main(void)
 {
+    RUN(what_stands_in_front_of_a_hole_is_found_and_what_does_not_is_a_fault);
     RUN(what_is_stored_is_loaded_at_any_offset);
     RUN(a_range_outside_is_refused_and_nothing_is_touched);
     RUN(what_the_protection_forbids_is_refused_and_nothing_is_touched);

@@ -11,7 +11,7 @@ import faulthandler
 import functools
 import importlib
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from mmkit._native.fault import come_first, peek, poke
 
@@ -35,7 +35,7 @@ def _then_come_first(function: Callable[P, T]) -> Callable[P, T]:
 
 
 # Behind signal.signal, which may have been imported by its name before.
-_signal = importlib.import_module("_signal")
+_signal: Any = importlib.import_module("_signal")
 _signal.signal = _then_come_first(_signal.signal)
 _signal.pthread_sigmask = _then_come_first(_signal.pthread_sigmask)
 faulthandler.enable = _then_come_first(faulthandler.enable)

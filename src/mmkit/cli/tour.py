@@ -2,44 +2,121 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from mmkit.tour import SECTIONS, Outcome, Screen, run
+from mmkit.tour import SECTIONS, AudienceLeft, Outcome, Screen, Section, Step, run
+from mmkit.tour.plan import NoSuchStepError, chosen, listing
+from mmkit.tour.summary import document
 
 __all__ = ["tour"]
 
-#: As shells have it for a command that was interrupted: 128 + SIGINT.
-_EXIT_INTERRUPTED = 130
+#: As shells have it for a command that a signal ended: 128 + SIGINT, SIGPIPE.
+_EXIT_INTERRUPTED, _EXIT_NOBODY_READS = 130, 141
 
 
 @click.command()
+@click.option(
+    "--section",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    type=click.Choice([section.key for section in SECTIONS]),
+    help="Only this section; may be given several times.",
+)
+@click.option(
+    "--step",
+    "steps",
+    multiple=True,
+    metavar="N|TEXT",
+    help="Only this step: its number, or words of its title; may be given several times.",
+)
+@click.option("--list", "lists", is_flag=True, help="List sections and steps, and run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Every call and check, for programs.")
+@click.option("--plain", is_flag=True, help="Without colours, and in ASCII.")
 @click.pass_context
-def tour(context: click.Context) -> None:
+def tour(
+    context: click.Context,
+    keys: tuple[str, ...],
+    steps: tuple[str, ...],
+    lists: bool,
+    as_json: bool,
+    plain: bool,
+) -> None:
     """Watch Linux manage memory: each call made on this kernel, drawn and checked.
 
-    Takes a second or two, changes nothing, and leaves nothing behind.
+    Takes some seconds, changes nothing, and leaves nothing behind.
 
     The exit status is 1 if a step did not do what it claims. What this kernel refuses is shown as refused,
     with the reason, and is no failure.
     """
-    screen = Screen(Console(highlight=False))
-    screen.opening(SECTIONS)
-    begun = time.monotonic()
     try:
-        played = run(SECTIONS, screen)
+        only = chosen(SECTIONS, keys, steps)
+    except NoSuchStepError as error:
+        raise click.BadParameter(str(error), param_hint="'--step'") from None
+    if lists and as_json:
+        raise click.UsageError("--list is for people: --json goes without it.")
+    try:
+        if lists:
+            _print("\n".join(listing(SECTIONS, only)))
+            return
+        played = _play_json(only) if as_json else _play(only, plain)
     except KeyboardInterrupt:
         click.echo("\nmmkit tour: interrupted; nothing is left behind", err=True)
         context.exit(_EXIT_INTERRUPTED)
-    screen.closing(SECTIONS, played, time.monotonic() - begun, _command())
-    if any(step.outcome is Outcome.FAILED for steps in played.values() for step in steps):
+    except AudienceLeft:
+        # What Python has not written yet must not fail once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        context.exit(_EXIT_NOBODY_READS)
+    if any(step.outcome is Outcome.FAILED for each in played.values() for step in each):
         context.exit(1)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Newer versions of rich would end the process here, with a status that means something else.
+        raise BrokenPipeError
+
+
+def _play(only: Collection[int] | None, plain: bool) -> dict[str, list[Step]]:
+    console = _Console(highlight=False, color_system=None if plain else "auto")
+    screen = Screen(console, plain=plain)
+    screen.opening(len(SECTIONS), whole=only is None)
+    begun = time.monotonic()
+    played = run(SECTIONS, screen, only)
+    screen.closing(SECTIONS, played, time.monotonic() - begun, _command())
+    return played
+
+
+class _Nobody:
+    """An audience that waits for the document."""
+
+    def section_begins(self, number: int, section: Section) -> None: ...
+
+    def step_ended(self, step: Step) -> None: ...
+
+
+def _play_json(only: Collection[int] | None) -> dict[str, list[Step]]:
+    begun = time.monotonic()
+    played = run(SECTIONS, _Nobody(), only)
+    _print(json.dumps(document(SECTIONS, played, time.monotonic() - begun), indent=1))
+    return played
+
+
+def _print(text: str) -> None:
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise AudienceLeft from None
 
 
 def _command() -> str:

@@ -12,16 +12,18 @@ from mmkit.tour import (
     file_mapping,
     layout,
     locking,
+    pitfalls,
     program_break,
     protection,
     segments,
     sharing,
     special_pages,
 )
-from mmkit.tour.engine import Audience, Outcome, Section, Step, run
+from mmkit.tour.engine import Audience, AudienceLeft, Section, run
 from mmkit.tour.screen import Screen
+from mmkit.tour.step import Outcome, Step
 
-__all__ = ["SECTIONS", "Audience", "Outcome", "Screen", "Section", "Step", "run"]
+__all__ = ["SECTIONS", "Audience", "AudienceLeft", "Outcome", "Screen", "Section", "Step", "run"]
 
 #: In the order in which they are shown: each stands on those before it.
 SECTIONS: tuple[Section, ...] = tuple(
@@ -37,5 +39,6 @@ SECTIONS: tuple[Section, ...] = tuple(
         locking,
         advice,
         special_pages,
+        pitfalls,
     )
 )

@@ -6,9 +6,9 @@ from mmkit import maps
 from mmkit.flags import MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import ordinary_pages
-from mmkit.tour.engine import Section, Stage
-from mmkit.tour.pictures import earlier, permissions, strip
-from mmkit.tour.spelling import pointer
+from mmkit.tour.engine import Section, Stage, scene
+from mmkit.tour.looking import permissions
+from mmkit.tour.pictures import earlier, strip
 
 __all__ = ["SECTION"]
 
@@ -17,10 +17,15 @@ _LENGTH = _PAGES * PAGE_SIZE
 _READ_WRITE = Prot.READ | Prot.WRITE
 
 
+@scene(
+    f"Take {_PAGES} pages: addresses, and nothing behind them yet",
+    "Touch three pages: those, and only those, get memory",
+    "Give it back: the addresses are free again",
+)
 def zeros(stage: Stage) -> None:
     """Take address space, see memory arrive as it is touched, and give all of it back."""
     flags, areas = MapFlag.PRIVATE | MapFlag.ANONYMOUS, maps.read()
-    with stage.step(f"Take {_PAGES} pages: addresses, and nothing behind them yet") as step:
+    with stage.step() as step:
         step.call(
             "mmap",
             "NULL",
@@ -34,7 +39,7 @@ def zeros(stage: Stage) -> None:
         )
         region = Region.anonymous(_LENGTH)
         ordinary_pages(region)
-        step.answer(pointer(region.address))
+        step.answer(region.address)
         step.show(earlier("before", areas, region.address, _PAGES), strip("after", region))
         step.check(
             f"/proc/self/maps: {permissions(region.address)}, p for private",
@@ -42,7 +47,7 @@ def zeros(stage: Stage) -> None:
         )
         step.check("/proc/self/pagemap, where each page is: none of it is in RAM", region.resident() == 0)
     _touch(stage, region)
-    with stage.step("Give it back: the addresses are free again") as step:
+    with stage.step() as step:
         address, before = region.address, strip("before", region, holds=True)
         step.call("munmap", "p", _LENGTH, python="region.close();  del region")
         # Until the object is gone too its addresses stay taken, so that nothing moves in under a pointer.
@@ -54,7 +59,7 @@ def zeros(stage: Stage) -> None:
 
 
 def _touch(stage: Stage, region: Region) -> None:
-    with stage.step("Touch three pages: those, and only those, get memory") as step:
+    with stage.step() as step:
         before = strip("before", region, holds=True)
         offsets = 0, 3 * PAGE_SIZE, 4 * PAGE_SIZE
         step.code(
@@ -63,7 +68,7 @@ def _touch(stage: Stage, region: Region) -> None:
         )
         for offset in offsets:
             region[offset] = ord("x")
-        step.answer("not called: each first touch is a page fault, which the kernel serves")
+        step.say("not called: each first touch is a page fault, which the kernel serves")
         step.show(before, strip("after", region, holds=True))
         resident = region.resident()
         step.check(
@@ -72,12 +77,13 @@ def _touch(stage: Stage, region: Region) -> None:
         step.check("what nobody wrote reads as zeros", region[1:PAGE_SIZE] == bytes(PAGE_SIZE - 1))
 
 
+@scene("Grow in place, into addresses held for it")
 def growing(stage: Stage) -> None:
     """Grow in place, into addresses that were held for it."""
     reserve = _LENGTH
     with Region.anonymous(_LENGTH // 2, reserve=reserve) as region:
         region[0:3] = b"old"
-        with stage.step("Grow in place, into addresses held for it") as step:
+        with stage.step() as step:
             step.prepare(
                 f"region = Region.anonymous({_LENGTH // 2}, reserve={reserve})", 'region[0:3] = b"old"'
             )
@@ -96,7 +102,7 @@ def growing(stage: Stage) -> None:
                 f'memcpy(p + {_LENGTH // 2}, "new", 3);',
                 f'region[{_LENGTH // 2}:{_LENGTH // 2 + 3}] = b"new"',
             )
-            step.answer("not called: a store, the first touch of the new part")
+            step.say("not called: a store, the first touch of the new part")
             region[_LENGTH // 2 : _LENGTH // 2 + 3] = b"new"
             step.show(before, strip("after", region.address, _PAGES, holds=True))
             step.check(

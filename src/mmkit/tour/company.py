@@ -16,11 +16,25 @@ from mmkit.errors import SyscallError
 from mmkit.flags import Advice
 from mmkit.region import Region
 
-__all__ = ["in_a_child", "ordinary_pages", "scratch_file", "uninterrupted"]
+__all__ = ["ChildDiedError", "in_a_child", "ordinary_pages", "scratch_file", "uninterrupted"]
 
 _T = TypeVar("_T")
 _PATIENCE = 10.0
 _INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+
+
+class ChildDiedError(RuntimeError):
+    """A child ended without an answer.
+
+    Attributes
+    ----------
+    signal : str
+        The name of the signal that ended it; empty if it exited.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.signal = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else ""
+        super().__init__("the child ended without an answer" + (f": {self.signal}" if self.signal else ""))
 
 
 def in_a_child(work: Callable[[], _T]) -> _T:
@@ -40,6 +54,8 @@ def in_a_child(work: Callable[[], _T]) -> _T:
     ------
     TimeoutError
         The child gave no answer; it has been ended.
+    ChildDiedError
+        It ended without one.
     Exception
         What `work` raised.
     """
@@ -59,13 +75,13 @@ def in_a_child(work: Callable[[], _T]) -> _T:
             os.kill(child, signal.SIGKILL)
             raise
         finally:
-            os.waitpid(child, 0)
+            _, status = os.waitpid(child, 0)
     finally:
         os.close(reader)
         if writer >= 0:
             os.close(writer)
     if not message:
-        raise RuntimeError("the child ended without an answer")
+        raise ChildDiedError(status)
     result: _T | Exception = pickle.loads(message)
     if isinstance(result, Exception):
         raise result

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from mmkit.hints import size
-from mmkit.tour.pictures import Fill, Ladder, Picture, Rung, Strip
+from mmkit.tour.pictures import Bar, Fill, Ladder, Picture, Rung, Strip
 
 __all__ = ["draw"]
 
@@ -39,7 +39,8 @@ def draw(pictures: Sequence[Picture], width: int) -> list[Text]:
     """
     lines: list[Text] = []
     for ladder in (picture for picture in pictures if isinstance(picture, Ladder)):
-        lines += _ladder(ladder)
+        lines += _ladder(ladder, width)
+    lines += _bars([picture for picture in pictures if isinstance(picture, Bar)], width)
     strips = [picture for picture in pictures if isinstance(picture, Strip)]
     for line in _rows_that_fit(strips, width):
         lines += line
@@ -136,14 +137,56 @@ def _nothing(inner: int, height: int) -> list[Text]:
     return [*lines, Text("└" + "╌" * inner + "┘", _FRAME)]
 
 
+#: From nothing to all of a column.
+_LEVELS = " ▁▂▃▄▅▆▇█"
+
+
+def _bars(bars: Sequence[Bar], width: int) -> list[Text]:
+    """Draw bars one below the other in one frame, with a scale."""
+    if not bars:
+        return []
+    merge = 1
+    while len(bars[0].cached) // merge + _LABEL_WIDTH + 2 > width:
+        merge *= 2
+    columns = len(bars[0].cached) // merge
+    lines = []
+    for number, bar in enumerate(bars):
+        left, right = "├┤" if number else "┌┐"
+        head = Text(" " * _LABEL_WIDTH).append(f"{left}─ ", _FRAME).append(bar.caption, "bold")
+        head.append(" " + "─" * (columns - len(bar.caption) - 3) + right, _FRAME)
+        lines.append(head)
+        for label, shares, fill in (
+            ("cached", bar.cached, Fill.CACHED),
+            ("in RAM", bar.resident, Fill.RESIDENT),
+        ):
+            line = Text.assemble((f"{label:<{_LABEL_WIDTH}}│", _FRAME))
+            line.append(_levels(shares, merge), _FILLS[fill])
+            lines.append(line.append("│", _FRAME))
+    lines.append(Text(" " * _LABEL_WIDTH + "└" + "─" * columns + "┘", _FRAME))
+    column = bars[0].column * merge
+    end = size(column * columns)
+    scale = "0" + f"a column is {size(column)}".center(columns - len(end)) + f" {end}"
+    return [*lines, Text(" " * _LABEL_WIDTH + scale, _FRAME)]
+
+
+def _levels(shares: Sequence[float], merge: int) -> str:
+    return "".join(_level(sum(shares[at : at + merge]) / merge) for at in range(0, len(shares), merge))
+
+
+def _level(share: float) -> str:
+    full = len(_LEVELS) - 1
+    # What is there at all is seen, and only what is all there looks full.
+    return _LEVELS[min(max(round(share * full), 1), full - 1) if 0 < share < 1 else int(share) * full]
+
+
 _RUNG = 20
 
 
-def _ladder(ladder: Ladder) -> list[Text]:
+def _ladder(ladder: Ladder, width: int) -> list[Text]:
     rungs = ladder.rungs
     lines = [_ladder_edge(rungs[0].end, "┌", "┐")]
     for number, rung in enumerate(rungs):
-        lines.append(_rung(rung))
+        lines.append(_rung(rung, width))
         last = number == len(rungs) - 1
         lines.append(_ladder_edge(rung.start, *("└┘" if last else "├┤")))
     return lines
@@ -153,9 +196,11 @@ def _ladder_edge(address: int, left: str, right: str) -> Text:
     return Text(f"{address:>14x} {left}{'─' * _RUNG}{right}", _FRAME)
 
 
-def _rung(rung: Rung) -> Text:
+def _rung(rung: Rung, width: int) -> Text:
     side = "│" if rung.name else "┊"
     line = Text(" " * 15).append(side, _FRAME)
     line.append(f" {rung.name:<{_RUNG - 1}}", "bold").append(side, _FRAME)
-    line.append(f" {size(rung.end - rung.start):>10}", "cyan" if rung.name else _FRAME)
-    return line.append(f"  {rung.note}" if rung.note else "")
+    line.append(f" {size(rung.end - rung.start):>10}", "bold" if rung.name else _FRAME)
+    if rung.note and line.cell_len + 2 + len(rung.note) <= width:
+        line.append(f"  {rung.note}")
+    return line

@@ -1,114 +1,22 @@
-"""What the tour is made of: sections of scenes of steps, each of which records what it did.
+"""What the tour is made of: sections of scenes of steps.
 
-A scene is a function that does things inside ``with stage.step(...)`` blocks. The stage hands every
-finished step to its audience, which may draw it, wait for a key after it, or only keep it.
+A scene is a function that does things inside ``with stage.step()`` blocks, one for each of the titles it is
+announced with. The stage hands every finished step to its audience, which may draw it or only keep it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from mmkit.errors import Error, SyscallError
-from mmkit.tour.pictures import Picture
-from mmkit.tour.spelling import argument
+from mmkit.tour.spelling import errno_name
+from mmkit.tour.step import Outcome, Refusal, Step
 
-__all__ = ["Audience", "Call", "Check", "Outcome", "Refusal", "Section", "Stage", "Step", "run"]
-
-
-class Outcome(Enum):
-    """How a step ended."""
-
-    DONE = "done"
-    #: The kernel said no, for a reason that is about this system and not about the tour.
-    REFUSED = "refused"
-    #: It did not do what it claims.
-    FAILED = "failed"
-
-
-@dataclass
-class Call:
-    """A call in both languages, and what came of it."""
-
-    #: As its man page is named; empty for a plain load or store, which is no call.
-    name: str
-    arguments: tuple[str, ...]
-    #: The statement in C and in Python.
-    c: str
-    python: str
-    #: What the kernel returned, and what mmkit made of it where that says more.
-    answer: str = ""
-    result: str = ""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A claim, and whether it was found to hold."""
-
-    claim: str
-    holds: bool
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why the kernel said no."""
-
-    error: str
-    why: str
-
-
-@dataclass
-class Step:
-    """One thing done, shown and checked."""
-
-    title: str
-    #: What was done before it, so that there is something to see: statements in Python.
-    prepared: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    refusal: Refusal | None = None
-    #: What went wrong besides checks that do not hold.
-    mistake: str = ""
-
-    @property
-    def outcome(self) -> Outcome:
-        """How it ended, told from the checks and from what went wrong."""
-        if self.mistake or not all(check.holds for check in self.checks):
-            return Outcome.FAILED
-        return Outcome.REFUSED if self.refusal else Outcome.DONE
-
-    def prepare(self, *python: str) -> None:
-        """Write down what was done before the first picture, so that there is something to see."""
-        self.prepared.extend(python)
-
-    def call(self, name: str, *arguments: object, python: str, assign: str = "") -> None:
-        """Write down a system call that is about to be made: flags as flags, the rest as C has it."""
-        written = tuple(argument(each) for each in arguments)
-        c = f"{name}({', '.join(written)});"
-        self.calls.append(Call(name, written, f"{assign} = {c}" if assign else c, python))
-
-    def code(self, c: str, python: str) -> None:
-        """Write down something that needs no system call."""
-        self.calls.append(Call("", (), c, python))
-
-    def answer(self, kernel: object, result: object = None) -> None:
-        """Write down what the last call returned: to C, and to Python where that is something else."""
-        self.calls[-1].answer = str(kernel)
-        self.calls[-1].result = "" if result is None else str(result)
-
-    def show(self, *pictures: Picture) -> None:
-        """Add pictures, to be drawn from left to right."""
-        self.pictures.extend(pictures)
-
-    def check(self, claim: str, holds: bool) -> None:
-        """Claim something, and say whether it was found so."""
-        self.checks.append(Check(claim, holds))
+__all__ = ["Audience", "AudienceLeft", "Scene", "Section", "Stage", "run", "scene"]
 
 
 class Audience(Protocol):
@@ -121,26 +29,39 @@ class Audience(Protocol):
         """Take a step when it is over."""
 
 
+class AudienceLeft(BaseException):
+    """Nobody watches any more: raised by the audience, it ends the tour."""
+
+
 class SceneOver(Exception):  # noqa: N818 - not an error
     """The rest of a scene needs what a step did not get. Never leaves this module."""
 
 
 class Stage:
-    """Where scenes are played: makes their steps, and keeps them."""
+    """Where a scene is played: makes its steps, and keeps them.
 
-    def __init__(self, audience: Audience) -> None:
-        self._audience = audience
+    Parameters
+    ----------
+    titles
+        Of the steps to come.
+    first
+        Number of the first of them.
+    tell
+        Is given each step when it is over.
+    """
+
+    def __init__(self, titles: Sequence[str], first: int, tell: Callable[[Step], None]) -> None:
+        self._coming = [Step(number, title) for number, title in enumerate(titles, first)]
+        self._tell = tell
         self._untold: list[Step] | None = None
         self.steps: list[Step] = []
 
     @contextlib.contextmanager
-    def step(self, title: str, *, may_refuse: Sequence[int] = ()) -> Iterator[Step]:
-        """Do one thing.
+    def step(self, *, may_refuse: Sequence[int] = ()) -> Iterator[Step]:
+        """Do the next thing that was announced.
 
         Parameters
         ----------
-        title
-            What, in a few words.
         may_refuse
             Numbers of errno(3) that mean "this kernel has it not" here, beside those that always do.
 
@@ -148,16 +69,14 @@ class Stage:
         -----
         A step that is refused, or goes wrong, ends its scene.
         """
-        step = Step(title)
+        if not self._coming:
+            raise IndexError("a step that was not announced")
+        step = self._coming.pop(0)
         try:
             yield step
         except Exception as error:
             _explain(step, error, may_refuse)
-        self.steps.append(step)
-        if self._untold is None:
-            self._audience.step_ended(step)
-        else:
-            self._untold.append(step)
+        self._ended(step)
         if step.refusal or step.mistake:
             raise SceneOver
 
@@ -170,7 +89,32 @@ class Stage:
         finally:
             untold, self._untold = self._untold, None
             for step in untold:
-                self._audience.step_ended(step)
+                self._tell(step)
+
+    def play(self, scene: Scene) -> None:
+        """Play a scene to its end, whatever happens in it."""
+        between = Step(0, f"Before, between or after the steps of {scene.name}")
+        try:
+            scene.play(self)
+            if self._coming:
+                between.mistake = "it ended before all was done that was announced"
+        except SceneOver:
+            pass
+        except Exception as error:
+            # ENOENT: no folder for temporary files.
+            _explain(between, error, (errno.ENOENT,))
+        if between.mistake or between.refusal:
+            self._ended(between)
+        for step in self._coming:
+            step.reached = False
+            self._ended(step)
+
+    def _ended(self, step: Step) -> None:
+        self.steps.append(step)
+        if self._untold is None:
+            self._tell(step)
+        else:
+            self._untold.append(step)
 
 
 #: What systems refuse for reasons of their own: rights, limits, filters, options of the kernel.
@@ -182,6 +126,8 @@ _REFUSALS = frozenset(
         errno.EOPNOTSUPP,
         errno.ENOMEM,
         errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
         errno.EAGAIN,
         errno.EMFILE,
         errno.EROFS,
@@ -198,14 +144,13 @@ _USUAL_REASONS = {
 
 
 def _explain(step: Step, error: Exception, may_refuse: Sequence[int]) -> None:
-    number = getattr(error, "errno", None)
-    if isinstance(error, OSError) and number is not None:
-        if step.calls:
-            step.calls[-1].answer = f"-1 {_name(number)}"
-        if number in _REFUSALS or number in may_refuse:
+    if isinstance(error, OSError) and error.errno is not None:
+        if step.calls and not step.calls[-1].kernel:
+            step.calls[-1].errno = errno_name(error)
+        if error.errno in _REFUSALS or error.errno in may_refuse:
             hint = error.hint if isinstance(error, SyscallError) else ""
-            why = hint or _USUAL_REASONS.get(number, "")
-            step.refusal = Refusal(f"{_name(number)}: {os.strerror(number)}", why)
+            why = hint or _USUAL_REASONS.get(error.errno, "")
+            step.refusal = Refusal(f"{errno_name(error)}: {error.strerror}", why)
             return
     elif type(error) is Error:
         # Said by mmkit before the kernel was asked.
@@ -214,11 +159,22 @@ def _explain(step: Step, error: Exception, may_refuse: Sequence[int]) -> None:
     step.mistake = f"{type(error).__name__}: {error}"
 
 
-def _name(number: int) -> str:
-    return errno.errorcode.get(number, str(number))
+@dataclass(frozen=True)
+class Scene:
+    """A function that makes steps, and what it announces: a title for each."""
+
+    play: Callable[[Stage], None]
+    titles: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the function, for messages."""
+        return self.play.__name__
 
 
-Scene = Callable[[Stage], None]
+def scene(*titles: str) -> Callable[[Callable[[Stage], None]], Scene]:
+    """Announce the steps that a function makes, in their order."""
+    return lambda play: Scene(play, titles)
 
 
 @dataclass(frozen=True)
@@ -232,38 +188,45 @@ class Section:
     scenes: tuple[Scene, ...]
 
 
-def run(sections: Sequence[Section], audience: Audience) -> dict[str, list[Step]]:
+def run(
+    sections: Sequence[Section], audience: Audience, only: Collection[int] | None = None
+) -> dict[str, list[Step]]:
     """Play sections, whatever happens in one of them.
 
     Parameters
     ----------
     sections
-        Which, and in which order.
+        All of them, in order.
     audience
         Who watches.
+    only
+        Numbers of the steps to be shown; None for all. The steps before them in their scenes are made too,
+        and shown where they end the scene.
 
     Returns
     -------
     dict
-        By key of the section, the steps it made.
+        By key of the section, the steps that were shown.
     """
     played: dict[str, list[Step]] = {}
+    first = 1
     for number, section in enumerate(sections, 1):
-        audience.section_begins(number, section)
-        stage = Stage(audience)
-        for scene in section.scenes:
-            _play(scene, stage)
-        played[section.key] = stage.steps
+        for each in section.scenes:
+            numbers = range(first, first + len(each.titles))
+            first = numbers.stop
+            if only is not None and not any(wanted in only for wanted in numbers):
+                continue
+            if section.key not in played:
+                audience.section_begins(number, section)
+            shown = played.setdefault(section.key, [])
+
+            def tell(step: Step, shown: list[Step] = shown) -> None:
+                if only is None or step.number in only or step.outcome in _ALWAYS_SHOWN:
+                    shown.append(step)
+                    audience.step_ended(step)
+
+            Stage(each.titles, numbers.start, tell).play(each)
     return played
 
 
-def _play(scene: Scene, stage: Stage) -> None:
-    with contextlib.suppress(SceneOver):
-        try:
-            scene(stage)
-        except SceneOver:
-            raise
-        except Exception as error:
-            # Between two steps nothing is claimed; what goes wrong there is a mistake all the same.
-            with stage.step(f"what comes before or after a step of {scene.__name__}()"):
-                raise error
+_ALWAYS_SHOWN = (Outcome.REFUSED, Outcome.FAILED)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from mmkit import linux, maps, supports
+from mmkit import maps
 from mmkit.flags import MapFlag, Prot, SyncFlag
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import scratch_file
-from mmkit.tour.engine import Section, Stage
-from mmkit.tour.pictures import earlier, permissions, strip
-from mmkit.tour.spelling import pointer
+from mmkit.tour.engine import Section, Stage, scene
+from mmkit.tour.looking import permissions, to_be_written
+from mmkit.tour.pictures import earlier, strip
 
 __all__ = ["SECTION"]
 
@@ -18,12 +18,18 @@ _PAGES = 8
 _LENGTH = _PAGES * PAGE_SIZE
 
 
+@scene(
+    f"Map a file of {_PAGES} pages, to read and to write",
+    "Write to memory: the file changes",
+    "Have it written to disk now, and wait for it",
+    "And the other way: write to the file, memory changes",
+)
 def a_file(stage: Stage) -> None:
     """Map a file, write through the mapping, and see the file change; then the other way round."""
     pages = b"".join(bytes([letter] * 3) + bytes(PAGE_SIZE - 3) for letter in b"abcdefgh")
     areas = maps.read()
     with scratch_file(pages) as fd:
-        with stage.step(f"Map a file of {_PAGES} pages, to read and to write") as step:
+        with stage.step() as step:
             flags, prot = MapFlag.SHARED, Prot.READ | Prot.WRITE
             step.prepare(
                 "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)",
@@ -41,7 +47,7 @@ def a_file(stage: Stage) -> None:
                 python='region = Region.file(fd, mode="r+")',
             )
             region = Region.file(fd, mode="r+")
-            step.answer(pointer(region.address))
+            step.answer(region.address)
             step.show(
                 earlier("before", areas, region.address, _PAGES),
                 strip("after: cached, not yet in here", region, holds=True),
@@ -56,33 +62,34 @@ def a_file(stage: Stage) -> None:
 
 
 def _write_and_sync(stage: Stage, region: Region, fd: int) -> None:
-    with stage.step("Write to memory: the file changes") as step:
+    with stage.step() as step:
         before = strip("before", region, holds=True)
         step.code('memcpy(p, "Hi!", 3);', 'region[0:3] = b"Hi!"')
         region[0:3] = b"Hi!"
-        step.answer("not called: a store. The first touch brings the page in, and its neighbours")
+        step.say("not called: a store. The first touch brings the page in, and its neighbours")
         step.show(before, strip("after", region, holds=True))
         read = os.pread(fd, 3, 0)
         step.check(f"read() of the file gives {read!r}", read == b"Hi!")
-    with stage.step("Have it written to disk now, and wait for it") as step:
+    with stage.step() as step:
+        dirty = to_be_written(fd, _LENGTH)
         step.call("msync", "p", _LENGTH, SyncFlag.SYNC, python="region.flush()")
         region.flush()
         step.answer(0)
-        if supports("cachestat"):
-            dirty = linux.cachestat(fd, 0, _LENGTH).nr_dirty
-            step.check(f"cachestat: {dirty} pages of the file are still to be written", dirty == 0)
+        if dirty:
+            left = to_be_written(fd, _LENGTH)
+            step.check(f"cachestat: {dirty} pages of the file were to be written, {left} are left", left == 0)
         step.check("the file still holds what memory holds", os.pread(fd, _LENGTH, 0) == region[:])
 
 
 def _change_the_file(stage: Stage, region: Region, fd: int) -> None:
     for offset in range(0, _LENGTH, PAGE_SIZE):
         region[offset]
-    with stage.step("And the other way: write to the file, memory changes") as step:
+    with stage.step() as step:
         step.prepare(f"for offset in range(0, {_LENGTH}, {PAGE_SIZE}): region[offset]")
         before = strip("before", region, holds=True)
         offset = 5 * PAGE_SIZE
         step.call("pwrite", "fd", '"Yo!"', 3, offset, assign="n", python=f'os.pwrite(fd, b"Yo!", {offset})')
-        step.answer(f"n = {os.pwrite(fd, b'Yo!', offset)}")
+        step.answer(os.pwrite(fd, b"Yo!", offset))
         step.show(before, strip("after", region, holds=True))
         step.check(
             f"region[{offset}:{offset + 3}] is {region[offset : offset + 3]!r}",

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from mmkit import linux, maps
 from mmkit.maps import Area, Kind
-from mmkit.tour.engine import Section, Stage
+from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.pictures import Ladder, Rung
 
 __all__ = ["SECTION"]
@@ -16,12 +16,13 @@ __all__ = ["SECTION"]
 _PROGRAM = (Kind.TEXT, Kind.RODATA, Kind.DATA, Kind.BSS)
 
 
+@scene("Ask the kernel for the map of this process")
 def the_ladder(stage: Stage) -> None:
     """Draw the address space from what the kernel lists."""
-    with stage.step("Ask the kernel for the map of this process") as step:
+    with stage.step() as step:
         step.code('f = fopen("/proc/self/maps", "r");', "areas = maps.read()")
         areas = maps.read()
-        step.answer(f"{len(areas)} areas, from {areas[0].start:#x} on")
+        step.say(f"{len(areas)} areas, from {areas[0].start:#x} on")
         rungs = tuple(_rungs(list(areas)))
         step.show(Ladder(rungs))
         named = [rung for rung in rungs if rung.name]
@@ -72,19 +73,23 @@ def _largest_cluster(members: list[Area], widest_gap: int = 1 << 30) -> Iterator
         yield max(clusters, key=lambda cluster: cluster[1] - cluster[0])
 
 
+@scene(
+    "Every Python object is somewhere in there: id() is its address",
+    "Read the bytes there, as the kernel sees them",
+)
 def an_object(stage: Stage) -> None:
     """Find a Python object in the map, and read it by its address."""
     text = b"".join([b"a Python ", b"object"])
     address = id(text) + bytes.__basicsize__ - 1
-    with stage.step("Every Python object is somewhere in there: id() is its address") as step:
+    with stage.step() as step:
         step.code(f"p = (char *){address:#x};", f"text = {text!r};  p = id(text) + bytes.__basicsize__ - 1")
         area = maps.find(address)
-        step.answer(f"{address:#x} is in {area}" if area else "nowhere")
+        step.say(f"{address:#x} is in {area}" if area else "nowhere")
         step.check(
             f"/proc/self/maps: {area.perms if area else '?'}, memory that may be read and written",
             area is not None and area.perms == "rw-p",
         )
-    with stage.step("Read the bytes there, as the kernel sees them") as step:
+    with stage.step() as step:
         step.call(
             "process_vm_readv",
             "getpid()",
@@ -97,7 +102,7 @@ def an_object(stage: Stage) -> None:
             python=f"linux.process_vm_readv(os.getpid(), [(p, {len(text)})])",
         )
         found = linux.process_vm_readv(os.getpid(), [(address, len(text))])
-        step.answer(f"n = {len(found)}", repr(found))
+        step.answer(len(found), result=repr(found))
         step.check("these are the bytes of the Python object", found == text)
 
 

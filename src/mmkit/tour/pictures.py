@@ -1,31 +1,16 @@
-"""Pictures as data: strips of pages and the ladder of a whole address space, read from the kernel."""
+"""Pictures as data: strips of pages, bars of whole files, and the ladder of an address space."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
-from mmkit import linux, maps
-from mmkit.errors import SyscallError
+from mmkit import maps
 from mmkit.maps import Areas
 from mmkit.region import PAGE_SIZE, Region
+from mmkit.tour.looking import area_facts, in_memory, in_this_process, peeked
 
-__all__ = [
-    "Fill",
-    "Ladder",
-    "Picture",
-    "Rung",
-    "Strip",
-    "area_facts",
-    "earlier",
-    "peeked",
-    "permissions",
-    "strip",
-]
+__all__ = ["Bar", "Fill", "Ladder", "Picture", "Rung", "Strip", "bar", "earlier", "strip"]
 
 
 class Fill(Enum):
@@ -72,6 +57,26 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A mapping of too many pages for a `Strip`, as it is at one moment.
+
+    Attributes
+    ----------
+    caption : str
+        When.
+    column : int
+        Bytes that stand behind one column.
+    cached, resident : tuple of float
+        Of each column, how much of it is in memory, and how much of it this process has: 0 to 1.
+    """
+
+    caption: str
+    column: int
+    cached: tuple[float, ...]
+    resident: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Rung:
     """Part of a `Ladder`: from `start` up to `end`; a gap has no name."""
 
@@ -88,20 +93,17 @@ class Ladder:
     rungs: tuple[Rung, ...]
 
 
-Picture = Strip | Ladder
-
-
-def permissions(address: int) -> str:
-    """Return what /proc/self/maps says of an address (``rw-p``); empty if nothing is mapped there."""
-    area = maps.find(address)
-    return area.perms if area else ""
+Picture = Strip | Bar | Ladder
 
 
 def earlier(caption: str, areas: Areas, start: int, pages: int, *, page: int = PAGE_SIZE) -> Strip:
     """Draw addresses as a map has them that was read before anyone knew of them."""
+    return Strip(caption, start, page, _access(areas, start, pages, page), (Fill.NOTHING,) * pages)
+
+
+def _access(areas: Areas, start: int, pages: int, page: int) -> tuple[str, ...]:
     found = [areas.find(start + number * page) for number in range(pages)]
-    access = tuple(area.perms[:3] if area else "" for area in found)
-    return Strip(caption, start, page, access, (Fill.NOTHING,) * pages)
+    return tuple(area.perms[:3] if area else "" for area in found)
 
 
 def strip(
@@ -139,55 +141,39 @@ def strip(
         assert not isinstance(memory, int)
         pages = -(-len(memory) // page)
     areas = maps.read()
-    found = [areas.find(start + number * page) for number in range(pages)]
-    access = tuple(area.perms[:3] if area else "" for area in found)
-    fill = [_fill(memory, number, page) if access[number] else Fill.NOTHING for number in range(pages)]
-    if Fill.RESIDENT in fill:
-        locked = {
-            area.start: "lo" in area_facts(area.start).get("VmFlags", "").split() for area in found if area
-        }
-        for number, area in enumerate(found):
-            if area and fill[number] is Fill.RESIDENT and locked[area.start]:
-                fill[number] = Fill.LOCKED
-    if guards:
-        fill = [
-            Fill.GUARD if access[number][:1] == "r" and peeked(start + number * page, 1) is None else each
-            for number, each in enumerate(fill)
-        ]
-    texts = tuple(
-        _text(memory, number * page)
-        if fill[number] in (Fill.RESIDENT, Fill.LOCKED) and access[number][:1] == "r"
-        else ""
-        for number in range(pages)
-    )
-    return Strip(caption, start, page, access, tuple(fill), texts if holds else ())
+    access = _access(areas, start, pages, page)
+    locked = _locked(areas, start, start + pages * page)
+    fill, texts = [], []
+    for number, allowed in enumerate(access):
+        address, readable = start + number * page, allowed[:1] == "r"
+        each = _fill(address) if allowed else Fill.NOTHING
+        if each is Fill.RESIDENT and address in locked:
+            each = Fill.LOCKED
+        if guards and readable and peeked(address, 1) is None:
+            each = Fill.GUARD
+        fill.append(each)
+        texts.append(_text(address) if readable and each in (Fill.RESIDENT, Fill.LOCKED) else "")
+    return Strip(caption, start, page, access, tuple(fill), tuple(texts) if holds else ())
 
 
-def _fill(memory: Region | int, number: int, page: int) -> Fill:
-    if isinstance(memory, int):
-        # Right for memory without a file, where nothing can be cached but not mapped.
-        return Fill.RESIDENT if linux.mincore(memory + number * page, page)[0] & 1 else Fill.NOTHING
-    length = min(page, len(memory) - number * page)
-    if memory.resident(number * page, length):
+def _fill(address: int) -> Fill:
+    if in_this_process(address, 1)[0]:
         return Fill.RESIDENT
-    with contextlib.suppress(SyscallError):
-        if memory.cached(number * page, length):
-            return Fill.CACHED
-    return Fill.NOTHING
+    return Fill.CACHED if in_memory(address, 1)[0] else Fill.NOTHING
 
 
-def peeked(address: int, length: int) -> bytes | None:
-    """Read memory of this process, or None if it cannot be read: no crash, whatever is there."""
-    try:
-        return linux.process_vm_readv(os.getpid(), [(address, length)])
-    except SyscallError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        return None
+def _locked(areas: Areas, start: int, end: int) -> set[int]:
+    """Return the addresses of the locked pages in a range."""
+    found: set[int] = set()
+    for area in areas:
+        inside = range(max(start, area.start), min(end, area.end), PAGE_SIZE)
+        if inside and "lo" in area_facts(area.start).get("VmFlags", "").split():
+            found.update(inside)
+    return found
 
 
-def _text(memory: Region | int, offset: int) -> str:
-    data = peeked(memory + offset, 3) if isinstance(memory, int) else memory[offset : offset + 3]
+def _text(address: int) -> str:
+    data = peeked(address, 3)
     if data is None:
         return ""
     if data == bytes(3):
@@ -195,19 +181,20 @@ def _text(memory: Region | int, offset: int) -> str:
     return "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in data if byte)
 
 
-def area_facts(address: int) -> dict[str, str]:
-    """Read what /proc/self/smaps says of the area at an address, by the names of its fields."""
-    facts: dict[str, str] = {}
-    inside = False
-    # Line by line: all of it at once is large enough to move the break, which the tour is looking at.
-    with Path("/proc/self/smaps").open(errors="replace") as lines:
-        for line in lines:
-            first = line.split(maxsplit=1)[0]
-            if not first.endswith(":"):
-                if inside:
-                    break
-                start, _, end = first.partition("-")
-                inside = int(start, 16) <= address < int(end, 16)
-            elif inside:
-                facts[first[:-1]] = line.partition(":")[2].strip()
-    return facts
+#: Fits beside its labels into 80 columns, and divides the lengths that the tour maps.
+_COLUMNS = 64
+
+
+def bar(caption: str, region: Region) -> Bar:
+    """Look at all pages of a region, of a multiple of 64 pages, as they are now."""
+    pages = len(region) // PAGE_SIZE
+    column = pages // _COLUMNS
+    cached = in_memory(region.address, pages)
+    resident = in_this_process(region.address, pages)
+    starts = range(0, pages, column)
+    return Bar(
+        caption,
+        column * PAGE_SIZE,
+        tuple(sum(cached[at : at + column]) / column for at in starts),
+        tuple(sum(resident[at : at + column]) / column for at in starts),
+    )

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from mmkit import linux, maps
+from mmkit.faults import peek, poke
 from mmkit.region import PAGE_SIZE
-from mmkit.tour.engine import Section, Stage
-from mmkit.tour.pictures import peeked, permissions, strip
+from mmkit.tour.engine import Section, Stage, scene
+from mmkit.tour.looking import permissions
+from mmkit.tour.pictures import strip
 
 __all__ = ["SECTION"]
 
 _PAGES = 4
 
 
+@scene(
+    "Ask where the heap ends",
+    f"Move the end up by {_PAGES} pages: new memory",
+    "Move it back: the memory is gone",
+)
 def the_break(stage: Stage) -> None:
     """Grow the heap by four pages, use them, and give them back."""
     length = _PAGES * PAGE_SIZE
-    with stage.step("Ask where the heap ends") as step:
+    with stage.step() as step:
         step.call("sbrk", 0, assign="p", python="p = linux.sbrk(0)")
         end = linux.sbrk(0)
-        step.answer(f"p = {end:#x}")
+        step.answer(end)
         heap = maps.find(end - 1)
         step.check(f"/proc/self/maps: [heap] ends at {heap.end:x}" if heap else "no heap", _ends_at(end))
     # Room for malloc, so that it does not move the break itself while we are at it.
@@ -29,23 +35,23 @@ def the_break(stage: Stage) -> None:
     # Whole pages, from the first boundary at or above the break.
     first = -(-end // PAGE_SIZE) * PAGE_SIZE
     below = first - _PAGES * PAGE_SIZE
-    with stage.step(f"Move the end up by {_PAGES} pages: new memory", may_refuse=(errno.EBUSY,)) as step:
+    with stage.step(may_refuse=(errno.EBUSY,)) as step:
         before = strip("before", below, 2 * _PAGES)
         step.call("sbrk", length, assign="p", python=f"p = linux.sbrk({length})")
         # Not `end`: malloc may have moved it since, for what the pictures took.
         start, now = linux.sbrk(length), linux.sbrk(0)
-        step.answer(f"p = {start:#x}, the old end: the new memory starts there")
+        step.answer(start, ", the old end: the new memory starts there")
         message = b"hello"
         step.code(
             f'memcpy(p, "{message.decode()}", {len(message)});',
-            f"linux.process_vm_writev(os.getpid(), [{message!r}], [(p, {len(message)})])",
+            f"poke(p, {message!r})",
         )
-        step.answer(f"{len(message)} bytes stored: the first touch of the new memory")
-        linux.process_vm_writev(os.getpid(), [message], [(start, len(message))])
+        step.say("not called: a store, the first touch of the new memory")
+        poke(start, message)
         step.show(before, strip("after, one page written to", below, 2 * _PAGES))
         step.check(f"the break is now {now:#x}", now == start + length)
-        step.check("the new memory holds what was stored in it", peeked(start, len(message)) == message)
-    with stage.step("Move it back: the memory is gone", may_refuse=(errno.EBUSY,)) as step:
+        step.check("the new memory holds what was stored in it", peek(start, len(message)) == message)
+    with stage.step(may_refuse=(errno.EBUSY,)) as step:
         before = strip("before", below, 2 * _PAGES)
         step.call("brk", f"{start:#x}", python=f"linux.brk({start:#x})")
         linux.brk(start)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from mmkit import linux, maps
 from mmkit.errors import SyscallError
+from mmkit.faults import peek, poke
 from mmkit.flags import IpcFlag, MapFlag, Prot, ShmCommand
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import in_a_child, uninterrupted
-from mmkit.tour.engine import Section, Stage, Step
-from mmkit.tour.pictures import Strip, earlier, permissions, strip
-from mmkit.tour.spelling import pointer
+from mmkit.tour.engine import Section, Stage, scene
+from mmkit.tour.looking import permissions
+from mmkit.tour.pictures import Strip, earlier, strip
+from mmkit.tour.step import Step
 
 __all__ = ["SECTION"]
 
@@ -24,9 +26,14 @@ _ANSWER = 2 * PAGE_SIZE
 _READ_WRITE = Prot.READ | Prot.WRITE
 
 
+@scene(
+    "System V: make a segment, attach it, and have it removed after use",
+    "The child finds it at the same address, and answers there",
+    "Let go of it: the segment is gone",
+)
 def system_v(stage: Stage) -> None:
     """Make a segment, use it from two processes, and see it go with the last of them."""
-    with stage.step("System V: make a segment, attach it, and have it removed after use") as step:
+    with stage.step() as step:
         flags = IpcFlag.CREAT | 0o600
         areas = maps.read()
         # From the first call to the last the segment would outlive the process.
@@ -40,16 +47,16 @@ def system_v(stage: Stage) -> None:
                 python=f"id = linux.shmget(0, {_LENGTH}, IpcFlag.CREAT | 0o600)",
             )
             shmid = linux.shmget(0, _LENGTH, flags)
-            step.answer(f"id = {shmid}")
+            step.answer(shmid)
             try:
                 step.call("shmat", "id", "NULL", 0, assign="p", python="p = linux.shmat(id)")
                 address = linux.shmat(shmid)
-                step.answer(pointer(address))
+                step.answer(address)
             finally:
                 # On Linux a removed segment lives on while somebody is attached.
                 linux.shmctl(shmid, ShmCommand.RMID)
             step.call("shmctl", "id", ShmCommand.RMID, "NULL", python="linux.shmctl(id, ShmCommand.RMID)")
-            step.answer("0: it goes when the last process lets go of it")
+            step.answer(0, ": it goes when the last process lets go of it")
         step.show(earlier("before", areas, address, _PAGES), strip("after", address, _PAGES))
         status = linux.shmctl(shmid, ShmCommand.STAT)
         step.check(
@@ -62,7 +69,7 @@ def system_v(stage: Stage) -> None:
     except BaseException:
         linux.shmdt(address)
         raise
-    with stage.step("Let go of it: the segment is gone") as step:
+    with stage.step() as step:
         before = strip("before", address, _PAGES, holds=True)
         step.call("shmdt", "p", python="linux.shmdt(p)")
         linux.shmdt(address)
@@ -72,32 +79,26 @@ def system_v(stage: Stage) -> None:
 
 
 def _converse(stage: Stage, shmid: int, address: int) -> None:
-    me = os.getpid()
-    with stage.step("The child finds it at the same address, and answers there") as step:
-        step.prepare('linux.process_vm_writev(os.getpid(), [b"ask"], [(p, 3)])')
-        linux.process_vm_writev(me, [b"ask"], [(address, 3)])
+    with stage.step() as step:
+        step.prepare('poke(p, b"ask")')
+        poke(address, b"ask")
         before = strip("parent, before", address, _PAGES, holds=True)
 
         def answer() -> tuple[int, int, Strip]:
-            heard = linux.process_vm_readv(os.getpid(), [(address, 3)])
-            reply = b"yes" if heard == b"ask" else b"eh?"
-            linux.process_vm_writev(os.getpid(), [reply], [(address + _ANSWER, 3)])
+            poke(address + _ANSWER, b"yes" if peek(address, 3) == b"ask" else b"eh?")
             attached = linux.shmctl(shmid, ShmCommand.STAT).shm_nattch
             return os.getpid(), attached, strip("child", address, _PAGES, holds=True)
 
-        step.code("child = fork();", "child = os.fork()")
+        step.call("fork", assign="child", python="child = os.fork()")
         child, attached, in_child = in_a_child(answer)
-        step.answer(f"child = {child}, and 0 in the child, which does what follows")
-        step.code("memcpy(heard, p, 3);", "heard = linux.process_vm_readv(os.getpid(), [(p, 3)])")
-        step.answer(f"{in_child.holds[0]!r}, in the child")
-        step.code(
-            f'memcpy(p + {_ANSWER}, "yes", 3);',
-            f'linux.process_vm_writev(os.getpid(), [b"yes"], [(p + {_ANSWER}, 3)])',
-        )
-        step.answer("3 bytes stored, in the child")
+        step.answer(child, ", and 0 in the child, which does what follows")
+        step.code("memcpy(heard, p, 3);", "heard = peek(p, 3)")
+        step.say(f"not called: a load, of {in_child.holds[0]!r}")
+        step.code(f'memcpy(p + {_ANSWER}, "yes", 3);', f'poke(p + {_ANSWER}, b"yes")')
+        step.say("not called: a store")
         step.show(before, in_child, strip("parent, after", address, _PAGES, holds=True))
         step.check(f"while the child lived, the segment was attached {attached} times", attached == 2)
-        reply = linux.process_vm_readv(me, [(address + _ANSWER, 3)])
+        reply = peek(address + _ANSWER, 3)
         step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
 
 
@@ -109,6 +110,11 @@ def _is_gone(shmid: int) -> bool:
     return False
 
 
+@scene(
+    "POSIX: shared memory is a file in memory, and has a name",
+    "The child opens it by its name, and answers there",
+    "Remove the name: who has the memory keeps it",
+)
 def posix(stage: Stage) -> None:
     """Make an object with a name; the child opens it by that name."""
     name = f"/mmkit-tour-{os.getpid()}"
@@ -116,7 +122,7 @@ def posix(stage: Stage) -> None:
     with stage.in_one_go(), uninterrupted(), contextlib.ExitStack() as clean_up:
         region = _make(stage, name, clean_up)
         _answer_by_name(stage, name, region)
-        with stage.step("Remove the name: who has the memory keeps it") as step:
+        with stage.step() as step:
             step.call("shm_unlink", f'"{name}"', python=f'linux.shm_unlink("{name}")')
             linux.shm_unlink(name)
             step.answer(0)
@@ -126,9 +132,7 @@ def posix(stage: Stage) -> None:
 
 def _make(stage: Stage, name: str, clean_up: contextlib.ExitStack) -> Region:
     # A system without /dev/shm says ENOENT.
-    with stage.step(
-        "POSIX: shared memory is a file in memory, and has a name", may_refuse=(errno.ENOENT,)
-    ) as step:
+    with stage.step(may_refuse=(errno.ENOENT,)) as step:
         areas = maps.read()
         step.call(
             "shm_open",
@@ -141,27 +145,27 @@ def _make(stage: Stage, name: str, clean_up: contextlib.ExitStack) -> Region:
         fd = linux.shm_open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         clean_up.callback(_unlink_if_named, name)
         clean_up.callback(os.close, fd)
-        step.answer(f"fd = {fd}")
+        step.answer(fd)
         step.call("ftruncate", "fd", _LENGTH, python=f"os.ftruncate(fd, {_LENGTH})")
         os.ftruncate(fd, _LENGTH)
-        step.answer("0: it was empty")
+        step.answer(0, ": it was empty")
         _map(step, 'region = Region.file(fd, mode="r+")')
         region = Region.file(fd, mode="r+")
         clean_up.enter_context(region)
-        step.answer(pointer(region.address))
+        step.answer(region.address)
         step.show(earlier("before", areas, region.address, _PAGES), strip("after", region))
         step.check(f"/dev/shm{name} is there: a file, for anyone who may open it", _is_named(name))
     return region
 
 
 def _answer_by_name(stage: Stage, name: str, region: Region) -> None:
-    with stage.step("The child opens it by its name, and answers there") as step:
+    with stage.step() as step:
         step.prepare('region[0:3] = b"ask"')
         region[0:3] = b"ask"
         before = strip("parent, before", region, holds=True)
         child, fd, in_child = in_a_child(lambda: _opened_by_name(name))
-        step.code("child = fork();", "child = os.fork()")
-        step.answer(f"child = {child}, and 0 in the child, which does what follows")
+        step.call("fork", assign="child", python="child = os.fork()")
+        step.answer(child, ", and 0 in the child, which does what follows")
         step.call(
             "shm_open",
             f'"{name}"',
@@ -170,13 +174,13 @@ def _answer_by_name(stage: Stage, name: str, region: Region) -> None:
             assign="fd",
             python=f'fd = linux.shm_open("{name}", os.O_RDWR)',
         )
-        step.answer(f"fd = {fd}, in the child")
+        step.answer(fd, ", in the child")
         _map(step, 'region = Region.file(fd, mode="r+")')
-        step.answer(f"{pointer(in_child.start)}, in the child")
+        step.answer(in_child.start, ", in the child")
         step.code("memcpy(heard, p, 3);", "heard = region[0:3]")
-        step.answer(f"not called: a load, of {in_child.holds[0]!r}")
+        step.say(f"not called: a load, of {in_child.holds[0]!r}")
         step.code(f'memcpy(p + {_ANSWER}, "yes", 3);', f'region[{_ANSWER}:{_ANSWER + 3}] = b"yes"')
-        step.answer("not called: a store")
+        step.say("not called: a store")
         reply = region[_ANSWER : _ANSWER + 3]
         step.show(before, in_child, strip("parent, after", region, holds=True))
         step.check(f"the child read {in_child.holds[0]!r}", in_child.holds[0] == "ask")

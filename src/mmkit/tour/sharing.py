@@ -8,9 +8,9 @@ from collections.abc import Callable
 from mmkit.flags import MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import in_a_child, scratch_file
-from mmkit.tour.engine import Section, Stage
-from mmkit.tour.pictures import Strip, permissions, strip
-from mmkit.tour.spelling import pointer
+from mmkit.tour.engine import Section, Stage, scene
+from mmkit.tour.looking import permissions
+from mmkit.tour.pictures import Strip, strip
 
 __all__ = ["SECTION"]
 
@@ -19,29 +19,23 @@ _LENGTH = _PAGES * PAGE_SIZE
 _MIDDLE = PAGE_SIZE
 
 
+@scene("Private: the child writes, and the parent sees nothing of it")
 def private_memory(stage: Stage) -> None:
     """Fork with private memory: the child's changes are its own."""
     with Region.anonymous(_LENGTH) as region:
-        _fork_and_write(
-            stage,
-            region,
-            "Private: the child writes, and the parent sees nothing of it",
-            "PRIVATE",
-            sees=b"old",
-        )
+        _fork_and_write(stage, region, "PRIVATE", sees=b"old")
 
 
+@scene("Shared: the child writes, and the parent sees it")
 def shared_memory(stage: Stage) -> None:
     """Fork with shared memory: both see one memory."""
     with Region.anonymous(_LENGTH, shared=True) as region:
-        _fork_and_write(
-            stage, region, "Shared: the child writes, and the parent sees it", "SHARED", sees=b"new"
-        )
+        _fork_and_write(stage, region, "SHARED", sees=b"new")
 
 
-def _fork_and_write(stage: Stage, region: Region, title: str, kind: str, *, sees: bytes) -> None:
+def _fork_and_write(stage: Stage, region: Region, kind: str, *, sees: bytes) -> None:
     region[0:3] = region[_MIDDLE : _MIDDLE + 3] = b"old"
-    with stage.step(title) as step:
+    with stage.step() as step:
         before = strip("parent, before", region, holds=True)
         shared = ", shared=True" if kind == "SHARED" else ""
         step.call(
@@ -55,18 +49,20 @@ def _fork_and_write(stage: Stage, region: Region, title: str, kind: str, *, sees
             assign="p",
             python=f"region = Region.anonymous({_LENGTH}{shared})",
         )
-        step.answer(pointer(region.address))
+        step.answer(region.address)
         step.code(
             f'memcpy(p, "old", 3); memcpy(p + {_MIDDLE}, "old", 3);',
             f'region[0:3] = region[{_MIDDLE}:{_MIDDLE + 3}] = b"old"',
         )
-        step.answer("not called: two stores")
-        step.code(
-            f'if (fork() == 0) {{ memcpy(p + {_MIDDLE}, "new", 3); _exit(0); }}',
-            f'if os.fork() == 0: region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"; os._exit(0)',
-        )
+        step.say("not called: two stores")
+        step.call("fork", assign="child", python="child = os.fork()")
         child, in_child = in_a_child(_writes_new(region))
-        step.answer(f"the child was process {child}, at the same addresses")
+        step.answer(child, ", and 0 in the child, which has the same addresses")
+        step.code(
+            f'if (child == 0) memcpy(p + {_MIDDLE}, "new", 3);',
+            f'if child == 0: region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"',
+        )
+        step.say("not called: a store, in the child")
         step.show(before, in_child, strip("parent, after", region, holds=True))
         seen = region[_MIDDLE : _MIDDLE + 3]
         step.check(
@@ -88,12 +84,13 @@ def _writes_new(region: Region) -> Callable[[], tuple[int, Strip]]:
     return work
 
 
+@scene("A private file mapping: copied on write, the file stays as it was")
 def private_file(stage: Stage) -> None:
     """Map a file privately: changes stay here, and the file stays as it was."""
     pages = (b"old" + bytes(PAGE_SIZE - 3)) * _PAGES
     with scratch_file(pages) as fd, Region.file(fd, mode="c") as region:
         region[0], region[_MIDDLE]
-        with stage.step("A private file mapping: copied on write, the file stays as it was") as step:
+        with stage.step() as step:
             step.prepare(
                 "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)",
                 f"os.write(fd, (b'old' + bytes({PAGE_SIZE - 3})) * {_PAGES})",
@@ -112,10 +109,10 @@ def private_file(stage: Stage) -> None:
                 assign="p",
                 python='region = Region.file(fd, mode="c")',
             )
-            step.answer(pointer(region.address))
+            step.answer(region.address)
             step.code(f'memcpy(p + {_MIDDLE}, "new", 3);', f'region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"')
             region[_MIDDLE : _MIDDLE + 3] = b"new"
-            step.answer("not called: a page fault, in which the kernel copies the page")
+            step.say("not called: a page fault, in which the kernel copies the page")
             step.show(before, strip("after", region, holds=True))
             in_file = os.pread(fd, 3, _MIDDLE)
             step.check(

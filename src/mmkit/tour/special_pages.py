@@ -10,9 +10,10 @@ from mmkit.errors import Error
 from mmkit.flags import Advice, MapFlag, Prot
 from mmkit.hints import size
 from mmkit.region import PAGE_SIZE, Region
-from mmkit.tour.engine import Section, Stage
-from mmkit.tour.pictures import area_facts, earlier, peeked, permissions, strip
-from mmkit.tour.spelling import pointer
+from mmkit.tour.engine import Section, Stage, scene
+from mmkit.tour.faulting import fault_twice
+from mmkit.tour.looking import area_facts, permissions
+from mmkit.tour.pictures import earlier, strip
 
 __all__ = ["SECTION"]
 
@@ -26,9 +27,10 @@ def _huge_page_size() -> int:
     raise Error("this kernel was built without huge pages")
 
 
+@scene("Huge pages from the pool that the administrator set aside")
 def from_the_pool(stage: Stage) -> None:
     """Take two huge pages from the system's pool."""
-    with stage.step("Huge pages from the pool that the administrator set aside") as step:
+    with stage.step() as step:
         page = _huge_page_size()
         flags, areas = MapFlag.PRIVATE | MapFlag.ANONYMOUS | MapFlag.HUGETLB, maps.read()
         step.call(
@@ -43,9 +45,9 @@ def from_the_pool(stage: Stage) -> None:
             python=f'region = Region.anonymous({2 * page}, hugepages="require")',
         )
         with Region.anonymous(2 * page, hugepages="require") as region:
-            step.answer(pointer(region.address))
+            step.answer(region.address)
             step.code('memcpy(p, "big", 3);', 'region[0:3] = b"big"')
-            step.answer("not called: a store, and a page fault")
+            step.say("not called: a store, and a page fault")
             region[0:3] = b"big"
             step.show(
                 earlier("before", areas, region.address, 2, page=page),
@@ -59,11 +61,10 @@ def from_the_pool(stage: Stage) -> None:
             step.check(f"one touch brought in {size(region.resident())}", region.resident() == page)
 
 
+@scene("Ordinary pages, put together to a huge one")
 def made_by_the_kernel(stage: Stage) -> None:
     """Have the kernel make a huge page out of ordinary ones."""
-    with stage.step(
-        "Ordinary pages, put together to a huge one", may_refuse=(errno.EINVAL, errno.EBUSY)
-    ) as step:
+    with stage.step(may_refuse=(errno.EINVAL, errno.EBUSY)) as step:
         page = _huge_page_size()
         with Region.anonymous(2 * page) as region:
             # A huge page begins at a multiple of its size, of which two such lengths hold at least one.
@@ -89,6 +90,10 @@ def made_by_the_kernel(stage: Stage) -> None:
             step.check("the 3 bytes are where they were", region[offset : offset + 3] == b"big")
 
 
+@scene(
+    "A guard page: whoever runs into it is stopped",
+    "Take it away: the page is there again, as zeros",
+)
 def guards(stage: Stage) -> None:
     """Put a guard between pages, find it, and take it away."""
     with Region.anonymous(_PAGES * PAGE_SIZE) as region:
@@ -102,7 +107,7 @@ _AT = 4 * PAGE_SIZE
 
 
 def _install(stage: Stage, region: Region) -> None:
-    with stage.step("A guard page: whoever runs into it is stopped") as step:
+    with stage.step() as step:
         step.prepare(f"for at in range(0, {len(region)}, {PAGE_SIZE}): region[at:at + 3] = b'abc'")
         before = strip("before", region, holds=True)
         python, inside = f"region.guard({_AT}, {PAGE_SIZE})", region.address + _AT
@@ -116,13 +121,22 @@ def _install(stage: Stage, region: Region) -> None:
         region.guard(_AT, PAGE_SIZE)
         step.answer(0)
         step.show(before, strip("after", region, holds=True, guards=True))
-        step.check("reading it through the kernel gives EFAULT, bad address", peeked(inside, 1) is None)
+        fault_twice(
+            step,
+            f"x = p[{_AT}];",
+            f"region[{_AT}]",
+            address=inside,
+            access="read",
+            touch=lambda: region[_AT],
+            codes=("SEGV_MAPERR", "SEGV_ACCERR"),
+            reasons=("unmapped or guard", "protection"),
+        )
         perms = permissions(inside)
         step.check(f"/proc/self/maps: {perms} {remark}", perms == expected)
 
 
 def _remove(stage: Stage, region: Region) -> None:
-    with stage.step("Take it away: the page is there again, as zeros") as step:
+    with stage.step() as step:
         before = strip("before", region, holds=True, guards=True)
         python = f"region.unguard({_AT}, {PAGE_SIZE})"
         if supports(Advice.GUARD_REMOVE):
@@ -142,8 +156,7 @@ SECTION = Section(
     introduction=(
         "Much memory in small pages needs large tables; huge pages, of some MiB each, make work on big "
         "arrays faster. A guard is the opposite of memory: a page that nobody may touch, so that an "
-        "overrun stops there instead of destroying what lies behind: in this version, by a signal that ends "
-        "the process (SIGSEGV), not by an exception."
+        "overrun stops there instead of destroying what lies behind."
     ),
     scenes=(from_the_pool, made_by_the_kernel, guards),
 )

@@ -1,7 +1,10 @@
-"""How things are written in C, and how numbers are written for people."""
+"""How things are written in C, and how numbers and errors are written for people."""
 
 from __future__ import annotations
 
+import errno
+
+from mmkit.errors import ClosedError, MemoryFault, OutOfMemory, SyscallError
 from mmkit.flags import (
     Advice,
     IpcFlag,
@@ -17,7 +20,7 @@ from mmkit.flags import (
 )
 from mmkit.hints import flag_names
 
-__all__ = ["argument", "pointer"]
+__all__ = ["argument", "errno_name", "raised"]
 
 _PREFIXES: dict[type, str] = {
     Advice: "MADV_",
@@ -32,6 +35,8 @@ _PREFIXES: dict[type, str] = {
     ShmCommand: "IPC_",
     SyncFlag: "MS_",
 }
+#: An error that is two of them goes by the first.
+_PUBLIC = (MemoryFault, ClosedError, OutOfMemory, SyscallError)
 
 
 def argument(value: object) -> str:
@@ -42,6 +47,13 @@ def argument(value: object) -> str:
     return "|".join(prefix + name for name in flag_names(value).split("|"))
 
 
-def pointer(address: int) -> str:
-    """Write what a call returns that returns an address."""
-    return f"p = {address:#x}"
+def errno_name(error: OSError) -> str:
+    """Write errno as errno(3) names it."""
+    number = error.errno or 0
+    return errno.errorcode.get(number, str(number))
+
+
+def raised(error: Exception) -> str:
+    """Write an exception by the name under which programs catch it, without the advice that it may give."""
+    kind = next((kind for kind in _PUBLIC if isinstance(error, kind)), type(error))
+    return f"{kind.__name__}: {str(error).splitlines()[0]}"

@@ -1,0 +1,84 @@
+"""What there is to see, and what of it somebody chose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from mmkit.tour.engine import Section
+
+__all__ = ["NoSuchStepError", "chosen", "listing"]
+
+
+class NoSuchStepError(ValueError):
+    """A step was asked for that the tour, or what was chosen of it, has not."""
+
+
+@dataclass(frozen=True)
+class _Announced:
+    number: int
+    section: Section
+    title: str
+
+
+def _announced(sections: Sequence[Section]) -> Iterator[_Announced]:
+    titles = ((section, title) for section in sections for scene in section.scenes for title in scene.titles)
+    for number, (section, title) in enumerate(titles, 1):
+        yield _Announced(number, section, title)
+
+
+def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection[str]) -> set[int] | None:
+    """Find the steps that somebody wants to see.
+
+    Parameters
+    ----------
+    sections
+        All of them.
+    keys
+        Of the sections that are wanted; empty for all.
+    steps
+        Numbers of steps, or words of their titles in any case; empty for all.
+
+    Returns
+    -------
+    set of int or None
+        Their numbers; None for all there are.
+
+    Raises
+    ------
+    NoSuchStepError
+        There is no such step in these sections.
+    """
+    if not keys and not steps:
+        return None
+    there = [each for each in _announced(sections) if not keys or each.section.key in keys]
+    if not steps:
+        return {each.number for each in there}
+    return {number for step in steps for number in _matching(there, step)}
+
+
+def _matching(there: Sequence[_Announced], step: str) -> set[int]:
+    if step.isdecimal():
+        found = {each.number for each in there if each.number == int(step)}
+        missing = f"there is no step {step} in what was chosen: see --list"
+    else:
+        found = {each.number for each in there if step.casefold() in each.title.casefold()}
+        missing = f"no title of a step has {step!r} in it: see --list"
+    if not found:
+        raise NoSuchStepError(missing)
+    return found
+
+
+def listing(sections: Sequence[Section], only: Collection[int] | None) -> Iterator[str]:
+    """Write the sections, with the keys by which they are chosen, and their steps, with their numbers."""
+    width = max(len(section.key) for section in sections)
+    last = None
+    for each in _announced(sections):
+        if only is not None and each.number not in only:
+            continue
+        if each.section is not last:
+            if last:
+                yield ""
+            yield f"{each.section.key:<{width}}  {each.section.title}"
+            last = each.section
+        yield f"{each.number:>{width}}  {each.title}"
