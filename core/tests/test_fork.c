@@ -405,6 +405,7 @@ static void use_everything(void)
 {
     char byte;
     CHECK(mmk_runs_check(&steady.locks, 0));
+    mmk_fault_come_first();
     CHECK(mmk_guarded_copy(&byte, NULL, 1, &fault) == -EFAULT);
     CHECK(mmk_region_lock(&steady, 0, pages(16)) == 0 && mmk_region_unlock(&steady, 0, pages(16)) == 0);
     for (size_t i = 0; i < WORKERS * EACH; i++)
