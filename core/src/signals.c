@@ -217,9 +217,13 @@ static void come_first(int which)
         action ours = {.sa_sigaction = levels[level], .sa_flags = flags};
         sigemptyset(&ours.sa_mask);
         sigaction(signal, &ours, &replaced);
-        /* Somebody was quicker. */
-        if (!is_same(&replaced, &found))
+        /* Somebody was quicker; if it was to put one of ours back, that one stays. */
+        if (level_of(&replaced) >= 0) {
+            level = level_of(&replaced);
+            sigaction(signal, &replaced, NULL);
+        } else if (!is_same(&replaced, &found)) {
             atomic_store_explicit(&previous[which][level], remember(&replaced), memory_order_release);
+        }
     }
     front[which] = level;
 }

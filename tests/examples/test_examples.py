@@ -15,7 +15,7 @@ import pytest
 
 import mmkit
 from mmkit import PAGE_SIZE, Advice
-from support import NOBODY, SANITIZED, locks, needs_root, sanitized
+from support import NOBODY, SANITIZED, locks, needs_root, sanitized, x86_64
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
@@ -39,6 +39,17 @@ os.setuid(user)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 sys.argv = [path]
 exec(code, {"__name__": "__main__", "__file__": path})
+"""
+
+# x86-64: cachestat, mlock2, memfd_secret.
+NEW_CALLS = (451, 325, 447)
+ON_AN_OLD_KERNEL = f"""
+import errno, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from support import refuse_calls
+refuse_calls((call, errno.ENOSYS) for call in {NEW_CALLS})
+with open(sys.argv[1], "rb") as file:
+    exec(compile(file.read(), sys.argv[1], "exec"))
 """
 
 
@@ -108,6 +119,17 @@ def test_a_program_runs_for_a_user_without_rights(name, folder):
     done = python(folder, "-c", AS_NOBODY, PROGRAMS[name], NOBODY, 8 << 20)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) > 10
+
+
+@x86_64
+@pytest.mark.parametrize("name", sorted({"file_mapping", "memory_advice", "memory_locking"} - NOT_SANITIZED))
+def test_a_program_goes_on_where_the_kernel_lacks_a_call(name, folder):
+    done = python(folder, "-c", ON_AN_OLD_KERNEL, PROGRAMS[name])
+    assert (done.returncode, done.stderr) == (0, "")
+    for told in {"file_mapping": ["unknown after"], "memory_locking": ["refused: ", "has none"]}.get(
+        name, []
+    ):
+        assert told in done.stdout
 
 
 @EVERY_PROGRAM
