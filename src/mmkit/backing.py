@@ -64,18 +64,19 @@ def sized_memfd(name: str, flags: MemfdFlag, length: int, page: int) -> Iterator
 
 def length_in_file(path_or_fd: object, status: os.stat_result, length: int | None, offset: int) -> int:
     """Return how many bytes to map, or say why the file has not that many."""
+    name = f"descriptor {path_or_fd}" if isinstance(path_or_fd, int) else repr(path_or_fd)
     if not stat.S_ISREG(status.st_mode):
         if length is None:
-            raise ValueError(f"{path_or_fd!r} is not a regular file and has no length: give one")
+            raise ValueError(f"{name} is not a regular file and has no length: give one")
         return length
     if status.st_size == 0:
         raise ValueError(
-            f"{path_or_fd!r} is empty: there is nothing to map. Give it a length with os.truncate() first"
+            f"{name} is empty: there is nothing to map. Give it a length with os.truncate() first"
         )
     left = status.st_size - offset
     if left <= 0 or (length is not None and length > left):
         raise ValueError(
-            f"{path_or_fd!r} has {status.st_size} bytes: fewer than offset {offset}"
+            f"{name} has {status.st_size} bytes: fewer than offset {offset}"
             + ("" if length is None else f" + length {length}")
             + ". Lengthen it with os.truncate() or resize() first"
         )

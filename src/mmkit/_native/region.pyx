@@ -292,7 +292,8 @@ cdef class MappedRegion:
         """Tell the kernel how part of the region will be used (``madvise(2)``).
 
         Takes hints. Advice that would destroy data here is refused: `discard`, `punch` and `guard` do
-        that, and look at live views first.
+        that, and look at live views first. WILLNEED brings in one read-ahead's worth of a file, as Linux has
+        it, and no more; `populate` brings in all.
 
         Parameters
         ----------
