@@ -27,6 +27,6 @@ $venv/bin/python -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path(
 interpreter=$($venv/bin/python -c 'import os, sys; print(os.path.realpath(sys.executable))')
 PYTHONPATH=$($venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'):$site \
 PYTHONMALLOC=malloc MMKIT_SANITIZED=address MMKIT_EXAMPLES=10 \
-ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
+ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:allocator_may_return_null=1 \
 LD_PRELOAD=$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so) \
     "$interpreter" -m pytest -q -p no:cacheprovider --ignore-glob 'tests/unit/test_tour*.py' tests
