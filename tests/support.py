@@ -10,6 +10,7 @@ import resource
 import signal
 import struct
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -191,3 +192,26 @@ def run(code: str, *arguments: str, **how: Any) -> Any:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, **how
     )
+
+
+# ---- threads ----------------------------------------------------------------------------------------
+
+
+def repeat_in_threads(is_over: Callable[[], bool], *functions: Callable[[], object]) -> None:
+    """Run each function again and again in a thread of its own, until it is over; the first error fails."""
+    errors: list[BaseException] = []
+
+    def loop(function: Callable[[], object]) -> None:
+        try:
+            while not (is_over() or errors):
+                function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=loop, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -37,8 +37,8 @@ class Trouble(Exception):
 class State:
     """What has been done so far in this process."""
 
-    def __init__(self, library):
-        self.library = library
+    def __init__(self, c_handlers):
+        self.c_handlers = c_handlers
         self.done = []
         self.installed = False
         self.knows_mmkit = False
@@ -60,12 +60,12 @@ class State:
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
 
     def install(self):
-        self.library.handler_install(signal.SIGSEGV, b"calling", False)
+        self.c_handlers.handler_install(signal.SIGSEGV, b"calling", False)
         self.installed = True
         self.knows_mmkit = is_imported()
 
     def restore(self):
-        self.library.handler_restore(signal.SIGSEGV)
+        self.c_handlers.handler_restore(signal.SIGSEGV)
         self.installed = False
         if is_imported() and not self.knows_mmkit:
             # What it has put back is not mmkit's, who learns of what C code does once a tick.
@@ -183,7 +183,7 @@ class Walk:
     def __init__(self, handlers):
         self.complaints = os.dup(2)
         self.state = State(ctypes.CDLL(handlers))
-        self.without_mmkit = WithoutMmkit(self.state.library)
+        self.without_mmkit = WithoutMmkit(self.state.c_handlers)
         self.stderr = Stderr()
 
     def step(self, action):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import pytest
 
 import raw
 from mmkit import Advice, MemoryFault, Region, peek, poke
-from support import PAGE, exit_signal, needs_root
+from support import PAGE, exit_signal, needs_root, repeat_in_threads
 
 ENOUGH = 1000
 HUGE = 2 << 20
@@ -207,28 +206,24 @@ def cut_and_mend(file: File) -> None:
 def work_until_enough(workers: list[Worker], operation: str) -> list[MemoryFault]:
     """The faults; there have been accesses that went well between them."""
     faults: list[MemoryFault] = []
-    errors: list[BaseException] = []
-    good = 0
+    good: list[None] = []
 
-    def loop(worker: Worker) -> None:
-        nonlocal good
+    def using(worker: Worker) -> Callable[[], None]:
         act = getattr(worker, operation)
-        while (len(faults) < ENOUGH or good < ENOUGH / 50) and not errors:
+
+        def use() -> None:
             try:
                 act()
-                good += 1
+                good.append(None)
             except MemoryFault as fault:
                 faults.append(fault)
-            except BaseException as error:
-                errors.append(error)
 
-    threads = [threading.Thread(target=loop, args=(worker,)) for worker in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+        return use
+
+    def is_enough() -> bool:
+        return len(faults) >= ENOUGH and len(good) >= ENOUGH / 50
+
+    repeat_in_threads(is_enough, *map(using, workers))
     return faults
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections import Counter
 
@@ -12,7 +11,7 @@ import pytest
 
 import raw
 from mmkit import ClosedError, MemoryFault, Prot, Region, peek, poke
-from support import PAGE
+from support import PAGE, repeat_in_threads
 
 SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "1"))
 READ_WRITE = Prot.READ | Prot.WRITE
@@ -25,28 +24,19 @@ CONTENT = (bytes(range(1, 252)) * (SIZE // 251 + 1))[:SIZE]
 def race(*functions):
     """Run each function again and again in a thread of its own, until time is up; returns how often each has faulted."""
     stop = time.monotonic() + SECONDS
-    errors, faults = [], Counter()
+    faults = Counter()
 
-    def loop(function):
-        count = 0
-        try:
-            while time.monotonic() < stop and not errors:
-                try:
-                    function()
-                except MemoryFault as fault:
-                    assert fault.offset is None or 0 <= fault.offset < SIZE
-                    count += 1
-        except BaseException as error:
-            errors.append(error)
-        faults[function.__name__] += count
+    def counted(function):
+        def call():
+            try:
+                function()
+            except MemoryFault as fault:
+                assert fault.offset is None or 0 <= fault.offset < SIZE
+                faults[function.__name__] += 1
 
-    threads = [threading.Thread(target=loop, args=(function,)) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+        return call
+
+    repeat_in_threads(lambda: time.monotonic() >= stop, *map(counted, functions))
     return faults
 
 

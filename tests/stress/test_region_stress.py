@@ -10,7 +10,7 @@ import pytest
 
 import mmkit
 from mmkit import Advice, Prot, Region
-from support import PAGE, areas
+from support import PAGE, areas, repeat_in_threads
 
 SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "1"))
 
@@ -18,22 +18,7 @@ SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "1"))
 def race(*functions):
     """Run each function again and again in a thread of its own, until time is up; the first error fails."""
     stop = time.monotonic() + SECONDS
-    errors = []
-
-    def loop(function):
-        try:
-            while time.monotonic() < stop and not errors:
-                function()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=loop, args=(function,)) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    repeat_in_threads(lambda: time.monotonic() >= stop, *functions)
 
 
 def test_threads_may_use_resize_and_protect_one_region():
