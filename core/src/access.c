@@ -3,6 +3,7 @@
 #include <mmkit/sys.h>
 
 #include "access_internal.h"
+#include "guarded_internal.h"
 #include "region_internal.h"
 
 /* What the range allows. Inside an operation the lock may only be tried: who holds it may be waiting for the
@@ -65,36 +66,52 @@ int access_begin(mmk_region *region, size_t offset, size_t length, int needed, m
     }
 }
 
+/* access_begin; in a few instructions where the region is open and every page of it allows the same. */
+static inline int begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+{
+    if (__builtin_expect(mmk_region_enter(region) == 0, true)) {
+        int prot = atomic_load_explicit(&region->uniform, memory_order_relaxed);
+        if (__builtin_expect(prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length), true))
+            return 0;
+        mmk_region_leave(region);
+    }
+    return access_begin(region, offset, length, needed, fault);
+}
+
+static inline int copied(const mmk_region *region, size_t offset, size_t length, bool write, int error,
+                         mmk_fault *fault)
+{
+    if (__builtin_expect(error, 0))
+        region_explain_fault(region, fault);
+    else if (__builtin_expect(region->hides_end, false))
+        error = region_check_end(region, offset, length, write, fault);
+    return error;
+}
+
 int access_load(const mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
     int error = mmk_guarded_copy(into, region->base + offset, length, fault);
-    if (error)
-        region_explain_fault(region, fault);
-    else if (region->hides_end)
-        error = region_check_end(region, offset, length, false, fault);
-    return error;
+    return copied(region, offset, length, false, error, fault);
 }
 
 int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
-    int error = access_begin(region, offset, length, PROT_READ, fault);
+    int error = begin(region, offset, length, PROT_READ, fault);
     if (error)
         return error;
-    error = access_load(region, offset, into, length, fault);
+    error = guarded_copy(into, region->base + offset, length, fault);
+    error = copied(region, offset, length, false, error, fault);
     mmk_region_leave(region);
     return error;
 }
 
 int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t length, mmk_fault *fault)
 {
-    int error = access_begin(region, offset, length, PROT_WRITE, fault);
+    int error = begin(region, offset, length, PROT_WRITE, fault);
     if (error)
         return error;
-    error = mmk_guarded_copy(region->base + offset, from, length, fault);
-    if (error)
-        region_explain_fault(region, fault);
-    else if (region->hides_end)
-        error = region_check_end(region, offset, length, true, fault);
+    error = guarded_copy(region->base + offset, from, length, fault);
+    error = copied(region, offset, length, true, error, fault);
     mmk_region_leave(region);
     return error;
 }

@@ -154,10 +154,6 @@ cdef class MappedRegion:
     # ---- ranges -------------------------------------------------------------------------------------
 
     @cython.final
-    cdef size_t size(self) noexcept:
-        return self.handle.asked - self.skew
-
-    @cython.final
     cdef int check_open(self) except -1:
         if mmk_region_is_closed(&self.handle):
             raise ClosedError("the region is closed")
