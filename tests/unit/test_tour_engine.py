@@ -291,6 +291,20 @@ def test_the_processor_says_whether_it_was_a_write_and_whether_its_tables_have_t
     assert bare_access(1 << 60, "read").error_code is None
 
 
+@x86_64
+@pytest.mark.parametrize("address", [(1 << 64) - 1, (1 << 64) - (1 << 47), (1 << 47) - 4096], ids=hex)
+def test_of_the_kernels_addresses_nobody_claims_that_there_is_a_page(address):
+    for access in ("read", "write"):
+        assert bare_access(address, access).processor == (
+            f"page fault, code {5 if access == 'read' else 7}: a {access}. The kernel hides whether there is a page"
+        )
+
+
+@x86_64
+def test_below_them_the_processor_is_believed():
+    assert bare_access((1 << 47) - 2 * 4096, "read").processor.endswith("its tables have no page there to read")
+
+
 def test_a_child_that_is_ended_before_it_can_tell_is_told_by_its_signal(monkeypatch):
     # In place of a handler: and no traceback of pytest's either.
     monkeypatch.setattr("mmkit.tour.witness._tell_death", lambda writer: faulthandler.disable())
