@@ -133,6 +133,31 @@ def test_a_program_goes_on_where_the_kernel_lacks_a_call(name, folder):
 
 
 @EVERY_PROGRAM
+@pytest.mark.parametrize("unbuffered", ["1", ""], ids=["unbuffered", "buffered"])
+def test_a_program_ends_in_silence_when_nobody_reads_on(name, unbuffered, folder, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert python(folder, PROGRAMS[name], stdout=writer).stderr == ""
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("lines", [1, 8])
+@EVERY_PROGRAM
+def test_a_program_ends_in_silence_after_some_lines_were_read(name, lines, folder):
+    command = [sys.executable, "-u", PROGRAMS[name]]
+    environment = os.environ | {"TMPDIR": str(folder / "tmp")}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, cwd=folder / "cwd", **how) as running:
+        for _ in range(lines):
+            assert running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == ""
+
+
+@EVERY_PROGRAM
 def test_a_program_runs_on_a_terminal(name, folder):
     here, there = pty.openpty()
     try:

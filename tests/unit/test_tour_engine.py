@@ -149,7 +149,7 @@ def test_an_audience_that_leaves_ends_the_tour_and_is_no_failure_of_a_step():
 
     class Leaves(Listener):
         def step_ended(self, step):
-            raise AudienceLeft
+            raise AudienceLeft(BrokenPipeError())
 
     @scene("one", "two")
     def careful(stage):
@@ -302,7 +302,9 @@ def test_of_the_kernels_addresses_nobody_claims_that_there_is_a_page(address):
 
 @x86_64
 def test_below_them_the_processor_is_believed():
-    assert bare_access((1 << 47) - 2 * 4096, "read").processor.endswith("its tables have no page there to read")
+    assert bare_access((1 << 47) - 2 * 4096, "read").processor.endswith(
+        "its tables have no page there to read"
+    )
 
 
 def test_a_child_that_is_ended_before_it_can_tell_is_told_by_its_signal(monkeypatch):

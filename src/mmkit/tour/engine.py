@@ -30,7 +30,17 @@ class Audience(Protocol):
 
 
 class AudienceLeft(BaseException):
-    """Nobody watches any more: raised by the audience, it ends the tour."""
+    """Nobody watches any more: raised by the audience, it ends the tour.
+
+    Parameters
+    ----------
+    why
+        What came of telling it more.
+    """
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class SceneOver(Exception):  # noqa: N818 - not an error
