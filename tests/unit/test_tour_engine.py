@@ -3,6 +3,7 @@
 import errno
 import faulthandler
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mmkit.tour.readahead import file_length, fill, read_ahead
 from mmkit.tour.step import Step
 from mmkit.tour.summary import Tally, document, tally
 from mmkit.tour.witness import Death, bare_access
-from support import in_child, x86_64
+from support import NOBODY, in_child, needs_root, sanitized, x86_64
 
 
 class Listener:
@@ -398,3 +399,20 @@ def test_a_disk_that_takes_a_part_at_a_time_gets_all(monkeypatch):
             patch.setattr(os, "write", lambda fd, data: real(fd, data[:1000]))
             fill(fd, 4096)
         assert os.fstat(fd).st_size == 4096
+
+
+@sanitized
+@needs_root
+def test_a_refusal_in_a_shielded_process_names_the_file_and_what_to_do():
+    def shielded():
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)  # and from then on the process may not look at itself
+        steps = [step for each in run(SECTIONS, Listener()).values() for step in each]
+        assert [step.mistake for step in steps if step.mistake] == []
+        return [step.refusal.error + " " + step.refusal.why for step in steps if step.refusal]
+
+    refusals = in_child(shielded)
+    files = [text for text in refusals if text.startswith("EACCES: ")]
+    assert len(files) > 10
+    for text in files:
+        assert re.match(r"EACCES: open\('/proc/self/\w+'\): Permission denied .*PR_SET_DUMPABLE", text), text

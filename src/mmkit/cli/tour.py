@@ -14,13 +14,14 @@ import click
 
 from mmkit.cli.output import OutputConsole
 from mmkit.tour import SECTIONS, AudienceLeft, Outcome, Screen, Section, Step, run
-from mmkit.tour.plan import NoSuchStepError, chosen, listing
+from mmkit.tour.plan import NoSuchSectionError, NoSuchStepError, chosen, listing
 from mmkit.tour.summary import document
 
 __all__ = ["tour"]
 
 #: As shells have it for a command that a signal ended: 128 + SIGINT.
 _EXIT_INTERRUPTED = 130
+_KEYS = ", ".join(f"{number} {section.key}" for number, section in enumerate(SECTIONS, 1))
 
 
 @click.command()
@@ -28,9 +29,8 @@ _EXIT_INTERRUPTED = 130
     "--section",
     "keys",
     multiple=True,
-    metavar="KEY",
-    type=click.Choice([section.key for section in SECTIONS]),
-    help="Only this section; may be given several times.",
+    metavar="KEY|N",
+    help=f"Only this section, by its key or its number ({_KEYS}); may be given several times.",
 )
 @click.option(
     "--step",
@@ -60,6 +60,8 @@ def tour(
     """
     try:
         only = chosen(SECTIONS, keys, steps)
+    except NoSuchSectionError as error:
+        raise click.BadParameter(str(error), param_hint="'--section'") from None
     except NoSuchStepError as error:
         raise click.BadParameter(str(error), param_hint="'--step'") from None
     if lists and as_json:

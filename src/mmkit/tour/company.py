@@ -59,7 +59,7 @@ def in_a_child(work: Callable[[], _T]) -> _T:
     Exception
         What `work` raised.
     """
-    # What is still buffered would be written twice. (Who closes a stream before Python starts has None there.)
+    # What is still buffered would be written twice. (None: it was closed before Python began.)
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.flush()
     reader, writer = os.pipe()

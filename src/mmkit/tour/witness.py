@@ -19,8 +19,8 @@ _CODES = {
     "SIGBUS": {1: "BUS_ADRALN", 2: "BUS_ADRERR", 3: "BUS_OBJERR", 4: "BUS_MCEERR_AR"},
 }
 _PAGE_IS_THERE, _WAS_A_WRITE = 1, 2
-#: From the last page of user space on (with tables of four levels) the kernel always tells user programs that a
-#: page is there, whether it is or not: nobody shall learn where the kernel has its own.
+#: From the last page of user space on (with tables of four levels) the kernel always tells user programs that
+#: a page is there, whether it is or not: nobody shall learn where the kernel has its own.
 _HIDDEN_FROM = (1 << 47) - 4096
 
 
