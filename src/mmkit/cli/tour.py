@@ -14,14 +14,13 @@ import click
 
 from mmkit.cli.output import OutputConsole
 from mmkit.tour import SECTIONS, AudienceLeft, Outcome, Screen, Section, Step, run
-from mmkit.tour.plan import NoSuchSectionError, NoSuchStepError, chosen, listing
+from mmkit.tour.plan import NoSuchSectionError, NoSuchStepError, chosen, listing, named
 from mmkit.tour.summary import document
 
 __all__ = ["tour"]
 
 #: As shells have it for a command that a signal ended: 128 + SIGINT.
 _EXIT_INTERRUPTED = 130
-_KEYS = ", ".join(f"{number} {section.key}" for number, section in enumerate(SECTIONS, 1))
 
 
 @click.command()
@@ -30,7 +29,7 @@ _KEYS = ", ".join(f"{number} {section.key}" for number, section in enumerate(SEC
     "keys",
     multiple=True,
     metavar="KEY|N",
-    help=f"Only this section, by its key or its number ({_KEYS}); may be given several times.",
+    help=f"Only this section, by its key or its number ({named(SECTIONS)}); may be given several times.",
 )
 @click.option(
     "--step",

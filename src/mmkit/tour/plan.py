@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmkit.tour.engine import Section
 
-__all__ = ["NoSuchSectionError", "NoSuchStepError", "chosen", "listing"]
+__all__ = ["NoSuchSectionError", "NoSuchStepError", "chosen", "listing", "named"]
 
 
 class NoSuchSectionError(ValueError):
@@ -68,8 +68,7 @@ def _section(sections: Sequence[Section], wanted: str) -> Section:
     for number, section in enumerate(sections, 1):
         if wanted.casefold() in (section.key, str(number)):
             return section
-    there = ", ".join(f"{number} {section.key}" for number, section in enumerate(sections, 1))
-    raise NoSuchSectionError(f"there is no section {wanted!r}. There are: {there}")
+    raise NoSuchSectionError(f"there is no section {wanted!r}. There are: {named(sections)}")
 
 
 def _matching(there: Sequence[_Announced], step: str) -> set[int]:
@@ -84,6 +83,11 @@ def _matching(there: Sequence[_Announced], step: str) -> set[int]:
     if not found:
         raise NoSuchStepError(missing)
     return found
+
+
+def named(sections: Sequence[Section]) -> str:
+    """Write by what sections are chosen: the number and the key of each."""
+    return ", ".join(f"{number} {section.key}" for number, section in enumerate(sections, 1))
 
 
 def listing(sections: Sequence[Section], only: Collection[int] | None) -> Iterator[str]:
