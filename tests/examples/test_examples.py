@@ -8,14 +8,13 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 import mmkit
 from mmkit import PAGE_SIZE, Advice
-from support import NOBODY, SANITIZED, locks, needs_root, sanitized, x86_64
+from support import NOBODY, SANITIZED, left_for_good, locks, needs_root, sanitized, x86_64
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
@@ -65,11 +64,7 @@ def folder():
         before = left_elsewhere()
         yield folder
         assert [path.name for part in ("cwd", "tmp") for path in (folder / part).iterdir()] == []
-        # Other tests of this machine may have segments of their own; nothing new may stay.
-        deadline = time.monotonic() + 5
-        while left_elsewhere() - before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert left_elsewhere() - before == set()
+        assert left_for_good(left_elsewhere, before) == set()
 
 
 def left_elsewhere():
