@@ -11,6 +11,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -215,3 +216,13 @@ def repeat_in_threads(is_over: Callable[[], bool], *functions: Callable[[], obje
         thread.join()
     if errors:
         raise errors[0]
+
+
+def left_for_good(look: Callable[[], set[str]], before: set[str]) -> set[str]:
+    """Return what is new and stays for seconds: what others on this machine have for a moment is not meant."""
+    left = look() - before
+    deadline = time.monotonic() + 5
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left &= look()
+    return left

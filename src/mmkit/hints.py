@@ -146,11 +146,16 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("munmap", errno.EINVAL): _text("addr is not a multiple of the page size, or length is 0."),
     ("shm_open", errno.EINVAL): _text("A name is one slash and up to 254 further bytes without a slash."),
     ("mmap", errno.EACCES): _text("The file was not opened for what prot and flags ask of it."),
-    ("mmap", errno.ENODEV): _text("Only regular files, memory files and some devices can be mapped."),
+    ("mmap", errno.ENODEV): _text(
+        "Only regular files, memory files and some devices can be mapped; what is in /proc and /sys cannot."
+    ),
     ("mmap", errno.EPERM): _text("A seal, a noexec mount, or an address below vm.mmap_min_addr forbids it."),
     ("mmap", errno.EOVERFLOW): _text("offset + length is beyond what a file can have."),
     ("mremap", errno.ENOMEM): _address_space_hint,
     ("mprotect", errno.ENOMEM): _address_space_hint,
+    ("mprotect", errno.EINVAL): _text(
+        "addr is not a multiple of the page size, or prot has a bit that this machine does not know."
+    ),
     ("mprotect", errno.EACCES): _text(
         "The file was not opened for what prot asks: map it with mode='r+', or mode='c' for a private copy."
     ),

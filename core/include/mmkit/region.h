@@ -109,7 +109,8 @@ typedef struct mmk_request {
  *
  * returns  0 with *region filled
  *          -EINVAL     length is 0
- *          -ENOMEM     no address space (or more than there can be), no memory for the registry, or the process has too many areas
+ *          -ENOMEM     no address space (or more than there can be), no memory for the registry, or the process
+ *                      has too many areas
  *          -errno      of mmap(2)
  * On error nothing stays mapped. MAP_POPULATE and MAP_LOCKED fail silently in the kernel: use
  * mmk_region_populate and mmk_region_lock. */

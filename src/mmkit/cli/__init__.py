@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from mmkit.cli.maps import maps
+from mmkit.cli.output import Commands
 from mmkit.cli.tour import tour
 
 __all__ = ["main"]
 
 
-@click.group()
+@click.group(cls=Commands)
 @click.version_option(package_name="mmkit")
 def main() -> None:
     """See and control the memory of a Linux process."""
