@@ -71,7 +71,8 @@ static inline int begin(mmk_region *region, size_t offset, size_t length, int ne
 {
     if (__builtin_expect(mmk_region_enter(region) == 0, true)) {
         int prot = atomic_load_explicit(&region->uniform, memory_order_relaxed);
-        if (__builtin_expect(prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length), true))
+        if (__builtin_expect(prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length),
+                             true))
             return 0;
         mmk_region_leave(region);
     }
