@@ -20,7 +20,7 @@ __all__ = ["doctor"]
 _FEATURE, _ANSWER, _SINCE = 36, 11, 7
 _FACT, _VALUE = 25, 14
 _WIDTH = 80
-_INDENT = "    → "
+_INDENT = "    -> "
 
 
 @click.command()
@@ -54,7 +54,7 @@ def _report(found: Examination) -> Iterator[Text]:
         for fact in facts:
             yield from _fact_lines(fact)
     yield Text()
-    yield _summary(found)
+    yield from _summary(found)
 
 
 def _heading(group: str) -> Iterator[Text]:
@@ -77,11 +77,8 @@ def _feature_lines(finding: Finding) -> Iterator[Text]:
 
 def _fact_lines(fact: Fact) -> Iterator[Text]:
     value = _written(fact.value, fact.unit)
-    if fact.used is not None:
-        used = _written(fact.used, fact.unit)
-        means = f"{fact.means}; {used} used"
-    else:
-        means = fact.means
+    used = "" if fact.used is None else f"{_written(fact.used, fact.unit)} used; "
+    means = used + fact.means
     column = _FACT + 2 + _VALUE + 2
     if len(value) > _VALUE:
         yield from _wrapped(_columns((fact.name, _FACT), (value, 0)), _FACT + 2)
@@ -111,10 +108,15 @@ def _written(value: int | str | None, unit: str) -> str:
     return written_size(value) if unit == "bytes" and isinstance(value, int) else str(value)
 
 
-def _summary(found: Examination) -> Text:
+def _summary(found: Examination) -> Iterator[Text]:
     tried = [finding for finding in found.findings if finding.answer.works is not None]
     works = sum(finding.answer.works is True for finding in tried)
     advice = sum(bool(fact.change) for fact in found.facts)
-    return Text(
+    untold = sum(fact.value is None for fact in found.facts)
+    yield Text(
         f"{works} of {len(tried)} features work here; {advice} facts come with something to change.", "bold"
     )
+    if untold:
+        yield Text(
+            f"{untold} facts are not told here: the kernel has no such file, or /proc or /sys is closed."
+        )

@@ -51,7 +51,8 @@ def confinement() -> Iterator[Fact]:
     mode = {"0": "off", "1": "strict", "2": "filter"}.get(status.get("Seccomp", ""))
     yield Fact(
         "seccomp", "confinement", mode, "whether a filter refuses system calls", "", None,
-        "a refused call answers EPERM or ENOSYS: docker run --security-opt seccomp=PROFILE" if mode == "filter" else "",
+        "a refused call answers EPERM or ENOSYS: docker run --security-opt seccomp=PROFILE"
+        if mode == "filter" else "",
     )  # fmt: skip
     privileges = {"0": "can grow", "1": "cannot grow"}.get(status.get("NoNewPrivs", ""))
     yield Fact("privileges", "confinement", privileges, "by running set-user-ID programs (no_new_privs)")
@@ -152,7 +153,7 @@ def _limit(path: Path) -> int | None:
 
 
 def _memory_groups() -> tuple[int, list[Path]]:
-    """Find the directories of this process's group and of those above it, and the version of their hierarchy."""
+    """Find the directories of this process's group and of those above it, and their hierarchy's version."""
     own = {}
     for line in (text("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -180,7 +181,7 @@ def _mounts(version: int) -> Iterator[tuple[str, Path]]:
 
 
 def _chain(mount: Path, root: str, path: str, leaf: str) -> list[Path]:
-    """List the group's directory and its parents that count memory. In a container the path may not be seen."""
+    """List the group's directory and its parents that count memory; in a container some may not be seen."""
     below = path.removeprefix(root) if root != "/" else path
     group = mount / below.strip("/")
     if ".." in below or not (group / leaf).exists():

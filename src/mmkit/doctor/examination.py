@@ -62,7 +62,8 @@ _BY_ERRNO = {
     errno.EAGAIN: "a limit of the process is reached: see the limits below, and `ulimit -u`",
     errno.EFBIG: "raise RLIMIT_FSIZE (`ulimit -f`)",
 }
-_REFUSALS = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
+#: With these a kernel says that it does not know a thing; 0 when it says nothing.
+_REFUSALS = (0, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
 
 
 def _change(feature: Feature, answer: Answer) -> str:
@@ -72,13 +73,13 @@ def _change(feature: Feature, answer: Answer) -> str:
         return "a seccomp filter kills who makes this call: allow it, or have it answer an errno"
     # With no errno to tell, what is said under 0 is all there is.
     said = feature.changes.get(answer.errno) or feature.changes.get(0)
-    if answer.errno in _REFUSALS + (0,) and not _is_as_new_as(feature.since):
+    if answer.errno in _REFUSALS and not _is_as_new_as(feature.since):
         return f"Linux {feature.since} or later"
     if said:
         return said
     if answer.errno in (errno.EPERM, errno.EACCES):
         return "a seccomp profile or a security module refuses it"
-    if answer.errno in _REFUSALS + (0,):
+    if answer.errno in _REFUSALS:
         return "the kernel was built without it, or a seccomp profile refuses it"
     return _BY_ERRNO.get(answer.errno, os.strerror(answer.errno))
 

@@ -29,7 +29,7 @@ class Fact(NamedTuple):
 
 
 def text(path: str | Path) -> str | None:
-    """Read a small file without its last newline; None where it is not there, or is closed to this process."""
+    """Read a small file without its last newline; None where it is not there or closed to us."""
     try:
         return Path(path).read_bytes().decode(errors="backslashreplace").rstrip("\n\0")
     except OSError:
@@ -46,7 +46,7 @@ def number(path: str | Path) -> int | None:
 
 
 def fields(path: str | Path, separator: str = ":") -> dict[str, str]:
-    """Read lines of a name and a value, as in /proc/meminfo and /proc/PID/status; nothing where there is no file."""
+    """Read lines of a name and a value, as in /proc/meminfo and /proc/PID/status; none without the file."""
     lines = (line.partition(separator) for line in (text(path) or "").splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
 
@@ -58,7 +58,7 @@ def kibibytes(found: dict[str, str], name: str) -> int | None:
 
 
 def chosen(path: str | Path) -> str | None:
-    """Read a setting that lists what can be chosen, with the choice in brackets: ``always [madvise] never``."""
+    """Read a setting that lists what can be chosen, the choice in brackets: ``always [madvise] never``."""
     content = text(path)
     if content is None:
         return None

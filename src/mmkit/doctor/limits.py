@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
+from mmkit._native.ipc import shmctl
 from mmkit.doctor.fact import UNLIMITED, Fact, fields, kibibytes, number
+from mmkit.flags import ShmCommand
 from mmkit.hints import size
 
 __all__ = ["process_limits", "shared_memory"]
@@ -24,14 +28,17 @@ def process_limits(may_lock: bool | None) -> Iterator[Fact]:
         "raise it: `ulimit -v unlimited`, LimitAS=infinity; reserved address space counts, used or not",
     )  # fmt: skip
     yield _resource(
-        "RLIMIT_DATA", resource.RLIMIT_DATA, kibibytes(status, "VmData"), "private writable memory, brk and mmap",
+        "RLIMIT_DATA", resource.RLIMIT_DATA, kibibytes(status, "VmData"),
+        "private writable memory, brk and mmap",
         "raise it: `ulimit -d unlimited`, LimitDATA=infinity",
     )  # fmt: skip
     yield _resource(
-        "RLIMIT_STACK", resource.RLIMIT_STACK, kibibytes(status, "VmStk"), "stack of the first thread", ""
+        "RLIMIT_STACK", resource.RLIMIT_STACK, kibibytes(status, "VmStk"), "stack of the first thread"
     )
-    yield _resource("RLIMIT_FSIZE", resource.RLIMIT_FSIZE, None, "largest file it may write, memory files too",
-        "raise it: `ulimit -f unlimited`, LimitFSIZE=infinity")  # fmt: skip
+    yield _resource(
+        "RLIMIT_FSIZE", resource.RLIMIT_FSIZE, None, "largest file it may write, memory files too",
+        "raise it: `ulimit -f unlimited`, LimitFSIZE=infinity",
+    )  # fmt: skip
     yield _core()
     yield _open_files()
     yield _areas()
@@ -53,7 +60,7 @@ def _locked(used: int | None, may_lock: bool | None) -> Fact:
     return Fact("RLIMIT_MEMLOCK", "limits", limit, means, "bytes", used, change)
 
 
-def _resource(name: str, which: int, used: int | None, means: str, change: str) -> Fact:
+def _resource(name: str, which: int, used: int | None, means: str, change: str = "") -> Fact:
     limit = _soft(which)
     return Fact(name, "limits", limit, means, "bytes", used, change if isinstance(limit, int) else "")
 
@@ -74,11 +81,9 @@ def _core() -> Fact:
 
 def _open_files() -> Fact:
     limit, used = _soft(resource.RLIMIT_NOFILE), None
-    try:
+    with contextlib.suppress(OSError):
         # One of them is the listing's own.
         used = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - names, not paths
-    except OSError:
-        pass
     few = isinstance(limit, int) and limit < 1024
     change = "raise it: `ulimit -n 65536`, LimitNOFILE=; a memfd or a segment needs one each" if few else ""
     return Fact("RLIMIT_NOFILE", "limits", limit, "open files; each memfd is one", "files", used, change)
@@ -86,11 +91,8 @@ def _open_files() -> Fact:
 
 def _areas() -> Fact:
     maximum, used, change = number("/proc/sys/vm/max_map_count"), None, ""
-    try:
-        with open("/proc/self/maps", "rb", buffering=0) as maps:  # noqa: PTH123
-            used = sum(piece.count(b"\n") for piece in iter(lambda: maps.read(1 << 16), b""))
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), Path("/proc/self/maps").open("rb", buffering=0) as maps:
+        used = sum(piece.count(b"\n") for piece in iter(lambda: maps.read(1 << 16), b""))
     if maximum is not None and (maximum < 65530 or (used or 0) > maximum // 2):
         change = "raise it: sysctl vm.max_map_count=1048576; each change of protection can split an area"
     return Fact("vm.max_map_count", "limits", maximum, "areas a process may have", "areas", used, change)
@@ -119,9 +121,6 @@ def shared_memory() -> Iterator[Fact]:
 
 
 def _segments() -> tuple[int | None, int | None]:
-    from mmkit._native.ipc import shmctl
-    from mmkit.flags import ShmCommand
-
     try:
         usage = shmctl(0, ShmCommand.SHM_INFO)
     except OSError:
@@ -140,7 +139,9 @@ def _dev_shm() -> Fact:
     total, used = found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
     change = ""
     if total < 256 * _MIB:
-        change = f"{size(total)} is soon full, and then an access is SIGBUS: docker run --shm-size=1g, remount,size=1g"
+        change = (
+            f"{size(total)} is soon full, and then an access is SIGBUS: docker run --shm-size, remount,size="
+        )
     elif used > total * 9 // 10:
-        change = "nearly full, and then an access is SIGBUS: remove what nobody uses, or remount,size=…"
+        change = "nearly full, and then an access is SIGBUS: remove what nobody uses, or remount,size="
     return Fact("/dev/shm", "shared memory", total or UNLIMITED, means, "bytes", used, change)

@@ -35,7 +35,7 @@ def versions() -> Iterator[Fact]:
     yield Fact("page size", "machine", resource.getpagesize(), "what protections and maps come in", "bytes")
     yield Fact("processors", "machine", os.cpu_count(), "that are online", "processors")
     nodes = text("/sys/devices/system/node/online")
-    yield Fact("NUMA nodes", "machine", nodes, "that are online; with one, policies change nothing")
+    yield Fact("NUMA nodes", "machine", nodes, "their numbers; with one, policies change nothing")
 
 
 def memory() -> Iterator[Fact]:
@@ -43,7 +43,7 @@ def memory() -> Iterator[Fact]:
     found = fields("/proc/meminfo")
     total, available = kibibytes(found, "MemTotal"), kibibytes(found, "MemAvailable")
     used = total - available if total is not None and available is not None else None
-    yield Fact("RAM", "memory", total, "of the machine; used: what could not be had", "bytes", used)
+    yield Fact("RAM", "memory", total, "of the machine", "bytes", used)
     swap, free = kibibytes(found, "SwapTotal"), kibibytes(found, "SwapFree")
     yield Fact(
         "swap", "memory", swap, "where pages go that RAM has no room for", "bytes",
@@ -56,7 +56,7 @@ def memory() -> Iterator[Fact]:
     yield Fact(
         "vm.overcommit_memory", "memory", None if policy is None else words.get(policy, str(policy)),
         "whether more may be promised than there is", "", None,
-        "at 2 large reservations fail: map them with noreserve and PROT_NONE, or sysctl vm.overcommit_memory=0"
+        "at 2 large writable mappings fail: reserve with PROT_NONE, or sysctl vm.overcommit_memory=0"
         if policy == 2 else "",
     )  # fmt: skip
     limit, committed = kibibytes(found, "CommitLimit"), kibibytes(found, "Committed_AS")
@@ -68,7 +68,8 @@ def huge_pages() -> Iterator[Fact]:
     """Tell the pools of huge pages by size, and what transparent huge pages are allowed to do."""
     yield from _pools()
     yield Fact(
-        "THP enabled", "huge pages", setting := chosen(_THP / "enabled"), "transparent huge pages: for whom", "", None,
+        "THP enabled", "huge pages", setting := chosen(_THP / "enabled"),
+        "transparent huge pages: for whom", "", None,
         "off: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" if setting == "never" else "",
     )  # fmt: skip
     yield Fact("THP defrag", "huge pages", chosen(_THP / "defrag"), "whether a fault waits for a huge page")

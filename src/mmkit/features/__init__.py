@@ -17,6 +17,7 @@ from mmkit.features import files, mapping, processes
 from mmkit.features.feature import Absent, Answer, Feature, Key, ask, ask_all
 from mmkit.features.mapping import huge_page_size
 from mmkit.flags import Advice, MapFlag, MemfdFlag
+from mmkit.hints import failure
 
 __all__ = ["FEATURES", "Answer", "Feature", "ask", "ask_all", "huge_page_size", "supports"]
 
@@ -67,7 +68,8 @@ def supports(feature: str | Advice | MapFlag | MemfdFlag) -> bool:
     ValueError
         A feature without a probe.
     SyscallError
-        ``EMFILE``, ``ENFILE``: too many files are open for asking.
+        ``EMFILE``, ``ENFILE``: too many files are open for asking. ``EAGAIN``: no child process can be
+        had, for a probe that cannot be undone (``"brk"``, ``"mseal"``, ``"mlockall"``).
 
     Examples
     --------
@@ -79,6 +81,8 @@ def supports(feature: str | Advice | MapFlag | MemfdFlag) -> bool:
     answer = ask(asked)
     if answer.works is None:
         raise ValueError(f"{feature!r} is not tried: it takes memory from the machine")
-    if answer.errno in (errno.EMFILE, errno.ENFILE):
-        asked.probe()
+    # These tell of the asking, not of the feature.
+    momentary = (errno.EMFILE, errno.ENFILE, *((errno.EAGAIN,) if asked.leaves_marks else ()))
+    if answer.errno in momentary:
+        raise failure(-answer.errno, "supports", None, (feature,))
     return answer.works

@@ -13,7 +13,18 @@ from typing import NamedTuple
 from mmkit._native import calls
 from mmkit.flags import Advice, MapFlag, MemfdFlag, Prot
 
-__all__ = ["Absent", "Answer", "Feature", "NeverTried", "ask", "ask_all", "memory", "memory_file"]
+__all__ = [
+    "Absent",
+    "Answer",
+    "Feature",
+    "Key",
+    "NeverTried",
+    "ask",
+    "ask_all",
+    "memory",
+    "memory_file",
+    "taking",
+]
 
 Key = str | Advice | MapFlag | MemfdFlag
 
@@ -72,9 +83,9 @@ def _written_errno(number: int) -> str:
 
 def ask(feature: Feature) -> Answer:
     """Ask the running kernel, now."""
-    if feature.leaves_marks:
-        return ask_all([feature._replace(leaves_marks=False)])[0]
     try:
+        if feature.leaves_marks:
+            return _ask_in_child([feature._replace(leaves_marks=False)])[0]
         feature.probe()
     except OSError as error:
         return Answer(False, error.errno or errno.EIO)
@@ -86,22 +97,36 @@ def ask(feature: Feature) -> Answer:
 
 
 def ask_all(features: Sequence[Feature]) -> list[Answer]:
-    """Ask for many features in child processes: a filter that kills ends one child, and its answer is the signal.
+    """Ask for many features in child processes: where a filter kills one, the answer is its signal.
 
-    Where no child can be had, those that leave marks get that errno, and the others are asked here.
+    Where no child can be had, they are asked here, as `ask` does.
     """
     answers: list[Answer] = []
     while len(answers) < len(features):
+        left = features[len(answers) :]
         try:
-            answers += _ask_in_child(features[len(answers) :])
-        except OSError as error:
-            refused = Answer(False, error.errno or errno.EIO)
-            answers += [refused if f.leaves_marks else ask(f) for f in features[len(answers) :]]
+            answers += _ask_in_child(left)
+        except OSError:
+            answers += map(ask, left)
     return answers
 
 
-# How an answer goes through the pipe. No errno reaches this far.
-_YES, _UNTRIED, _ABSENT = 0, 254, 255
+# How an answer goes through the pipe, in a byte: 0, an errno (at most 133), or one of these.
+_SIGNAL, _UNTRIED, _ABSENT = 160, 254, 255
+
+
+def _encoded(answer: Answer) -> int:
+    if answer.works is not False:
+        return 0 if answer.works else _UNTRIED
+    return _SIGNAL + answer.signal if answer.signal else answer.errno or _ABSENT
+
+
+def _decoded(code: int) -> Answer:
+    if code in (0, _UNTRIED):
+        return Answer(True if code == 0 else None)
+    if code == _ABSENT:
+        return Answer(False)
+    return Answer(False, 0, code - _SIGNAL) if code > _SIGNAL else Answer(False, code)
 
 
 def _ask_in_child(features: Sequence[Feature]) -> list[Answer]:
@@ -133,18 +158,10 @@ def _answer_into(pipe: int, features: Sequence[Feature]) -> None:
     status = 1
     try:
         for feature in features:
-            answer = ask(feature)
-            code = _YES if answer.works else _UNTRIED if answer.works is None else answer.errno or _ABSENT
-            os.write(pipe, bytes([code]))
+            os.write(pipe, bytes([_encoded(ask(feature))]))
         status = 0
     finally:
         os._exit(status)
-
-
-def _decoded(code: int) -> Answer:
-    if code == _YES:
-        return Answer(True)
-    return Answer(None) if code == _UNTRIED else Answer(False, 0 if code == _ABSENT else code)
 
 
 # ---- what probes stand on

@@ -111,7 +111,7 @@ _XATTR = {
 _SHM = {
     errno.ENOENT: "mount a tmpfs on /dev/shm",
     errno.EACCES: "make /dev/shm writable for everybody: mode 1777",
-    errno.ENOSPC: "enlarge /dev/shm: mount -o remount,size=…, docker run --shm-size",
+    errno.ENOSPC: "enlarge /dev/shm: mount -o remount,size=SIZE, docker run --shm-size",
     errno.EROFS: "mount a writable tmpfs on /dev/shm",
 }
 _SYSTEM_V = {
@@ -148,7 +148,7 @@ FEATURES = (
         _maps_secretly,
         "memfd_secret",
         {
-            errno.ENOSYS: "boot with secretmem.enable=1 (the default since 6.5), CONFIG_SECRETMEM; or seccomp refuses it",
+            errno.ENOSYS: "boot with secretmem.enable=1 (default since 6.5); or a seccomp profile refuses it",
             errno.EAGAIN: "raise RLIMIT_MEMLOCK (`ulimit -l`): secret pages count as locked",
         },
     ),

@@ -173,10 +173,10 @@ def _locks_everything() -> None:
     calls.mlockall(LockAllFlag.CURRENT | LockAllFlag.FUTURE | LockAllFlag.ONFAULT)
 
 
-_POOL = "reserve huge pages of that size: sysctl vm.nr_hugepages=N, or nr_hugepages under /sys/kernel/mm/hugepages"
+_POOL = "reserve some: sysctl vm.nr_hugepages=N, or nr_hugepages in /sys/kernel/mm/hugepages/*"
 _HUGE = {
     errno.ENOMEM: _POOL,
-    errno.EINVAL: "the processor or the kernel has no huge pages of that size; the sizes are among the facts below",
+    errno.EINVAL: "the processor or the kernel has no huge pages of that size; see the pools below",
 }
 _HUGE_SIZES: dict[str, tuple[MapFlag, ...]] = {
     "x86_64": (MapFlag.HUGE_2MB, MapFlag.HUGE_1GB),
@@ -265,19 +265,15 @@ _ADVICE_SINCE = {
     "COLLAPSE": "6.1",
     **dict.fromkeys(("GUARD_INSTALL", "GUARD_REMOVE"), "6.13"),
 }
+_KSM = {errno.EINVAL: "a kernel with CONFIG_KSM"}
+_THP = {errno.EINVAL: "a kernel with CONFIG_TRANSPARENT_HUGEPAGE"}
+_DAMAGE = {0: "nothing: it takes memory from the machine, for tests of the kernel"}
+_GUARDS = {errno.EINVAL: "Linux 6.13 or later; until then mmkit's guards are mprotect's, two areas each"}
 _ADVICE_CHANGES = {
-    **dict.fromkeys(("MERGEABLE", "UNMERGEABLE"), {errno.EINVAL: "a kernel with CONFIG_KSM"}),
-    **dict.fromkeys(
-        ("HUGEPAGE", "NOHUGEPAGE", "COLLAPSE"), {errno.EINVAL: "a kernel with CONFIG_TRANSPARENT_HUGEPAGE"}
-    ),
-    **dict.fromkeys(
-        ("HWPOISON", "SOFT_OFFLINE"),
-        {0: "nothing: it takes memory from the machine, for tests of the kernel"},
-    ),
-    **dict.fromkeys(
-        ("GUARD_INSTALL", "GUARD_REMOVE"),
-        {errno.EINVAL: "Linux 6.13 or later; until then mmkit's guards are mprotect's, two areas each"},
-    ),
+    **dict.fromkeys(("MERGEABLE", "UNMERGEABLE"), _KSM),
+    **dict.fromkeys(("HUGEPAGE", "NOHUGEPAGE", "COLLAPSE"), _THP),
+    **dict.fromkeys(("HWPOISON", "SOFT_OFFLINE"), _DAMAGE),
+    **dict.fromkeys(("GUARD_INSTALL", "GUARD_REMOVE"), _GUARDS),
 }
 
 
