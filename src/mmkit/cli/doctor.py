@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -25,7 +27,8 @@ _INDENT = "    -> "
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs; sizes in bytes.")
-def doctor(as_json: bool) -> None:
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
     """Tell what works here, what limits it, and what to change.
 
     Every feature of the kernel that mmkit stands on is tried, as this user, with these limits. Nothing is
@@ -35,10 +38,16 @@ def doctor(as_json: bool) -> None:
     not understood.
     """
     found = examine()
-    if as_json:
-        click.echo(json.dumps(document(found), indent=1))
-    else:
-        Console(highlight=False).print(Text("\n").join(_report(found)), soft_wrap=True)
+    try:
+        if as_json:
+            click.echo(json.dumps(document(found), indent=1))
+        else:
+            Console(highlight=False).print(Text("\n").join(_report(found)), soft_wrap=True)
+    except OSError as error:
+        click.echo(f"mmkit doctor: the report cannot be written: {error.strerror}", err=True)
+        # What Python has not written yet must not fail once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        context.exit(1)
 
 
 def _report(found: Examination) -> Iterator[Text]:
@@ -117,6 +126,6 @@ def _summary(found: Examination) -> Iterator[Text]:
         f"{works} of {len(tried)} features work here; {advice} facts come with something to change.", "bold"
     )
     if untold:
-        yield Text(
-            f"{untold} facts are not told here: the kernel has no such file, or /proc or /sys is closed."
+        yield from _wrapped(
+            f"Not told here: {untold} facts, for which the kernel has no file, or /proc or /sys is closed.", 0
         )

@@ -27,15 +27,26 @@ def versions() -> Iterator[Fact]:
         "libc", "machine", " ".join(platform.libc_ver()).strip() or None, "the C library Python runs on"
     )
     yield Fact("Python", "machine", platform.python_version(), platform.python_implementation())
-    try:
-        mmkit = version("mmkit")
-    except PackageNotFoundError:
-        mmkit = None
-    yield Fact("mmkit", "machine", mmkit, "this library")
+    yield Fact("mmkit", "machine", _version(), "this library")
     yield Fact("page size", "machine", resource.getpagesize(), "what protections and maps come in", "bytes")
     yield Fact("processors", "machine", os.cpu_count(), "that are online", "processors")
     nodes = text("/sys/devices/system/node/online")
     yield Fact("NUMA nodes", "machine", nodes, "their numbers; with one, policies change nothing")
+
+
+def _libc() -> str | None:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (OSError, ValueError):
+        # musl has no such name.
+        return None
+
+
+def _version() -> str | None:
+    try:
+        return version("mmkit")
+    except (PackageNotFoundError, OSError):
+        return None
 
 
 def memory() -> Iterator[Fact]:
@@ -83,7 +94,7 @@ def huge_pages() -> Iterator[Fact]:
 
 
 def _pools() -> Iterator[Fact]:
-    pools = sorted(_POOLS.glob("hugepages-*kB"), key=_pool_size) if _readable(_POOLS) else []
+    pools = _by_size(_POOLS)
     if not pools:
         yield Fact("huge page pools", "huge pages", None, "none, or /sys is closed here")
     for pool in pools:
@@ -96,8 +107,13 @@ def _pools() -> Iterator[Fact]:
         yield Fact(f"pool of {size(_pool_size(pool))}", "huge pages", total, means, "pages", used, change)
 
 
-def _readable(directory: Path) -> bool:
-    return os.access(directory, os.R_OK | os.X_OK)
+def _by_size(directory: Path) -> list[Path]:
+    """List the directories that a directory has for sizes of pages, the smallest first."""
+    try:
+        names = os.listdir(directory)  # noqa: PTH208 - names, to choose among
+    except OSError:
+        return []
+    return sorted((directory / name for name in names if name.startswith("hugepages-")), key=_pool_size)
 
 
 def _pool_size(pool: Path) -> int:
@@ -106,12 +122,10 @@ def _pool_size(pool: Path) -> int:
 
 def _sizes_by_setting() -> str | None:
     settings: dict[str, list[int]] = {}
-    for directory in _THP.glob("hugepages-*kB") if _readable(_THP) else ():
+    for directory in _by_size(_THP):
         if (setting := chosen(directory / "enabled")) is not None:
             settings.setdefault(setting, []).append(_pool_size(directory) // 1024)
-    listed = (
-        f"{setting}: {', '.join(map(str, sorted(sizes)))}" for setting, sizes in sorted(settings.items())
-    )
+    listed = (f"{setting}: {', '.join(map(str, sizes))}" for setting, sizes in sorted(settings.items()))
     return "; ".join(listed) or None
 
 
