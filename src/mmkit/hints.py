@@ -125,6 +125,7 @@ _LIKE_PTRACE = (
     "Another process's memory needs what ptrace needs: the same user, or CAP_SYS_PTRACE "
     "(see kernel.yama.ptrace_scope)."
 )
+_ADVISE_OTHERS = "Another process's memory needs CAP_SYS_NICE, and what ptrace needs."
 
 _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mlock", errno.ENOMEM): _lock_limit_hint,
@@ -185,9 +186,8 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("userfaultfd", errno.EPERM): _text(
         "Without UserfaultFlag.USER_MODE_ONLY it needs CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1."
     ),
-    ("process_madvise", errno.EPERM): _text(
-        "Another process's memory needs CAP_SYS_NICE, and what ptrace needs."
-    ),
+    ("process_madvise", errno.EPERM): _text(_ADVISE_OTHERS),
+    ("process_madvise", errno.EACCES): _text(_ADVISE_OTHERS),
     ("process_mrelease", errno.EINVAL): _text("The process is not dying: send it SIGKILL first."),
     ("membarrier", errno.EPERM): _text("Register first: MembarrierCommand.REGISTER_…"),
     ("mbind", errno.EIO): _text("STRICT: pages are on other nodes, or could not be moved."),

@@ -433,8 +433,8 @@ def process_madvise(pidfd: int, iovec: object, advice: int, flags: int = 0) -> i
     Raises
     ------
     SyscallError
-        ``EBADF``, ``ESRCH``; ``EPERM``: needs CAP_SYS_NICE and what ptrace needs; ``EINVAL``: advice that
-        is not for others; ``ENOMEM``: nothing is mapped there.
+        ``EBADF``, ``ESRCH``; ``EPERM``, ``EACCES``: needs CAP_SYS_NICE and what ptrace needs; ``EINVAL``:
+        advice that is not for others; ``ENOMEM``: nothing is mapped there.
 
     References
     ----------

@@ -1,6 +1,7 @@
 """The raw calls on where memory comes from, as `mmkit.linux` exports them: NUMA nodes."""
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.number cimport PyNumber_Index
 from libc.string cimport memcpy, memset
 
 from mmkit._native.arguments cimport as_int, as_size, check_end
@@ -20,6 +21,7 @@ cdef enum:
 cdef int fill_mask(object nodemask, unsigned long *mask, str call) except -1:
     """Bit n of a number is node n. Both architectures are little-endian, so bytes are in the order of longs."""
     cdef bytes bits
+    nodemask = PyNumber_Index(nodemask)
     if nodemask < 0 or nodemask.bit_length() > NODES:
         raise ValueError(f"{call}: nodemask must have between 0 and {NODES} bits, not {nodemask:#x}")
     bits = nodemask.to_bytes(BYTES, "little")
