@@ -317,7 +317,7 @@ def test_what_a_container_refuses_is_said_to_be_refused():
     features, facts = in_child(report, refuse=refuse)
     assert features["mbind"]["answer"] == "EPERM"
     assert "CAP_SYS_NICE" in features["mbind"]["change"]
-    for name in ("cachestat", "shmget, shmat, shmctl"):
+    for name in ("cachestat", "shmget"):
         assert features[name]["answer"] == "ENOSYS"
         assert features[name]["errno"] == errno.ENOSYS
         assert "seccomp" in features[name]["change"]

@@ -67,6 +67,7 @@ def test_every_advice_has_a_row_and_every_row_can_be_asked_for():
     for feature in FEATURES:
         if feature.key not in (None, Advice.HWPOISON, Advice.SOFT_OFFLINE):
             assert mmkit.supports(feature.key) in (True, False)
+    assert all(feature.key == feature.name for feature in FEATURES if isinstance(feature.key, str))
     keys = [(type(feature.key), feature.key) for feature in FEATURES]
     assert len(set(keys)) == len(keys)
     assert len({feature.name for feature in FEATURES}) == len(FEATURES)

@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from mmkit.doctor.fact import Fact, chosen, fields, kibibytes, number, text
@@ -45,7 +45,8 @@ def _libc() -> str | None:
 def _version() -> str | None:
     try:
         return version("mmkit")
-    except (PackageNotFoundError, OSError):
+    except (ImportError, OSError):
+        # PackageNotFoundError is an ImportError.
         return None
 
 

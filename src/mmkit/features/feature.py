@@ -42,11 +42,11 @@ class Feature(NamedTuple):
 
     name: str
     group: str
-    #: The Linux version that brought it.
+    #: The Linux version that brought it; 2.4 for what is older.
     since: str
     #: Returns where the feature works; raises the kernel's `OSError` where not, or `Absent`.
     probe: Callable[[], object]
-    #: What `supports` takes for it; None for what only the doctor asks.
+    #: What `supports` takes for it: a flag, or the name.
     key: Key | None = None
     #: What to do to have it, by what the kernel says; 0 for whatever it says.
     changes: Mapping[int, str] = {}

@@ -152,9 +152,9 @@ FEATURES = (
             errno.EAGAIN: "raise RLIMIT_MEMLOCK (`ulimit -l`): secret pages count as locked",
         },
     ),
-    Feature("user.* attributes, memfd", _GROUP, "6.6", _attributes_of_memfd, "user xattr on memfd", _XATTR),
+    Feature("user xattr on memfd", _GROUP, "6.6", _attributes_of_memfd, "user xattr on memfd", _XATTR),
     Feature(
-        "user.* attributes, /dev/shm",
+        "user xattr on /dev/shm",
         _GROUP,
         "6.6",
         _attributes_of_shared_memory,
@@ -164,9 +164,9 @@ FEATURES = (
     Feature("cachestat", _GROUP, "6.5", _counts_cache, "cachestat"),
     Feature("shm_open", "shared memory", "2.4", _shares_by_name, "shm_open", _SHM),
     Feature(
-        "shmget, shmat, shmctl",
+        "shmget",
         "shared memory",
-        "1.0",
+        "2.4",
         partial(_with_segment, lambda _: None),
         "shmget",
         _SYSTEM_V,

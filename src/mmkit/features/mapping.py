@@ -205,9 +205,9 @@ def _mapping(
 
 _MAPPING = (
     Feature(
-        "brk", "mapping", "1.0", _grow_break, "brk", {errno.ENOMEM: "raise RLIMIT_DATA (`ulimit -d`)"}, True
+        "brk", "mapping", "2.4", _grow_break, "brk", {errno.ENOMEM: "raise RLIMIT_DATA (`ulimit -d`)"}, True
     ),
-    _mapping("mmap", "1.0", lambda: _maps(MapFlag.PRIVATE), ENOMEM="raise RLIMIT_AS (`ulimit -v`)"),
+    _mapping("mmap", "2.4", lambda: _maps(MapFlag.PRIVATE), ENOMEM="raise RLIMIT_AS (`ulimit -v`)"),
     _mapping("MAP_POPULATE", "2.6", lambda: _maps(MapFlag.PRIVATE | MapFlag.POPULATE), MapFlag.POPULATE),
     Feature("MAP_LOCKED", "mapping", "2.6", _locks_what_it_maps, MapFlag.LOCKED, _LOCKING),
     _mapping("MAP_SHARED_VALIDATE", "4.15", _validates_flags, MapFlag.SHARED_VALIDATE),
@@ -222,20 +222,19 @@ _MAPPING = (
     _mapping("MAP_DROPPABLE", "6.11", lambda: _maps(MapFlag.DROPPABLE), MapFlag.DROPPABLE),
     Feature("MAP_HUGETLB", "mapping", "2.6.32", _reserves_huge_page, MapFlag.HUGETLB, _HUGE),
     *map(_huge_size, _HUGE_SIZES.get(platform.machine(), ())),
-    _mapping("mremap", "1.3", _shrinks),
+    _mapping("mremap", "2.4", _shrinks),
     _mapping("MREMAP_DONTUNMAP", "5.7", _moves_and_leaves),
-    _mapping("mprotect", "1.0", lambda: _protects(Prot.READ)),
+    _mapping("mprotect", "2.4", lambda: _protects(Prot.READ)),
     _mapping(
         "mprotect, PROT_EXEC",
-        "1.0",
+        "2.4",
         lambda: _protects(Prot.READ | Prot.EXEC),
         EACCES="a security module or PR_SET_MDWE (MemoryDenyWriteExecute=) forbids code in written memory",
     ),
     _mapping(
-        "protection keys",
+        "pkey_alloc",
         "4.9",
         _gives_memory_a_key,
-        "pkey_alloc",
         ENOSPC="the processor has none, or this process has taken them all; /proc/cpuinfo says ospke or poe",
         ENOSYS="the kernel was built without CONFIG_ARCH_HAS_PKEYS, or is older than 4.9",
     ),
@@ -291,7 +290,7 @@ _ADVISING = (
         "5.10",
         partial(_advises_by_descriptor, Advice.COLD),
         "process_madvise",
-        {errno.EPERM: "CAP_SYS_NICE before Linux 5.13 even for oneself; or a seccomp profile refuses it"},
+        {errno.EPERM: "CAP_SYS_NICE: before Linux 6.13 even for oneself; or a seccomp profile refuses it"},
     ),
     Feature(
         "process_madvise, any advice",
@@ -304,10 +303,10 @@ _ADVISING = (
 )
 
 _LOCKS = (
-    Feature("mlock", "locking", "1.3.7", _locks_page, "mlock", _LOCKING),
+    Feature("mlock", "locking", "2.4", _locks_page, "mlock", _LOCKING),
     # An empty range: whether the kernel has it is no matter of how much is locked already.
     Feature("mlock2", "locking", "4.4", lambda: calls.mlock2(0, 0, LockFlag.ONFAULT), "mlock2", _LOCKING),
-    Feature("mlockall", "locking", "1.3.7", _locks_everything, "mlockall", _LOCKING, True),
+    Feature("mlockall", "locking", "2.4", _locks_everything, "mlockall", _LOCKING, True),
 )
 
 FEATURES = _MAPPING + _ADVISING + _LOCKS

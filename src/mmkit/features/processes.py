@@ -198,7 +198,7 @@ FEATURES = (
     _named("process_vm_writev", _OTHERS, "3.2", _writes_memory, _PTRACE),
     _named("pidfd_open", _OTHERS, "5.3", _names_process),
     _named("process_mrelease", _OTHERS, "5.15", _reaps_memory),
-    _named("/proc/PID/maps", _OTHERS, "1.0", partial(_reads, "/proc/self/maps"), _PROC),
+    _named("/proc/PID/maps", _OTHERS, "2.4", partial(_reads, "/proc/self/maps"), _PROC),
     _named("/proc/PID/smaps_rollup", _OTHERS, "4.14", partial(_reads, "/proc/self/smaps_rollup"), _PROC),
     _named("/proc/PID/pagemap", _OTHERS, "2.6.25", partial(_reads, "/proc/self/pagemap"), _PROC),
     _named(
