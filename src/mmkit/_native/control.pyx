@@ -1,4 +1,4 @@
-"""The raw calls that hand memory and its faults to somebody, as `mmkit.linux` exports them: keys, barriers, userfaultfd."""
+"""The raw calls that hand memory and faults to somebody, as `mmkit.linux` exports them: keys, barriers, faults."""
 
 from mmkit._native.arguments cimport as_int, as_size, check_end
 from mmkit._native.sys cimport *

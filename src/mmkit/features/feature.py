@@ -89,6 +89,9 @@ def ask(feature: Feature) -> Answer:
         feature.probe()
     except OSError as error:
         return Answer(False, error.errno or errno.EIO)
+    except MemoryError:
+        # Python's own, before the kernel was asked.
+        return Answer(False, errno.ENOMEM)
     except Absent:
         return Answer(False)
     except NeverTried:
@@ -146,7 +149,10 @@ def _ask_in_child(features: Sequence[Feature]) -> list[Answer]:
     os.close(writer)
     with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
         codes = pipe.read()
-    _, status = os.waitpid(child, 0)
+    status = 0
+    # Where SIGCHLD is ignored the kernel has buried the child already.
+    with contextlib.suppress(ChildProcessError):
+        _, status = os.waitpid(child, 0)
     answers = [_decoded(code) for code in codes]
     if len(answers) < len(features):
         killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
