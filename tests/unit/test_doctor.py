@@ -169,6 +169,7 @@ def test_a_small_dev_shm_is_said_to_be_small(tmp_path):
     fact = in_mount(attempt, Path("/dev/shm"), "tmpfs", "size=1m")
     assert fact["value"] == MIB
     assert "--shm-size" in fact["change"]
+    assert in_mount(attempt, Path("/dev/shm"), "tmpfs", "size=0")["value"] == "unlimited"
 
 
 # ---- control groups

@@ -138,10 +138,13 @@ def _dev_shm() -> Fact:
         )
     total, used = found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
     change = ""
+    if total == 0:
+        # Mounted with size=0.
+        return Fact("/dev/shm", "shared memory", UNLIMITED, means, "bytes")
     if total < 256 * _MIB:
         change = (
             f"{size(total)} is soon full, and then an access is SIGBUS: docker run --shm-size, remount,size="
         )
     elif used > total * 9 // 10:
         change = "nearly full, and then an access is SIGBUS: remove what nobody uses, or remount,size="
-    return Fact("/dev/shm", "shared memory", total or UNLIMITED, means, "bytes", used, change)
+    return Fact("/dev/shm", "shared memory", total, means, "bytes", used, change)
