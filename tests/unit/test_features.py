@@ -14,7 +14,19 @@ from mmkit import Advice, MapFlag
 from mmkit.features import FEATURES, Answer, Feature, ask, ask_all
 from mmkit.features.feature import Absent
 from mmkit.flags import MemfdFlag
-from support import KILLED, NOBODY, areas, in_child, locked_bytes, needs_root, perms, refuse_calls, x86_64
+from support import (
+    KILLED,
+    NOBODY,
+    PAGE,
+    areas,
+    in_child,
+    locked_bytes,
+    needs_root,
+    perms,
+    refuse_calls,
+    sanitized,
+    x86_64,
+)
 
 _GETPID_NUMBER, _MSEAL, _USERFAULTFD, _MEMBARRIER, _MADVISE, _CLONE, _FORK, _CLONE3 = (
     39,
@@ -97,6 +109,26 @@ def test_asking_leaves_nothing_behind():
     before, after, more_areas = in_child(attempt)
     assert after == before
     assert more_areas <= 1
+
+
+@sanitized
+def test_asking_again_and_again_takes_no_memory_and_no_keys():
+    def mapped():
+        return sum(end - start for start, end, _ in areas())
+
+    def attempt():
+        times, grown = 400, {}
+        for feature in FEATURES:
+            if feature.leaves_marks or feature.group not in ("mapping", "advice", "locking", "NUMA"):
+                continue
+            first, before = ask(feature), mapped()
+            # All but the first: what is taken and not given back runs out, or adds up.
+            last = [ask(feature) for _ in range(times)][-1]
+            if last != first or mapped() - before >= times * PAGE:
+                grown[feature.name] = (first, last, mapped() - before)
+        return grown
+
+    assert in_child(attempt) == {}
 
 
 def test_a_probe_that_cannot_be_undone_is_made_in_a_child():
