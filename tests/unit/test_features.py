@@ -119,7 +119,10 @@ def test_asking_again_and_again_takes_no_memory_and_no_keys():
     def attempt():
         times, grown = 400, {}
         for feature in FEATURES:
-            if feature.leaves_marks or feature.group not in ("mapping", "advice", "locking", "NUMA"):
+            # Pools of huge pages change while others use them.
+            if feature.leaves_marks or feature.name.startswith("MAP_HUGE"):
+                continue
+            if feature.group not in ("mapping", "advice", "locking", "NUMA"):
                 continue
             first, before = ask(feature), mapped()
             # All but the first: what is taken and not given back runs out, or adds up.
