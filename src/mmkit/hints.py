@@ -125,6 +125,7 @@ _LIKE_PTRACE = (
     "Another process's memory needs what ptrace needs: the same user, or CAP_SYS_PTRACE "
     "(see kernel.yama.ptrace_scope)."
 )
+_ADVISE_OTHERS = "Another process's memory needs CAP_SYS_NICE, and what ptrace needs."
 
 _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mlock", errno.ENOMEM): _lock_limit_hint,
@@ -186,6 +187,15 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("shmget", errno.EINVAL): _text(
         "The size is 0 or beyond kernel.shmmax, or the segment exists and is smaller than asked."
     ),
+    ("pkey_alloc", errno.ENOSPC): _text("All keys of the process are taken, or the processor has none."),
+    ("userfaultfd", errno.EPERM): _text(
+        "Without UserfaultFlag.USER_MODE_ONLY it needs CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1."
+    ),
+    ("process_madvise", errno.EPERM): _text(_ADVISE_OTHERS),
+    ("process_madvise", errno.EACCES): _text(_ADVISE_OTHERS),
+    ("process_mrelease", errno.EINVAL): _text("The process is not dying: send it SIGKILL first."),
+    ("membarrier", errno.EPERM): _text("Register first: MembarrierCommand.REGISTER_…"),
+    ("mbind", errno.EIO): _text("STRICT: pages are on other nodes, or could not be moved."),
     ("process_vm_readv", errno.EPERM): _text(_LIKE_PTRACE),
     ("process_vm_writev", errno.EPERM): _text(_LIKE_PTRACE),
     ("process_vm_readv", errno.EFAULT): _text("Nothing readable is at the first remote address."),

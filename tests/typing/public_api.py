@@ -5,7 +5,7 @@ from typing import assert_type
 import mmkit
 from mmkit import Advice, MapFlag, Prot, Region, linux
 from mmkit.flags import ShmCommand
-from mmkit.structs import ShmidDs, ShmInfo, ShmUsage
+from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
 
 region = Region.anonymous(4096, prot=Prot.READ | Prot.WRITE, lock="warn", hugepages="off")
 assert_type(region, Region)
@@ -32,6 +32,9 @@ assert_type(linux.shmctl(0, ShmCommand.STAT), ShmidDs)
 assert_type(linux.shmctl(0, ShmCommand.INFO), ShmInfo)
 assert_type(linux.shmctl(0, ShmCommand.SHM_INFO), ShmUsage)
 linux.shmctl(0, ShmCommand.RMID)
+assert_type(linux.get_mempolicy(), MemPolicy)
+assert_type(linux.move_pages(0, [4096]), tuple[int, ...])
+assert_type(linux.process_madvise(3, [(4096, 4096)], Advice.COLD), int)
 
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mmkit.cli.doctor import doctor
 from mmkit.cli.maps import maps
 from mmkit.cli.output import Commands
 from mmkit.cli.tour import tour
@@ -19,3 +20,4 @@ def main() -> None:
 
 main.add_command(tour)
 main.add_command(maps)
+main.add_command(doctor)
