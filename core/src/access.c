@@ -49,13 +49,11 @@ static int check_access(mmk_region *region, size_t offset, size_t length, int ne
     return find_what_is_forbidden(region, offset, length, needed, fault);
 }
 
-int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+/* access_begin, where a look at the protection in force on all pages does not suffice. pre: the region is pinned. */
+static int begin_by_looking(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
 {
     for (;;) {
-        int error = mmk_region_enter(region);
-        if (error)
-            return error;
-        error = check_access(region, offset, length, needed, fault);
+        int error = check_access(region, offset, length, needed, fault);
         if (!error)
             return 0;
         mmk_region_leave(region);
@@ -63,22 +61,28 @@ int access_begin(mmk_region *region, size_t offset, size_t length, int needed, m
             return error;
         pthread_mutex_lock(&region->lock);
         pthread_mutex_unlock(&region->lock);
+        error = mmk_region_enter(region);
+        if (error)
+            return error;
     }
 }
 
-/* access_begin; in a few instructions where the region is open and every page of it allows the same. */
 static inline int begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
 {
-    if (__builtin_expect(mmk_region_enter(region) == 0, true)) {
-        int prot = atomic_load_explicit(&region->uniform, memory_order_relaxed);
-        if (__builtin_expect(prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length),
-                             true))
-            return 0;
-        mmk_region_leave(region);
-    }
-    return access_begin(region, offset, length, needed, fault);
+    int error = mmk_region_enter(region);
+    if (__builtin_expect(error, 0))
+        return error;
+    int prot = atomic_load_explicit(&region->uniform, memory_order_relaxed);
+    bool allowed = prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length);
+    return __builtin_expect(allowed, true) ? 0 : begin_by_looking(region, offset, length, needed, fault);
 }
 
+int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+{
+    return begin(region, offset, length, needed, fault);
+}
+
+/* What became of a copy. */
 static inline int copied(const mmk_region *region, size_t offset, size_t length, bool write, int error,
                          mmk_fault *fault)
 {
@@ -89,10 +93,15 @@ static inline int copied(const mmk_region *region, size_t offset, size_t length,
     return error;
 }
 
+static inline int load(const mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
+{
+    int error = guarded_copy(into, region->base + offset, length, fault);
+    return copied(region, offset, length, false, error, fault);
+}
+
 int access_load(const mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
-    int error = mmk_guarded_copy(into, region->base + offset, length, fault);
-    return copied(region, offset, length, false, error, fault);
+    return load(region, offset, into, length, fault);
 }
 
 int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
@@ -100,8 +109,7 @@ int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length
     int error = begin(region, offset, length, PROT_READ, fault);
     if (error)
         return error;
-    error = guarded_copy(into, region->base + offset, length, fault);
-    error = copied(region, offset, length, false, error, fault);
+    error = load(region, offset, into, length, fault);
     mmk_region_leave(region);
     return error;
 }

@@ -1,9 +1,10 @@
 /* fault_internal.h: what the parts of fault handling share.
  *
- *     guarded.c       mmk_guarded_copy
- *     guarded_leaf.c  the routine that touches the memory
- *     fault.c         what to do with a fault
- *     signals.c       whose turn it is: the handlers before and after ours
+ *     guarded.c           mmk_guarded_copy
+ *     guarded_internal.h  what of it every access pays
+ *     guarded_leaf.c      the routine that touches the memory
+ *     fault.c             what to do with a fault
+ *     signals.c           whose turn it is: the handlers before and after ours
  */
 #ifndef MMKIT_FAULT_INTERNAL_H
 #define MMKIT_FAULT_INTERNAL_H

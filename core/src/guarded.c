@@ -51,7 +51,7 @@ static bool meets_page(const void *start, size_t length, uintptr_t page)
     return (uintptr_t)start - page < mmk_page_size() || page - (uintptr_t)start < length;
 }
 
-int guarded_describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length)
+void guarded_describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length)
 {
     uintptr_t page = mmk_round_down(result.value, mmk_page_size());
     bool source = meets_page(from, length, page), target = meets_page(to, length, page);
@@ -60,14 +60,13 @@ int guarded_describe(mmk_fault *fault, leaf_result result, const void *to, const
         /* The kernel tells neither the address nor what was done to it. */
         fault->write = is_canonical(from, length) && !is_canonical(to, length);
         fault->address = (uintptr_t)(fault->write ? to : from);
-        return -EFAULT;
+        return;
     }
     /* Emulators do not tell whether it was a write. */
     fault->write = source == target ? result.fault >> 1 & 1 : target;
     /* The access may have met the page anywhere: all of it is not there. */
     uintptr_t start = (uintptr_t)(fault->write ? to : from);
     fault->address = start > page ? start : page;
-    return -EFAULT;
 }
 
 int (*touch_look_at_clock)(clockid_t clock, struct timespec *now) = clock_gettime;
@@ -78,6 +77,8 @@ __attribute__((constructor)) static void shorten_the_way_to_the_clock(void)
     void *found = kernel ? dlsym(kernel, CLOCK_IN_VDSO) : NULL;
     if (found)
         memcpy(&touch_look_at_clock, &found, sizeof found);
+    /* Whoever loads this library may ask next whether that went well. */
+    (void)dlerror();
 }
 
 bool touch_make_ready(const struct timespec *tick)
@@ -154,7 +155,7 @@ ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mm
     leaf_result result = guarded_scan(from, length, byte);
     ssize_t index = result.value < length ? (ssize_t)result.value : -ENOENT;
     if (result.fault) {
-        (void)guarded_describe(fault, result, from, from, length);
+        guarded_describe(fault, result, from, from, length);
         fault->write = false;
         index = scan_before(from, fault->address, byte);
         index = index < 0 ? -EFAULT : index;

@@ -15,7 +15,8 @@
 #define HIDDEN __attribute__((visibility("hidden")))
 #define RARE __attribute__((visibility("hidden"), cold))
 
-/* clock_gettime(2); glibc's way to the kernel's code, a third of the cost, is gone once that was found. vdso(7) */
+/* clock_gettime(2), or the kernel's own code for it once that was found: glibc's wrapper is a third of the cost.
+ * vdso(7) */
 extern int (*touch_look_at_clock)(clockid_t clock, struct timespec *now) HIDDEN;
 
 /* Around an access. A thread that blocks the signals would be killed by a fault, which the kernel delivers all the
@@ -25,7 +26,7 @@ typedef struct touch {
     sigset_t before;
 } touch;
 
-/* What is done once in a tick. returns whether nothing need be unblocked */
+/* What is done once in a tick. returns false where the thread blocks the signals */
 RARE bool touch_make_ready(const struct timespec *tick);
 RARE void touch_unblock(sigset_t *before);
 RARE void touch_block(const sigset_t *before);
@@ -57,8 +58,8 @@ static inline void touch_end(const touch *t)
         touch_send_again();
 }
 
-/* Say what happened to a copy. returns -EFAULT */
-RARE int guarded_describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length);
+/* Say what happened to a copy. */
+RARE void guarded_describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length);
 
 /* mmk_guarded_copy */
 static inline int guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault)
@@ -67,7 +68,10 @@ static inline int guarded_copy(void *to, const void *from, size_t length, mmk_fa
     touch_begin(&t);
     leaf_result result = guarded_leaf(to, from, length);
     touch_end(&t);
-    return __builtin_expect(!result.fault, true) ? 0 : guarded_describe(fault, result, to, from, length);
+    if (__builtin_expect(!result.fault, true))
+        return 0;
+    guarded_describe(fault, result, to, from, length);
+    return -EFAULT;
 }
 
 #undef HIDDEN

@@ -25,7 +25,7 @@ __attribute__((visibility("hidden"))) leaf_result guarded_leaf(void *to, const v
 enum { GUARDED_SCAN_BLOCK = 128 };
 __attribute__((visibility("hidden"))) leaf_result guarded_scan(const void *from, size_t length, unsigned char byte);
 
-/* Their code begins with guarded_leaf, and ends here; and the instruction that returns. */
+/* Their code begins with guarded_leaf, and ends here; and where the handler lets them return. */
 __attribute__((visibility("hidden"))) extern const char guarded_leaf_end[], guarded_leaf_exit[];
 
 #endif

@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import signal
+import sys
 import warnings
 
 import numpy as np
@@ -529,3 +530,48 @@ def test_arguments_that_are_not_whole_numbers_are_type_errors(region):
             call()
     with pytest.raises((ValueError, mmkit.OutOfMemory)):
         Region.file("/dev/zero", 2**64 - 1, 4095, mode="c")
+
+
+# ---- slices -----------------------------------------------------------------------------------------
+
+
+def test_slices_are_those_of_a_bytearray():
+    content = bytes(range(8))
+    region, model = Region.anonymous(8), bytearray(content)
+    region[:] = content
+    assert len(region) == 8
+    numbers = [None, *range(-10, 11), True, -(10**40), 10**40, sys.maxsize, -sys.maxsize - 1]
+    for start in numbers:
+        for stop in numbers:
+            for step in (None, 1, 2, 3, 9, -1, -2, -9):
+                key = slice(start, stop, step)
+                assert region[key] == model[key], key
+                region[key] = content[: len(model[key])]
+                model[key] = content[: len(model[key])]
+                assert region[:] == model, key
+
+
+def test_a_slice_is_of_the_length_that_the_region_has_after_its_bounds_were_asked():
+    class Resizing:
+        def __init__(self, length):
+            self.length = length
+
+        def __index__(self):
+            region.resize(self.length)
+            return 0
+
+    region = Region.anonymous(2 * PAGE, reserve=8 * PAGE)
+    assert len(region[Resizing(PAGE) :]) == PAGE
+    assert len(region[Resizing(4 * PAGE) :]) == 4 * PAGE
+    region[Resizing(PAGE) :] = bytes(PAGE)
+    assert region.find(b"x", Resizing(3 * PAGE)) == -1
+
+
+def test_a_slice_of_nothing_of_a_closed_region_is_refused():
+    region = Region.anonymous(PAGE)
+    region.close()
+    for key in (slice(0, 0), slice(5, 1), slice(0, 5, -1)):
+        with pytest.raises(mmkit.ClosedError):
+            region[key]
+        with pytest.raises(mmkit.ClosedError):
+            region[key] = b""

@@ -37,6 +37,7 @@ typedef struct mmk_fault {
 
 /* Copy length bytes from one address to another, both any number at all, as memmove(3).
  *
+ * pre:     neither range goes on behind the highest address.
  * returns  0
  *          -EFAULT  with *fault filled: some byte could not be read or written. Bytes in front of it may have
  *                   been copied.

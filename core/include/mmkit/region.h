@@ -15,12 +15,12 @@
  * Life:    map -> close -> dispose. After close the addresses stay taken (PROT_NONE) if anybody was ever
  *          given a pointer: a stale one faults and never reaches what someone else has mapped since.
  *          dispose gives them back, when the caller knows that nobody holds a pointer any more.
- * Threads: any call from any thread. Calls that change bookkeeping are serialised by the region's
+ * Threads: any call from any thread that pthread_create(3) made. Calls that change bookkeeping are serialised by the region's
  *          lock; calls that only pass through (advise, flush, load) pin the region and run side by side.
  *          Lock order: region, then registry; never call back into the caller under either.
  * Fork:    the child has each region as its parent had it, with the locks free; but not what the kernel keeps
  *          from it (MADV_DONTFORK, on any part) nor secret memory: those are closed there, and their addresses taken.
- * Signals: none of these.
+ * Signals: none of these: while the process has one thread, not even a pin is one instruction.
  */
 #ifndef MMKIT_REGION_H
 #define MMKIT_REGION_H
@@ -152,7 +152,7 @@ static inline bool mmk_is_single_threaded(void)
 #endif
 }
 
-static inline uint64_t mmk_region_add(mmk_region *region, int64_t change, memory_order order)
+static inline uint64_t mmk_region_count_pins(mmk_region *region, int64_t change, memory_order order)
 {
     if (!mmk_is_single_threaded())
         return atomic_fetch_add_explicit(&region->state, (uint64_t)change, order);
@@ -163,14 +163,14 @@ static inline uint64_t mmk_region_add(mmk_region *region, int64_t change, memory
 
 static inline int mmk_region_enter(mmk_region *region)
 {
-    uint64_t before = mmk_region_add(region, 1, memory_order_acquire);
+    uint64_t before = mmk_region_count_pins(region, 1, memory_order_acquire);
     bool open = (before & (MMK_REGION_LIVE | MMK_REGION_EXCLUDED)) == MMK_REGION_LIVE;
     return __builtin_expect(open, true) ? 0 : mmk_region_enter_late(region);
 }
 
 static inline void mmk_region_leave(mmk_region *region)
 {
-    (void)mmk_region_add(region, -1, memory_order_release);
+    (void)mmk_region_count_pins(region, -1, memory_order_release);
 }
 
 /* Register a pointer handed out into [offset, offset + length), until mmk_view_close.
