@@ -48,13 +48,21 @@ static int check_access(mmk_region *region, size_t offset, size_t length, int ne
     return find_what_is_forbidden(region, offset, length, needed, fault);
 }
 
-int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+/* What an access touches, and what it needs there. */
+typedef struct touch {
+    size_t offset;
+    size_t length;
+    int needed;
+} touch;
+
+static inline int begin(mmk_region *region, const touch *touches, size_t count, mmk_fault *fault)
 {
     for (;;) {
         int error = mmk_region_enter(region);
         if (error)
             return error;
-        error = check_access(region, offset, length, needed, fault);
+        for (size_t i = 0; i < count && !error; i++)
+            error = check_access(region, touches[i].offset, touches[i].length, touches[i].needed, fault);
         if (!error)
             return 0;
         mmk_region_leave(region);
@@ -63,6 +71,11 @@ int access_begin(mmk_region *region, size_t offset, size_t length, int needed, m
         pthread_mutex_lock(&region->lock);
         pthread_mutex_unlock(&region->lock);
     }
+}
+
+int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+{
+    return begin(region, &(touch){offset, length, needed}, 1, fault);
 }
 
 int access_load(const mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
@@ -95,6 +108,23 @@ int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t
         region_explain_fault(region, fault);
     else if (region->hides_end)
         error = region_check_end(region, offset, length, true, fault);
+    mmk_region_leave(region);
+    return error;
+}
+
+int mmk_access_move(mmk_region *region, size_t to, size_t from, size_t length, mmk_fault *fault)
+{
+    const touch touches[] = {{from, length, PROT_READ}, {to, length, PROT_WRITE}};
+    int error = begin(region, touches, 2, fault);
+    if (error)
+        return error;
+    error = mmk_guarded_copy(region->base + to, region->base + from, length, fault);
+    if (error)
+        region_explain_fault(region, fault);
+    else if (region->hides_end)
+        error = region_check_end(region, from, length, false, fault);
+    if (!error && region->hides_end)
+        error = region_check_end(region, to, length, true, fault);
     mmk_region_leave(region);
     return error;
 }
