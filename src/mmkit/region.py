@@ -484,7 +484,7 @@ class Region(RegionFactories):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Region cannot be pickled or copied: a child gets it by fork, another process by the "
+            f"{type(self).__name__} cannot be pickled or copied: a child gets it by fork, another process by the "
             "descriptor of a Region.memfd()"
         )
 

@@ -98,6 +98,9 @@ cdef bint may_block(int advice) noexcept:
 cdef class MappedRegion:
     """The lifecycle of a region and what the kernel does for it. `mmkit.Region` is the public class."""
 
+    # What a class says of what is closed.
+    _closed_text = "the region is closed"
+
     def __cinit__(self, *args, **kwargs):
         # A zeroed handle is a closed region, until _map.
         self.handle.fd = -1
@@ -158,9 +161,13 @@ cdef class MappedRegion:
         return self.handle.asked - self.skew
 
     @cython.final
+    cdef object closed_error(self):
+        return ClosedError(self._closed_text)
+
+    @cython.final
     cdef int check_open(self) except -1:
         if mmk_region_is_closed(&self.handle):
-            raise ClosedError("the region is closed")
+            raise self.closed_error()
         return 0
 
     @cython.final
@@ -367,7 +374,11 @@ cdef class MappedRegion:
         """
         cdef span pages
         self.widen(offset, length, &pages)
-        cdef int error, flags = (MS_SYNC if wait else MS_ASYNC) | (MS_INVALIDATE if invalidate else 0)
+        return self.flush_pages(pages, (MS_SYNC if wait else MS_ASYNC) | (MS_INVALIDATE if invalidate else 0))
+
+    @cython.final
+    cdef tuple flush_pages(self, span pages, int flags):
+        cdef int error
         if not self.slow_storage:
             error = mmk_region_flush(&self.handle, pages.start, pages.length, flags)
         else:
@@ -619,6 +630,11 @@ cdef class MappedRegion:
     def flags(self):
         """The mmap(2) flags it was mapped with."""
         return MapFlag(self.handle.flags)
+
+    @property
+    def _viewed(self):
+        # A snapshot: another thread may take a view at once.
+        return mmk_region_has_views(&self.handle)
 
     @property
     def _fd(self):
