@@ -11,7 +11,7 @@ cdef class RegionContents(MappedRegion):
     cdef int load(self, size_t offset, void *into, size_t length) except -1
     cdef int store(self, size_t offset, const void *source, size_t length) except -1
     cdef bytes load_bytes(self, size_t offset, size_t length)
-    cdef bytes load_scattered(self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
+    cdef bytes load_stepped(self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
     cdef Py_ssize_t checked_index(self, object key) except -1
     cdef int set_item(self, object key, object value) except -1
     cdef int move_bytes(self, Py_ssize_t dest, Py_ssize_t src, Py_ssize_t count) except -1

@@ -25,8 +25,9 @@ from mmkit.hints import failure
 cdef enum:
     # Above this much work other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
-    # Steps wider than this are taken one by one: reading what lies in between would cost more.
-    WIDE = 64
+    # Bytes further apart than this are read one by one: reading what lies in between would cost more.
+    WIDE = 256
+    WINDOW = 4096
     SEEK_CUR = 1
     SEEK_END = 2
     ENOENT = 2
@@ -80,11 +81,24 @@ cdef class RegionContents(MappedRegion):
         return data
 
     @cython.final
-    cdef bytes load_scattered(self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count):
+    cdef bytes load_stepped(self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count):
+        """The bytes of a slice with a step, from a copy of what they stand in, a window at a time."""
+        cdef char window[WINDOW]
         cdef bytes data = PyBytes_FromStringAndSize(NULL, count)
-        cdef Py_ssize_t i
-        for i in range(count):
-            self.load(start + i * step, PyBytes_AS_STRING(data) + i, 1)
+        cdef char *out = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t stride = step if step > 0 else -step, most = 1 if stride > WIDE else (WINDOW - 1) // stride + 1
+        cdef Py_ssize_t done = 0, part, i
+        while done < count:
+            part = min(most, count - done)
+            if step > 0:
+                self.load(start + done * step, window, (part - 1) * stride + 1)
+                for i in range(part):
+                    out[done + i] = window[i * stride]
+            else:
+                self.load(start + (done + part - 1) * step, window, (part - 1) * stride + 1)
+                for i in range(part):
+                    out[done + part - 1 - i] = window[i * stride]
+            done += part
         return data
 
     # ---- items and slices ---------------------------------------------------------------------------
@@ -115,11 +129,7 @@ cdef class RegionContents(MappedRegion):
             return self.load_bytes(0, 0)  # with a negative step, start may be -1
         if step == 1:
             return self.load_bytes(start, count)
-        if step > WIDE or step < -WIDE:
-            return self.load_scattered(start, step, count)
-        if step > 0:
-            return self.load_bytes(start, (count - 1) * step + 1)[::step]
-        return self.load_bytes(start + (count - 1) * step, (1 - count) * step + 1)[::step]
+        return self.load_stepped(start, step, count)
 
     def __setitem__(self, key, value):
         self.set_item(key, value)

@@ -7,6 +7,7 @@ one, iterating gives bytes objects of length 1, and ranges for the kernel start 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
+from libc.errno cimport errno
 
 from mmkit._native.contents cimport RegionContents
 from mmkit._native.region cimport (
@@ -20,9 +21,18 @@ from mmkit._native.region cimport (
 )
 
 from mmkit.flags import Advice, SyncFlag
+from mmkit.hints import failure
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct stat:
+        unsigned int st_mode
+        long long st_size
+
+    int fstat(int fd, stat *status)
+    bint S_ISREG(unsigned int mode)
 
 cdef enum:
     PROT_WRITE = 2
@@ -32,6 +42,27 @@ cdef enum:
     MADV_GUARD_INSTALL = 102
     MADV_GUARD_REMOVE = 103
     EINVAL = 22
+
+
+def as_c_ints(int fileno, Py_ssize_t length, int flags, int prot, int access, Py_ssize_t offset, /):
+    """Take what C takes for these: TypeError and OverflowError are raised here."""
+    return fileno, length, flags, prot, access, offset
+
+
+def file_size(int fd, /):
+    """Return the length of a file, in bytes (fstat(2))."""
+    cdef stat status
+    if fstat(fd, &status) < 0:
+        raise failure(-errno, "fstat", None, (fd,))
+    return status.st_size
+
+
+def regular_size(int fd, /):
+    """Return the length of a regular file, in bytes; None for another kind (fstat(2))."""
+    cdef stat status
+    if fstat(fd, &status) < 0:
+        raise failure(-errno, "fstat", None, (fd,))
+    return status.st_size if S_ISREG(status.st_mode) else None
 
 
 cdef inline int check_writable(RegionContents self) except -1:

@@ -11,13 +11,12 @@ import errno
 import fcntl
 import operator
 import os
-import stat
 import sys
 from typing import NoReturn, Self
 
 from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.contents import RegionContents
-from mmkit._native.mmap_contents import MmapContents
+from mmkit._native.mmap_contents import MmapContents, as_c_ints, file_size, regular_size
 from mmkit._native.region import adopt_methods
 from mmkit.compat.constants import *  # noqa: F403
 from mmkit.compat.constants import (
@@ -32,6 +31,7 @@ from mmkit.compat.constants import (
     PROT_WRITE,
 )
 from mmkit.compat.constants import __all__ as _constants
+from mmkit.errors import SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag
 from mmkit.hints import failure
@@ -45,6 +45,7 @@ error = OSError
 _READ_WRITE = PROT_READ | PROT_WRITE
 _MAP_TYPE = 0x0F
 _HUGETLB = int(MapFlag.HUGETLB)
+_FIXED = int(MapFlag.FIXED | MapFlag.FIXED_NOREPLACE)
 _ACCESS_NAMES = {
     ACCESS_DEFAULT: "ACCESS_DEFAULT",
     ACCESS_READ: "ACCESS_READ",
@@ -55,21 +56,8 @@ _ACCESS_NAMES = {
 _LONGEST_NAME = 66
 
 
-def _c_int(value: int) -> int:
-    """Take what C takes for an int."""
-    number = operator.index(value)
-    if not -(1 << 31) <= number < 1 << 31:
-        raise OverflowError(f"{number} does not fit a C int")
-    return number
-
-
-def _c_size(value: int, name: str) -> int:
-    number = operator.index(value)
-    if number < 0:
-        raise OverflowError(f"memory mapped {name} must not be negative, as {number} is")
-    if number > sys.maxsize:
-        raise OverflowError(f"memory mapped {name} {number} is more than any address space has")
-    return number
+class _UntrackedError(SyscallError, ValueError):
+    """`mmap.size` with ``trackfd=False``: EBADF in Python 3.13, ValueError from 3.15 on, and here both."""
 
 
 def _flags_of_access(access: int, flags: int, prot: int) -> tuple[int, int, int]:
@@ -164,9 +152,12 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         *,
         trackfd: bool = True,
     ) -> Self:
-        fileno, length, offset = _c_int(fileno), _c_size(length, "length"), _c_size(offset, "offset")
-        asked = _c_int(access)
-        flags, prot, access = _flags_of_access(asked, _c_int(flags), _c_int(prot))
+        fileno, length, flags, prot, access, offset = as_c_ints(fileno, length, flags, prot, access, offset)
+        if length < 0:
+            raise OverflowError(f"memory mapped length must not be negative, as {length} is")
+        if offset < 0:
+            raise OverflowError(f"memory mapped offset must not be negative, as {offset} is")
+        flags, prot, access = _flags_of_access(access, flags, prot)
         sys.audit("mmap.__new__", fileno, length, access, offset)
 
         self = RegionContents.__new__(cls)
@@ -187,14 +178,9 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         self._begin(backing, None, length, prot, flags, granule=_granule(flags))
 
     def _map_file(self, fileno: int, length: int, flags: int, prot: int, offset: int) -> None:
-        may_shrink = False
-        try:
-            status = os.fstat(fileno)
-        except OSError as problem:
-            raise failure(-(problem.errno or 0), "dup", None, (fileno,)) from None
-        if stat.S_ISREG(status.st_mode):
-            length = _length_in_file(length, offset, status.st_size)
-            may_shrink = self._tracks_file and flags & _MAP_TYPE != MAP_PRIVATE
+        size = regular_size(fileno)
+        if size is not None:
+            length = _length_in_file(length, offset, size)
         self._check_request(length, flags, prot, fileno, offset)
         fd = fcntl.fcntl(fileno, fcntl.F_DUPFD_CLOEXEC, 0) if self._tracks_file else fileno
         try:
@@ -207,7 +193,8 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
                 fd=fd,
                 offset=offset,
                 granule=_granule(flags),
-                may_shrink=may_shrink,
+                # Without a descriptor nobody can look.
+                may_shrink=size is not None and self._tracks_file and flags & _MAP_TYPE != MAP_PRIVATE,
             )
         except BaseException:
             if self._tracks_file:
@@ -221,7 +208,7 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         """Refuse as the kernel does what a region would take: no bytes, and an offset within a page."""
         if length == 0 or offset % PAGE_SIZE:
             raise failure(-errno.EINVAL, "mmap", (0, length), (prot, MapFlag(flags), fd, offset))
-        if flags & (MapFlag.FIXED | MapFlag.FIXED_NOREPLACE):
+        if flags & _FIXED:
             raise failure(-errno.EPERM, "mmap", (0, length), (prot, MapFlag(flags), fd, offset))
 
     @classmethod
@@ -234,13 +221,13 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         Raises
         ------
         OSError
-            ``EBADF``: made with ``trackfd=False``.
+            ``EBADF``, and a ValueError as well: made with ``trackfd=False``.
         """
         length = len(self)
         if self._fd >= 0:
-            return os.fstat(self._fd).st_size
+            return file_size(self._fd)
         if not self._tracks_file:
-            raise failure(-errno.EBADF, "fstat", None, (-1,))
+            raise _UntrackedError(errno.EBADF, "fstat(-1)", "can't get size with trackfd=False")
         return length
 
     def resize(self, n: int, /) -> None:
@@ -278,7 +265,7 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         if n > length and self._fd < 0 and not private:
             raise ValueError("mmap: can't expand a shared anonymous mapping on Linux; a memfd can grow")
         self._resize(n)
-        if self._fd >= 0 and os.fstat(self._fd).st_size != self._offset + n:
+        if self._fd >= 0 and file_size(self._fd) != self._offset + n:
             os.ftruncate(self._fd, self._offset + n)
 
     def set_name(self, name: str, /) -> None:
