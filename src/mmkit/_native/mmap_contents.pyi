@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from typing import Self, SupportsIndex
+from typing import Self
 
 from _typeshed import ReadableBuffer
 

@@ -90,6 +90,7 @@ cdef span pages_of(RegionContents self, Py_ssize_t start, Py_ssize_t length) noe
 
 # No fields: mmkit.compat.mmap.mmap inherits from this beside Region, and Python takes two bases only where one
 # adds nothing to the layout that both stand on.
+@cython.auto_pickle(False)
 cdef class MmapContents(RegionContents):
     """What is in a region, as the standard ``mmap`` has it. `mmkit.compat.mmap.mmap` is the public class."""
 
@@ -332,6 +333,7 @@ cdef int take_advice(RegionContents self, span pages, int option):
     return error
 
 
+@cython.auto_pickle(False)
 @cython.final
 cdef class Bytes:
     """Goes through a map byte by byte: as bytes objects, which is what the standard ``mmap`` gives."""

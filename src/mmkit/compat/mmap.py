@@ -1,8 +1,8 @@
 """The standard `mmap` module over `Region`: ``from mmkit.compat import mmap``.
 
 An `mmap` here does what the one of the standard library does, with what Python 3.12 to 3.15 added, on every
-Python; it is a `Region` as well, so that it can be protected, locked, guarded and looked into, and what would be
-SIGBUS is `MemoryFault`. docs/compat-mmap.md lists where it differs.
+Python. It is a `Region` as well, so that it can be protected, locked, guarded and looked into; and what would
+be SIGBUS is `MemoryFault`. docs/compat-mmap.md lists where it differs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.contents import RegionContents
 from mmkit._native.mmap_contents import MmapContents, as_c_ints, file_size, regular_size
 from mmkit._native.region import adopt_methods
+from mmkit.compat import constants
 from mmkit.compat.constants import *  # noqa: F403
 from mmkit.compat.constants import (
     ACCESS_COPY,
@@ -30,14 +31,14 @@ from mmkit.compat.constants import (
     PROT_READ,
     PROT_WRITE,
 )
-from mmkit.compat.constants import __all__ as _constants
 from mmkit.errors import SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag
 from mmkit.hints import failure
 from mmkit.region import Region
 
-__all__ = ["error", "mmap", *_constants]  # noqa: PLE0604
+__all__ = ["error", "mmap"]
+__all__ += constants.__all__
 
 #: What the system refuses is an `OSError`, by this name too.
 error = OSError
@@ -66,7 +67,8 @@ def _flags_of_access(access: int, flags: int, prot: int) -> tuple[int, int, int]
         if not prot & PROT_WRITE:
             access = ACCESS_READ
         elif not prot & PROT_READ:
-            access = ACCESS_WRITE
+            # No processor that Linux runs on has memory that can be written and not read.
+            return flags, prot | PROT_READ, ACCESS_WRITE
         return flags, prot, access
     if flags != MAP_SHARED or prot != _READ_WRITE:
         raise ValueError("mmap can't specify both access and flags, prot.")
@@ -141,7 +143,7 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
     _offset: int
     _tracks_file: bool
 
-    def __new__(
+    def __new__(  # noqa: D102
         cls,
         fileno: int,
         length: int,
