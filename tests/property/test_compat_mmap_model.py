@@ -36,8 +36,8 @@ data = st.one_of(
     st.builds(lambda unit, times: unit * times, st.binary(min_size=1, max_size=3), st.integers(0, 2000)),
     st.sampled_from(["text", 5, None, memoryview(b"12345678")[::2]]),
 )
-byte = st.one_of(st.integers(-2, 257), st.sampled_from([2**70, "x", b"x", 1.0, None]))
-needle = st.sampled_from([b"", b"a", b"ab", b"abc", b"\n", b"\0", bytearray(b"ca"), b"zz", "a"])
+byte = st.one_of(st.integers(-2, 257), st.sampled_from(["x", b"x", 1.0, None]))
+needle = st.sampled_from([b"", b"a", b"ab", b"abc", b"\n", b"\0", bytearray(b"ca"), b"zz"])
 
 
 def call(name, *arguments):
@@ -56,11 +56,12 @@ CALLS = st.one_of(
     call("read_byte"),
     call("readline"),
     call("write", data),
-    call("write_byte", byte),
+    call("write_byte", st.one_of(byte, st.just(2**70))),
     call("seek", near),
     call("seek", near, st.integers(-1, 4)),
     call("tell"),
     call("find", needle),
+    call("find", st.sampled_from(["a", 5, None])),
     call("rfind", needle, near),
     call("find", needle, near, near),
     call("rfind", needle, near, near),
@@ -155,6 +156,7 @@ class Side:
                 return map_.tell()
             case _:
                 return getattr(map_, name)(*arguments)
+        return None
 
     def outcome(self, name, arguments):
         try:
@@ -192,12 +194,12 @@ def is_left_out(name, arguments, side):
     calls=st.lists(CALLS, max_size=30),
 )
 @example(kind="default", calls=[("get", (slice(-300, None, -1),)), ("get", (slice(5, -1, 300),))])
-@example(kind="copy", calls=[("view", ()), ("resize", (PAGE,)), ("close", ()), ("release", ()), ("close", ())])
+@example(
+    kind="copy", calls=[("view", ()), ("resize", (PAGE,)), ("close", ()), ("release", ()), ("close", ())]
+)
 def test_the_same_calls_have_the_same_outcomes(kind, calls):
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as scope:
-        theirs, mine = (
-            Side(module, f"{directory}/{module.__name__}", kind) for module in (standard, ours)
-        )
+        theirs, mine = (Side(module, f"{directory}/{module.__name__}", kind) for module in (standard, ours))
         scope.callback(theirs.end)
         scope.callback(mine.end)
         for name, arguments in calls:
@@ -207,7 +209,7 @@ def test_the_same_calls_have_the_same_outcomes(kind, calls):
                 side.outcome(name, arguments) for side in (theirs, mine)
             )
             said = f"{name}{arguments}: {their_error!r} there, {my_error!r} here"
-            assert answer == expected and type(answer) is type(expected), f"{name}{arguments}"
+            assert (type(answer), answer) == (type(expected), expected), said
             assert (my_error is None) == (their_error is None), said
             if theirs.map.closed:
                 # Which Pythons differ in, too: are arguments or is the map looked at first?

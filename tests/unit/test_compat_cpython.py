@@ -30,7 +30,10 @@ def copies():
     beside = [
         path
         for place in places
-        for path in [*place.glob("*/lib/python3.*/test/test_mmap.py"), *place.glob("lib/python3.*/test/test_mmap.py")]
+        for path in [
+            *place.glob("*/lib/python3.*/test/test_mmap.py"),
+            *place.glob("lib/python3.*/test/test_mmap.py"),
+        ]
         if int(re.search(r"python3\.(\d+)", str(path))[1]) >= 11
     ]
     named = [Path(path) for path in os.environ.get("MMKIT_TEST_MMAP", "").split(os.pathsep) if path]
@@ -49,7 +52,9 @@ def run(path, *arguments):
 @pytest.mark.parametrize("path", copies() or [None], ids=str)
 def test_cpythons_own_tests_pass(path):
     if path is None:
-        pytest.skip("this Python came without its own tests, and no other's are installed: see MMKIT_TEST_MMAP")
+        pytest.skip(
+            "this Python came without its own tests, and no other's are installed: see MMKIT_TEST_MMAP"
+        )
     result = run(path)
     assert result["ran"] > 40
     assert {name: trace for name, trace in result["failed"].items() if name not in CANNOT_HOLD} == {}

@@ -133,13 +133,19 @@ def test_what_cannot_be_mapped_leaves_no_descriptor(tmp_path, file):
 
 
 def test_an_empty_file_is_refused(tmp_path):
-    with (tmp_path / "empty").open("w+b") as file, pytest.raises(ValueError, match="cannot mmap an empty file"):
+    with (
+        (tmp_path / "empty").open("w+b") as file,
+        pytest.raises(ValueError, match="cannot mmap an empty file"),
+    ):
         mmap.mmap(file.fileno(), 0)
 
 
 def test_access_decides_who_sees_writes(file):
     fd = file.fileno()
-    with mmap.mmap(fd, 0, access=mmap.ACCESS_COPY) as private, mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE) as shared:
+    with (
+        mmap.mmap(fd, 0, access=mmap.ACCESS_COPY) as private,
+        mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE) as shared,
+    ):
         private[0] = 99
         assert (shared[0], private[0]) == (0, 99)
         shared[1] = 77
@@ -171,7 +177,7 @@ def test_a_subclass_can_have_its_own_constructor_and_attributes():
         assert (memory.label, memory.read_byte(), memory[0]) == ("mine", -5, 5)
         assert repr(memory).startswith("<Named closed=False")
         memory.seek(0)
-        assert list(memory)[0] == b"\5"
+        assert next(iter(memory)) == b"\5"
 
 
 def test_the_ways_of_region_to_make_one_are_not_those_of_mmap():
@@ -183,7 +189,9 @@ def test_the_ways_of_region_to_make_one_are_not_those_of_mmap():
 def test_making_one_raises_the_audit_event_of_the_standard_module(file):
     seen = []
     watching = True
-    sys.addaudithook(lambda name, arguments: seen.append(arguments) if watching and name == "mmap.__new__" else None)
+    sys.addaudithook(
+        lambda name, arguments: seen.append(arguments) if watching and name == "mmap.__new__" else None
+    )
     for module in (standard, mmap):
         module.mmap(-1, 10).close()
         module.mmap(file.fileno(), 20, access=mmap.ACCESS_READ, offset=PAGE).close()
@@ -378,7 +386,13 @@ def test_madvise_gives_hints_and_gives_pages_back(file):
     with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE) as memory:
         memory[:] = b"x" * SIZE
         view = memoryview(memory)
-        for advice in (mmap.MADV_NORMAL, mmap.MADV_WILLNEED, mmap.MADV_DONTFORK, mmap.MADV_DOFORK, mmap.MADV_COLD):
+        for advice in (
+            mmap.MADV_NORMAL,
+            mmap.MADV_WILLNEED,
+            mmap.MADV_DONTFORK,
+            mmap.MADV_DOFORK,
+            mmap.MADV_COLD,
+        ):
             assert memory.madvise(advice) is None
         memory.madvise(mmap.MADV_DONTNEED, PAGE, 1)
         assert view[:] == b"x" * PAGE + bytes(PAGE) + b"x" * PAGE
@@ -446,7 +460,9 @@ def test_it_is_protected_locked_and_looked_into_as_a_region_is(memory):
 
 def test_repr_is_that_of_the_standard_module(file):
     for access in range(4):
-        theirs, ours = (module.mmap(file.fileno(), 50, access=access, offset=PAGE) for module in (standard, mmap))
+        theirs, ours = (
+            module.mmap(file.fileno(), 50, access=access, offset=PAGE) for module in (standard, mmap)
+        )
         for mapping in (theirs, ours):
             mapping.seek(7)
         assert repr(ours) == repr(theirs)

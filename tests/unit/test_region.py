@@ -502,6 +502,8 @@ def test_an_index_of_any_size_is_only_out_of_range(region):
             region[index]
         with pytest.raises(IndexError):
             region[index] = 1
+        with pytest.raises(ValueError):
+            region[0] = index
 
 
 def test_nothing_is_found_in_a_range_that_ends_before_it_starts(region):
@@ -513,7 +515,14 @@ def test_nothing_is_found_in_a_range_that_ends_before_it_starts(region):
 
 def test_a_position_outside_is_refused_however_far(region):
     region.seek(5)
-    for position, whence in ((-1, 0), (-6, 1), (sys.maxsize, 1), (1, 2), (-sys.maxsize, 2), (-sys.maxsize - 1, 1)):
+    for position, whence in (
+        (-1, 0),
+        (-6, 1),
+        (sys.maxsize, 1),
+        (1, 2),
+        (-sys.maxsize, 2),
+        (-sys.maxsize - 1, 1),
+    ):
         with pytest.raises(ValueError, match="outside"):
             region.seek(position, whence)
     assert region.tell() == 5
@@ -523,11 +532,25 @@ def test_a_position_outside_is_refused_however_far(region):
 def test_moving_within_a_region_is_as_in_a_bytearray(region):
     model = bytearray(range(256)) * (4 * PAGE // 256)
     region[:] = model
-    for dest, src, count in ((0, 0, 10), (5, 0, 5000), (0, 5, 5000), (PAGE - 1, 1, 2), (0, 4 * PAGE, 0), (7, 1, 4 * PAGE - 7)):
+    for dest, src, count in (
+        (0, 0, 10),
+        (5, 0, 5000),
+        (0, 5, 5000),
+        (PAGE - 1, 1, 2),
+        (0, 4 * PAGE, 0),
+        (7, 1, 4 * PAGE - 7),
+    ):
         model[dest : dest + count] = model[src : src + count]
         assert region.move(dest, src, count) is None
         assert region[:] == model
-    for dest, src, count in ((-1, 0, 1), (0, -1, 1), (0, 0, -1), (0, 1, 4 * PAGE), (1, 0, 4 * PAGE), (0, sys.maxsize, 1)):
+    for dest, src, count in (
+        (-1, 0, 1),
+        (0, -1, 1),
+        (0, 0, -1),
+        (0, 1, 4 * PAGE),
+        (1, 0, 4 * PAGE),
+        (0, sys.maxsize, 1),
+    ):
         with pytest.raises(ValueError, match="leaves the region"):
             region.move(dest, src, count)
     region.protect(Prot.READ, 0, PAGE)

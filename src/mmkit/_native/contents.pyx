@@ -137,7 +137,7 @@ cdef class RegionContents(MappedRegion):
     @cython.final
     cdef int set_item(self, object key, object value) except -1:
         cdef unsigned char byte
-        cdef long number
+        cdef Py_ssize_t number
         cdef Py_ssize_t start, stop, step, count, i
         cdef Py_buffer source
         if PyIndex_Check(key):
@@ -146,7 +146,7 @@ cdef class RegionContents(MappedRegion):
                 raise TypeError(
                     f"a byte is an int from 0 to 255, not {value!r}: for bytes give a slice, as in region[0:1] = b'a'"
                 )
-            number = value
+            number = PyNumber_AsSsize_t(value, ValueError)
             if not 0 <= number <= 255:
                 raise ValueError(f"a byte must be in range(0, 256), not {number}")
             byte = <unsigned char>number

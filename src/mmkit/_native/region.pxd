@@ -99,7 +99,10 @@ cdef struct span:
     size_t covered
 
 
-cdef bint may_block(int advice) noexcept
+cdef inline bint may_block(int advice) noexcept:
+    """Everything but advice that only marks the area walks pages, and may wait for them."""
+    # NORMAL RANDOM SEQUENTIAL, DONTFORK DOFORK, HUGEPAGE NOHUGEPAGE DONTDUMP DODUMP WIPEONFORK KEEPONFORK
+    return not (0 <= advice <= 2 or 10 <= advice <= 11 or 14 <= advice <= 19)
 
 
 cdef class MappedRegion:

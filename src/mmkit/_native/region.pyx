@@ -39,7 +39,6 @@ cdef enum:
     EFBIG = 27
     ENOSPC = 28
     ERANGE = 34
-    MADV_RANDOM = 1
     TMPFS_MAGIC = 0x01021994
     HUGETLBFS_MAGIC = 0x958458F6
 
@@ -88,11 +87,6 @@ cdef bint is_on_slow_storage(int fd):
     if fd < 0:
         return False
     return fstatfs(fd, &status) < 0 or status.f_type not in (TMPFS_MAGIC, HUGETLBFS_MAGIC)
-
-
-cdef bint may_block(int advice) noexcept:
-    """Everything but advice that only marks the area walks pages, and may wait for them."""
-    return not (0 <= advice <= MADV_RANDOM + 1 or 10 <= advice <= 11 or 14 <= advice <= 19)
 
 
 cdef class MappedRegion:

@@ -12,7 +12,7 @@ import fcntl
 import operator
 import os
 import sys
-from typing import NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.contents import RegionContents
@@ -172,7 +172,9 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
             self._map_file(fileno, length, flags, prot, offset)
         return self
 
-    __init__ = object.__init__
+    if not TYPE_CHECKING:
+        # Arguments have been taken; a subclass may have others.
+        __init__ = object.__init__
 
     def _map_memory(self, length: int, flags: int, prot: int, offset: int) -> None:
         self._check_request(length, flags, prot, -1, offset)
