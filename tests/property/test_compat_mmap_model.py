@@ -50,7 +50,7 @@ CALLS = st.one_of(
     call("set", index, byte),
     call("set", slices, data),
     call("fill", slices, st.integers(0, 255)),
-    call("delete", st.one_of(index, slices)),
+    call("delete", st.one_of(index, st.just(slice(1, 5)))),
     call("read"),
     call("read", st.one_of(near, st.none(), st.just("x"))),
     call("read_byte"),
@@ -180,6 +180,8 @@ def is_left_out(name, arguments, side):
         return False
     if name == "resize" and side.kind == "shared":
         return arguments[0] > len(side.map)  # the new part gets SIGBUS in old Pythons
+    if name == "write" and side.kind == "read":
+        return isinstance(arguments[0], memoryview)  # wrong in two ways: which is seen first?
     # Of private memory there is nothing to flush.
     return name == "flush" and side.kind == "anonymous" and arguments and arguments[0] % PAGE
 

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import fcntl
 import gc
 import importlib
 import io
@@ -360,6 +361,19 @@ def test_a_refused_resize_changes_nothing(file):
             memory.resize(2 * SIZE)
         view.release()
         assert (memory[:], memory.size()) == (before, SIZE)
+
+
+def test_a_resize_that_the_file_refuses_changes_nothing():
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, SIZE)
+    with mmap.mmap(fd, 2 * PAGE) as memory:
+        memory[:] = b"x" * 2 * PAGE
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        for size in (10, PAGE, 4 * PAGE):
+            with pytest.raises(PermissionError):
+                memory.resize(size)
+            assert (memory[:], memory.size()) == (b"x" * 2 * PAGE, SIZE)
+    os.close(fd)
 
 
 def test_private_memory_grows_and_shared_anonymous_memory_only_shrinks(memory):

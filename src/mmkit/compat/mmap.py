@@ -18,6 +18,7 @@ from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.contents import RegionContents
 from mmkit._native.mmap_contents import MmapContents, as_c_ints, file_size, regular_size
 from mmkit._native.region import adopt_methods
+from mmkit.backing import set_size
 from mmkit.compat import constants
 from mmkit.compat.constants import *  # noqa: F403
 from mmkit.compat.constants import (
@@ -269,8 +270,16 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         if n > length and self._fd < 0 and not private:
             raise ValueError("mmap: can't expand a shared anonymous mapping on Linux; a memfd can grow")
         self._resize(n)
-        if self._fd >= 0 and file_size(self._fd) != self._offset + n:
-            os.ftruncate(self._fd, self._offset + n)
+        if self._fd >= 0 and file_size(self._fd) > self._offset + n:
+            self._cut_file(self._offset + n, length)
+
+    def _cut_file(self, size: int, length: int) -> None:
+        """Cut what the file has behind the map, as a region would not; else give the map its length back."""
+        try:
+            set_size(self._fd, size)
+        except OSError:
+            self._resize(length)
+            raise
 
     def set_name(self, name: str, /) -> None:
         """Name anonymous memory for people: in /proc/PID/maps, where the kernel can (Linux 5.17).
