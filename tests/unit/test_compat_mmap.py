@@ -21,7 +21,7 @@ import pytest
 
 import mmkit
 from mmkit.compat import mmap
-from support import PAGE, locked_bytes, locks, perms
+from support import PAGE, in_child, locked_bytes, locks, perms
 
 SIZE = 3 * PAGE
 #: What the module of Python 3.15 has on Linux, beyond the functions: name and value.
@@ -139,6 +139,21 @@ def test_an_empty_file_is_refused(tmp_path):
         pytest.raises(ValueError, match="cannot mmap an empty file"),
     ):
         mmap.mmap(file.fileno(), 0)
+
+
+def test_fixed_addresses_are_refused():
+    for flag in (mmkit.MapFlag.FIXED, mmkit.MapFlag.FIXED_NOREPLACE):
+        with pytest.raises(PermissionError):
+            mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | flag)
+
+
+def test_a_descriptor_of_anonymous_memory_is_ignored(file):
+    with mmap.mmap(file.fileno(), PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        assert memory[:] == bytes(PAGE)
+        assert memory.size() == PAGE
+        memory.resize(2 * SIZE)
+        assert len(memory) == 2 * SIZE
+    assert file.seek(0, 2) == SIZE
 
 
 def test_access_decides_who_sees_writes(file):
@@ -354,13 +369,20 @@ def test_a_refused_resize_changes_nothing(file):
         for size, error in ((0, OSError), (-1, ValueError), (sys.maxsize, OSError), ("x", TypeError)):
             with pytest.raises(error):
                 memory.resize(size)
-        view = memoryview(memory)
-        with pytest.raises(BufferError):
-            memory.resize(PAGE)
-        with pytest.raises(BufferError):
-            memory.resize(2 * SIZE)
-        view.release()
+        with pytest.raises(OSError, match="mremap"):
+            memory.resize(0)
+        # Even a view that would not notice, as the standard module has it.
+        for view in (memoryview(memory), memory.view(0, 10)):
+            for size in (PAGE, SIZE - 1, SIZE + 1, 2 * SIZE):
+                with pytest.raises(BufferError):
+                    memory.resize(size)
+            view.release()
         assert (memory[:], memory.size()) == (before, SIZE)
+    with (
+        mmap.mmap(file.fileno(), 0, offset=PAGE) as memory,
+        pytest.raises(ValueError, match="new size out of range"),
+    ):
+        memory.resize(sys.maxsize - PAGE + 1)
 
 
 def test_a_resize_that_the_file_refuses_changes_nothing():
@@ -556,12 +578,11 @@ def test_it_cannot_be_pickled_or_copied(memory):
 
 
 def test_a_child_shares_what_is_shared_and_closes_its_own(memory):
-    pid = os.fork()
-    if pid == 0:
+    def use():
         memory[0] = 42
         memory.close()
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    in_child(use)
     assert memory[0] == 42
 
 
