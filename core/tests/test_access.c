@@ -94,6 +94,7 @@ TEST(what_is_moved_within_the_region_may_overlap_itself)
     CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_READ, false) == 0);
     CHECK(mmk_access_move(&region, 0, pages(1), 2, &fault) == 0 && region.base[0] == 0);
     CHECK(mmk_access_move(&region, pages(1), 2, 2, &fault) == -EFAULT && fault.write);
+    CHECK(mmk_access_move(&region, pages(1) - 1, 2, 2, &fault) == -EFAULT && region.base[pages(1) - 1] == 0);
     CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_NONE, false) == 0);
     CHECK(mmk_access_move(&region, 0, pages(1), 2, &fault) == -EFAULT && !fault.write);
     CHECK(fault.address == (uintptr_t)region.base + pages(1) && fault.reason == MMK_FAULT_PROTECTION);

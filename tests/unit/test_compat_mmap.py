@@ -257,9 +257,11 @@ def test_going_through_it_gives_bytes_objects_as_the_standard_module_does():
         assert list(iterator) == [b"B", b"C", b"D"]
         memory.seek(0)
         assert list(iterator) == []
-        late = iter(memory)
-    with pytest.raises(ValueError, match="mmap closed or invalid"):
-        next(late)
+        late, at_its_end = iter(memory), iter(memory)
+        assert len([next(at_its_end) for _ in range(4)]) == 4
+    for iterator in (late, at_its_end):
+        with pytest.raises(ValueError, match="mmap closed or invalid"):
+            next(iterator)
 
 
 def test_bytes_are_read_and_written_one_by_one():

@@ -20,7 +20,7 @@ from mmkit._native.region cimport (
     span,
 )
 
-from mmkit.flags import Advice, SyncFlag
+from mmkit.flags import Advice
 from mmkit.hints import failure
 
 cdef extern from "Python.h":
@@ -41,7 +41,6 @@ cdef enum:
     MS_SYNC = 4
     MADV_GUARD_INSTALL = 102
     MADV_GUARD_REMOVE = 103
-    EINVAL = 22
 
 
 def as_c_ints(int fileno, Py_ssize_t length, int flags, int prot, int access, Py_ssize_t offset, /):
@@ -268,10 +267,7 @@ cdef class MmapContents(RegionContents):
         if not self.handle.prot & PROT_WRITE or self.handle.flags & MAP_TYPE == MAP_PRIVATE:
             return
         cdef span pages = pages_of(self, offset, size)
-        flags = flags if flags else MS_SYNC
-        if pages.start & (self.handle.granule - 1):
-            raise self.fail(-EINVAL, "msync", pages, (SyncFlag(flags),))
-        self.flush_pages(pages, flags)
+        self.flush_pages(pages, flags if flags else MS_SYNC)
 
     def madvise(self, int option, Py_ssize_t start=0, length=None, /):
         """Tell the kernel how the map will be used, or have it give pages back (``madvise(2)``).
@@ -311,7 +307,7 @@ cdef class MmapContents(RegionContents):
         if count > PY_SSIZE_T_MAX - start:
             raise OverflowError(f"madvise length too large: {count} from {start}")
         cdef span pages = pages_of(self, start, min(count, size - start))
-        cdef int error = -EINVAL if pages.start & (self.handle.granule - 1) else take_advice(self, pages, option)
+        cdef int error = take_advice(self, pages, option)
         if error:
             raise self.fail(error, "madvise", pages, (Advice(option),))
 
@@ -355,8 +351,8 @@ cdef class Bytes:
         cdef char byte = 0
         if self.region is None:
             raise StopIteration
-        self.region.check_open()
         if not 0 <= self.index < <Py_ssize_t>self.region.size():
+            self.region.check_open()
             self.region = None
             raise StopIteration
         self.region.load(self.index, &byte, 1)
