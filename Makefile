@@ -49,6 +49,8 @@ check: $(VENV)/.checkers check-c  ## Run every linter and type checker
 	$(BIN)/lint-imports
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/mmkit/_native
 	$(BIN)/clang-format --dry-run --Werror $(shell find core -name '*.[ch]')
+	@# It leaves comments as they are.
+	! LC_ALL=C.UTF-8 grep -rnE --include='*.[ch]' '^.{121,}$$' core
 
 # Warnings are errors with every compiler that is here; the cross-compiler shows that aarch64 still builds.
 check-c:

@@ -8,6 +8,7 @@ Belongs to the chapter "Mapping" (docs/mapping.md).
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 
 import mmkit
@@ -118,4 +119,5 @@ def in_ram() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()

@@ -7,6 +7,8 @@ After each change the file itself is looked at, as any other program would. Belo
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from pathlib import Path
 
@@ -110,4 +112,5 @@ def copy_on_write(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()

@@ -8,10 +8,12 @@ Belongs to the chapter "Advice" (docs/advice.md).
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import random
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -174,4 +176,5 @@ def page_faults() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()

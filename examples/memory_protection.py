@@ -7,6 +7,7 @@ does what C does. Belongs to the chapter "Protection" (docs/protection.md).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -125,4 +126,5 @@ def do_as_c_does() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()

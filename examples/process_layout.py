@@ -7,8 +7,10 @@ objects of Python, memory and files that are mapped. Belongs to the chapter "Lay
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import sys
 import tempfile
 
 import mmkit
@@ -133,4 +135,5 @@ def local_of_a_c_function() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()

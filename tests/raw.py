@@ -58,6 +58,11 @@ def map_at(address: int, length: int, prot: int = Prot.NONE) -> None:
     _checked(_libc.mmap(address, length, prot, flags, -1, 0))
 
 
+def mount(directory: Path, kind: str, options: str) -> None:
+    """mount(2) of something that has no device."""
+    _checked(_libc.mount(kind.encode(), os.fsencode(directory), kind.encode(), 0, options.encode()))
+
+
 def in_mount(function: Callable[[Path], Any], directory: Path, kind: str, options: str) -> Any:
     """Run a function in a child that has a file system of its own on a directory; skip where it cannot.
 
@@ -68,7 +73,7 @@ def in_mount(function: Callable[[Path], Any], directory: Path, kind: str, option
         try:
             _checked(_libc.unshare(_CLONE_NEWNS))
             _checked(_libc.mount(b"none", b"/", None, _MS_PRIVATE_FOR_ALL, None))
-            _checked(_libc.mount(kind.encode(), os.fsencode(directory), kind.encode(), 0, options.encode()))
+            mount(directory, kind, options)
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EINVAL, errno.ENODEV):
                 return False, f"cannot mount {kind} with {options} here: {error}"

@@ -11,6 +11,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -106,12 +107,14 @@ def describe_status(status: int) -> str:
 
 # Classic BPF for seccomp(2): answer some system calls with an errno, let all others through.
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+#: Instead of an errno: the call ends the process.
+KILLED = -1
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 
 
 def refuse_calls(calls: Iterable[tuple[int, int]]) -> None:
-    """Have the kernel refuse system calls in this process from now on: (number, errno) pairs.
+    """Have the kernel refuse system calls in this process from now on: (number, errno or KILLED) pairs.
 
     Numbers are of x86-64; a call may be (number, third argument) to refuse it for one argument only.
     """
@@ -125,7 +128,7 @@ def refuse_calls(calls: Iterable[tuple[int, int]]) -> None:
             program.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 3, number))
             program.append(struct.pack("HBBI", _LOAD, 0, 0, 16 + 8 * 2))
             program.append(struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 1, argument))
-        program.append(struct.pack("HBBI", _RETURN, 0, 0, _ERRNO | error))
+        program.append(struct.pack("HBBI", _RETURN, 0, 0, _KILL if error == KILLED else _ERRNO | error))
     program.append(struct.pack("HBBI", _RETURN, 0, 0, _ALLOW))
     code = b"".join(program)
     buffer = ctypes.create_string_buffer(code, len(code))
@@ -215,3 +218,13 @@ def repeat_in_threads(is_over: Callable[[], bool], *functions: Callable[[], obje
         thread.join()
     if errors:
         raise errors[0]
+
+
+def left_for_good(look: Callable[[], set[str]], before: set[str]) -> set[str]:
+    """Return what is new and stays for seconds: what others on this machine have for a moment is not meant."""
+    left = look() - before
+    deadline = time.monotonic() + 5
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left &= look()
+    return left

@@ -3,6 +3,7 @@
 #include <mmkit/sys.h>
 
 #include "access_internal.h"
+#include "guarded_internal.h"
 #include "region_internal.h"
 
 /* What the range allows. Inside an operation the lock may only be tried: who holds it may be waiting for the
@@ -48,21 +49,21 @@ static int check_access(mmk_region *region, size_t offset, size_t length, int ne
     return find_what_is_forbidden(region, offset, length, needed, fault);
 }
 
-/* What an access touches, and what it needs there. */
-typedef struct touch {
+/* A range that an access touches, and what it must be allowed there. */
+typedef struct need {
     size_t offset;
     size_t length;
-    int needed;
-} touch;
+    int prot;
+} need;
 
-static inline int begin(mmk_region *region, const touch *touches, size_t count, mmk_fault *fault)
+static int begin_all(mmk_region *region, const need *needs, size_t count, mmk_fault *fault)
 {
     for (;;) {
         int error = mmk_region_enter(region);
         if (error)
             return error;
         for (size_t i = 0; i < count && !error; i++)
-            error = check_access(region, touches[i].offset, touches[i].length, touches[i].needed, fault);
+            error = check_access(region, needs[i].offset, needs[i].length, needs[i].prot, fault);
         if (!error)
             return 0;
         mmk_region_leave(region);
@@ -75,56 +76,70 @@ static inline int begin(mmk_region *region, const touch *touches, size_t count, 
 
 int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
 {
-    return begin(region, &(touch){offset, length, needed}, 1, fault);
+    return begin_all(region, &(need){offset, length, needed}, 1, fault);
+}
+
+/* access_begin; in a few instructions where the region is open and every page of it allows the same. */
+static inline int begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+{
+    if (__builtin_expect(mmk_region_enter(region) == 0, true)) {
+        int prot = atomic_load_explicit(&region->uniform, memory_order_relaxed);
+        if (__builtin_expect(prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length),
+                             true))
+            return 0;
+        mmk_region_leave(region);
+    }
+    return access_begin(region, offset, length, needed, fault);
+}
+
+static inline int copied(const mmk_region *region, size_t offset, size_t length, bool write, int error,
+                         mmk_fault *fault)
+{
+    if (__builtin_expect(error, 0))
+        region_explain_fault(region, fault);
+    else if (__builtin_expect(region->hides_end, false))
+        error = region_check_end(region, offset, length, write, fault);
+    return error;
 }
 
 int access_load(const mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
     int error = mmk_guarded_copy(into, region->base + offset, length, fault);
-    if (error)
-        region_explain_fault(region, fault);
-    else if (region->hides_end)
-        error = region_check_end(region, offset, length, false, fault);
-    return error;
+    return copied(region, offset, length, false, error, fault);
 }
 
 int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
 {
-    int error = access_begin(region, offset, length, PROT_READ, fault);
+    int error = begin(region, offset, length, PROT_READ, fault);
     if (error)
         return error;
-    error = access_load(region, offset, into, length, fault);
+    error = guarded_copy(into, region->base + offset, length, fault);
+    error = copied(region, offset, length, false, error, fault);
     mmk_region_leave(region);
     return error;
 }
 
 int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t length, mmk_fault *fault)
 {
-    int error = access_begin(region, offset, length, PROT_WRITE, fault);
+    int error = begin(region, offset, length, PROT_WRITE, fault);
     if (error)
         return error;
-    error = mmk_guarded_copy(region->base + offset, from, length, fault);
-    if (error)
-        region_explain_fault(region, fault);
-    else if (region->hides_end)
-        error = region_check_end(region, offset, length, true, fault);
+    error = guarded_copy(region->base + offset, from, length, fault);
+    error = copied(region, offset, length, true, error, fault);
     mmk_region_leave(region);
     return error;
 }
 
 int mmk_access_move(mmk_region *region, size_t to, size_t from, size_t length, mmk_fault *fault)
 {
-    const touch touches[] = {{from, length, PROT_READ}, {to, length, PROT_WRITE}};
-    int error = begin(region, touches, 2, fault);
+    const need needs[] = {{from, length, PROT_READ}, {to, length, PROT_WRITE}};
+    int error = begin_all(region, needs, 2, fault);
     if (error)
         return error;
-    error = mmk_guarded_copy(region->base + to, region->base + from, length, fault);
-    if (error)
-        region_explain_fault(region, fault);
-    else if (region->hides_end)
-        error = region_check_end(region, from, length, false, fault);
-    if (!error && region->hides_end)
-        error = region_check_end(region, to, length, true, fault);
+    error = guarded_copy(region->base + to, region->base + from, length, fault);
+    error = copied(region, from, length, false, error, fault);
+    if (!error)
+        error = copied(region, to, length, true, 0, fault);
     mmk_region_leave(region);
     return error;
 }

@@ -1,14 +1,20 @@
 #include <mmkit/guarded.h>
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fault_internal.h"
-#include "guarded_leaf.h"
+#include "guarded_internal.h"
 #include "signals.h"
+
+#if defined(__aarch64__)
+#define CLOCK_IN_VDSO "__kernel_clock_gettime"
+#else
+#define CLOCK_IN_VDSO "__vdso_clock_gettime"
+#endif
 
 __thread volatile fault_thread fault_self;
 
@@ -45,7 +51,7 @@ static bool meets_page(const void *start, size_t length, uintptr_t page)
     return (uintptr_t)start - page < mmk_page_size() || page - (uintptr_t)start < length;
 }
 
-static void describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length)
+int guarded_describe(mmk_fault *fault, leaf_result result, const void *to, const void *from, size_t length)
 {
     uintptr_t page = mmk_round_down(result.value, mmk_page_size());
     bool source = meets_page(from, length, page), target = meets_page(to, length, page);
@@ -54,36 +60,49 @@ static void describe(mmk_fault *fault, leaf_result result, const void *to, const
         /* The kernel tells neither the address nor what was done to it. */
         fault->write = is_canonical(from, length) && !is_canonical(to, length);
         fault->address = (uintptr_t)(fault->write ? to : from);
-        return;
+        return -EFAULT;
     }
     /* Emulators do not tell whether it was a write. */
     fault->write = source == target ? result.fault >> 1 & 1 : target;
     /* The access may have met the page anywhere: all of it is not there. */
     uintptr_t start = (uintptr_t)(fault->write ? to : from);
     fault->address = start > page ? start : page;
+    return -EFAULT;
 }
 
-/* Is the handler the first to be asked, and are its signals not blocked here? Looked up once a tick. */
-static bool is_ready(void)
+int (*touch_look_at_clock)(clockid_t clock, struct timespec *now) = clock_gettime;
+
+__attribute__((constructor)) static void shorten_the_way_to_the_clock(void)
 {
-    struct timespec tick;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);
-    if (__builtin_expect(tick.tv_nsec == fault_self.checked.tv_nsec && tick.tv_sec == fault_self.checked.tv_sec, 1))
-        return true;
+    void *kernel = dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    void *found = kernel ? dlsym(kernel, CLOCK_IN_VDSO) : NULL;
+    if (found)
+        memcpy(&touch_look_at_clock, &found, sizeof found);
+}
+
+bool touch_make_ready(const struct timespec *tick)
+{
     if (signals_come_first())
         return false;
-    fault_self.checked.tv_nsec = tick.tv_nsec;
-    fault_self.checked.tv_sec = tick.tv_sec;
+    fault_self.checked.tv_nsec = tick->tv_nsec;
+    fault_self.checked.tv_sec = tick->tv_sec;
     return true;
 }
 
-static void unblock(sigset_t *before)
+void touch_unblock(sigset_t *before)
 {
     sigset_t ours;
     sigemptyset(&ours);
     sigaddset(&ours, SIGSEGV);
     sigaddset(&ours, SIGBUS);
     pthread_sigmask(SIG_UNBLOCK, &ours, before);
+    /* What was pending came at once. */
+    fault_self.is_message = fault_self.was_sent;
+}
+
+void touch_block(const sigset_t *before)
+{
+    pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
 /* What was sent to the process is for any of its threads; but only its first may say that somebody else sent it. */
@@ -94,8 +113,6 @@ static bool send_to_process(siginfo_t *info)
     return info->si_code != SI_TKILL && syscall(SYS_rt_sigqueueinfo, getpid(), info->si_signo, info) == 0;
 }
 
-/* What was sent during an access goes back into the queue, from where it comes at once, or stays pending if the
- * thread blocks it. */
 static void send_again(volatile siginfo_t *sent)
 {
     siginfo_t info;
@@ -105,30 +122,11 @@ static void send_again(volatile siginfo_t *sent)
         syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), info.si_signo, &info);
 }
 
-/* Around an access. A thread that blocks the signals would be killed by a fault, which the kernel delivers all the
- * same: they are unblocked meanwhile. */
-typedef struct touch {
-    bool unblocked;
-    sigset_t before;
-} touch;
-
-static void begin_touching(touch *t)
+/* What was sent during an access goes back into the queue, from where it comes at once, or stays pending if the
+ * thread blocks it. */
+void touch_send_again(void)
 {
-    t->unblocked = !is_ready();
-    fault_self.touching++;
-    if (t->unblocked) {
-        unblock(&t->before);
-        /* What was pending came at once. */
-        fault_self.is_message = fault_self.was_sent;
-    }
-}
-
-static void end_touching(const touch *t)
-{
-    if (t->unblocked)
-        pthread_sigmask(SIG_SETMASK, &t->before, NULL);
-    fault_self.touching--;
-    if (__builtin_expect(!fault_self.was_sent || fault_self.touching, 1))
+    if (fault_self.touching)
         return;
     fault_self.was_sent = fault_self.is_message = false;
     send_again(&fault_self.segv);
@@ -137,14 +135,7 @@ static void end_touching(const touch *t)
 
 int mmk_guarded_copy(void *to, const void *from, size_t length, mmk_fault *fault)
 {
-    touch t;
-    begin_touching(&t);
-    leaf_result result = guarded_leaf(to, from, length);
-    end_touching(&t);
-    if (!result.fault)
-        return 0;
-    describe(fault, result, to, from, length);
-    return -EFAULT;
+    return guarded_copy(to, from, length, fault);
 }
 
 /* The scan reads blocks: the byte may stand in front of the fault in the same block.
@@ -159,15 +150,15 @@ static ssize_t scan_before(const char *from, uintptr_t end, unsigned char byte)
 ssize_t mmk_guarded_scan(const void *from, size_t length, unsigned char byte, mmk_fault *fault)
 {
     touch t;
-    begin_touching(&t);
+    touch_begin(&t);
     leaf_result result = guarded_scan(from, length, byte);
     ssize_t index = result.value < length ? (ssize_t)result.value : -ENOENT;
     if (result.fault) {
-        describe(fault, result, from, from, length);
+        (void)guarded_describe(fault, result, from, from, length);
         fault->write = false;
         index = scan_before(from, fault->address, byte);
         index = index < 0 ? -EFAULT : index;
     }
-    end_touching(&t);
+    touch_end(&t);
     return index;
 }

@@ -257,6 +257,12 @@ static void cut_covers(mmk_region *region, size_t pages)
     }
 }
 
+static void set_length(mmk_region *region, size_t asked, size_t length)
+{
+    region->asked = asked;
+    atomic_store_explicit(&region->length, length, memory_order_relaxed);
+}
+
 static int shrink(mmk_region *region, size_t asked, size_t length)
 {
     if (region->fd >= 0 && is_private(region))
@@ -275,6 +281,8 @@ static int shrink(mmk_region *region, size_t asked, size_t length)
         mmk_runs_cut(&region->locks, pages);
         mmk_runs_cut(&region->guards, pages);
         cut_covers(region, pages);
+        /* Before anybody is let in again, who would still believe that the pages are there. */
+        set_length(region, asked, length);
     }
     region_admit(region);
     return error;
@@ -289,13 +297,12 @@ int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
     if (error)
         return error;
     size_t length = mmk_round_up(asked, region->granule);
-    if (asked > region->asked)
+    if (asked > region->asked) {
         error = grow(region, asked, length, vacated);
-    else if (asked < region->asked)
+        if (!error)
+            set_length(region, asked, length);
+    } else if (asked < region->asked) {
         error = shrink(region, asked, length);
-    if (!error) {
-        region->asked = asked;
-        atomic_store_explicit(&region->length, length, memory_order_relaxed);
     }
     region_end_change(region);
     return error;

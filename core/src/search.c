@@ -26,7 +26,8 @@ typedef struct search {
     mmk_fault *fault;
 } search;
 
-/* Load a part of the range, or what there is of it in front of a fault. returns how much, or 0 with *s->fault filled. */
+/* Load a part of the range, or what there is of it in front of a fault.
+ * returns how much, or 0 with *s->fault filled. */
 static size_t load_what_is_there(const search *s, size_t offset, size_t part)
 {
     while (part && access_load(s->region, offset, s->window, part, s->fault) < 0) {

@@ -13,7 +13,9 @@
 
 /* Calls added since Linux 5.1 have the same number on x86-64 and aarch64. */
 enum {
+    NR_process_madvise = 440,
     NR_memfd_secret = 447,
+    NR_process_mrelease = 448,
     NR_cachestat = 451,
     NR_mseal = 462,
 };
@@ -174,6 +176,67 @@ ssize_t mmk_sys_process_vm_writev(pid_t pid, const struct iovec *local_iov, unsi
                                   const struct iovec *remote_iov, unsigned long riovcnt, unsigned long flags)
 {
     return answer(process_vm_writev(pid, local_iov, liovcnt, remote_iov, riovcnt, flags));
+}
+
+ssize_t mmk_sys_process_madvise(int pidfd, const struct iovec *iovec, size_t vlen, int advice, unsigned flags)
+{
+    return answer(syscall(NR_process_madvise, pidfd, iovec, vlen, advice, flags));
+}
+
+int mmk_sys_process_mrelease(int pidfd, unsigned flags)
+{
+    return (int)answer(syscall(NR_process_mrelease, pidfd, flags));
+}
+
+int mmk_sys_pkey_alloc(unsigned flags, unsigned access_rights)
+{
+    return (int)answer(pkey_alloc(flags, access_rights));
+}
+
+int mmk_sys_pkey_free(int pkey)
+{
+    return (int)answer(pkey_free(pkey));
+}
+
+int mmk_sys_pkey_mprotect(void *addr, size_t length, int prot, int pkey)
+{
+    return (int)answer(pkey_mprotect(addr, length, prot, pkey));
+}
+
+int mmk_sys_userfaultfd(int flags)
+{
+    return (int)answer(syscall(SYS_userfaultfd, flags));
+}
+
+int mmk_sys_membarrier(int cmd, unsigned flags, int cpu_id)
+{
+    return (int)answer(syscall(SYS_membarrier, cmd, flags, cpu_id));
+}
+
+int mmk_sys_mbind(void *addr, size_t length, int mode, const unsigned long *nodemask, unsigned long maxnode,
+                  unsigned flags)
+{
+    return (int)answer(syscall(SYS_mbind, addr, length, mode, nodemask, maxnode, flags));
+}
+
+int mmk_sys_get_mempolicy(int *mode, unsigned long *nodemask, unsigned long maxnode, void *addr, unsigned long flags)
+{
+    return (int)answer(syscall(SYS_get_mempolicy, mode, nodemask, maxnode, addr, flags));
+}
+
+int mmk_sys_set_mempolicy(int mode, const unsigned long *nodemask, unsigned long maxnode)
+{
+    return (int)answer(syscall(SYS_set_mempolicy, mode, nodemask, maxnode));
+}
+
+long mmk_sys_move_pages(pid_t pid, unsigned long count, void **pages, const int *nodes, int *status, int flags)
+{
+    return answer(syscall(SYS_move_pages, pid, count, pages, nodes, status, flags));
+}
+
+long mmk_sys_syscall(long number, const long arguments[6])
+{
+    return answer(syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]));
 }
 
 int mmk_sys_name_anonymous(void *addr, size_t length, const char *name)

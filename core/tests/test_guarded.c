@@ -69,6 +69,26 @@ TEST(long_copies_are_memmoves_too)
     }
 }
 
+TEST(copies_that_do_not_overlap_are_memmoves_whichever_way_their_length_and_alignment_choose)
+{
+    static const size_t borders[] = {256, 1024, 3072, 4096, 65536};
+    static const size_t alignments[] = {0, 1, 16, 31, 32, 33, 48, 63};
+    enum { ALIGNMENTS = sizeof alignments / sizeof *alignments, ROOM = 65536 + 256 };
+    static _Alignas(64) char source[ROOM], target[ROOM], wanted[ROOM];
+    fill(source, ROOM);
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++)
+        for (size_t length = borders[i] - 1; length <= borders[i] + 1; length++)
+            for (size_t j = 0; j < ALIGNMENTS * ALIGNMENTS; j++) {
+                char *from = source + alignments[j % ALIGNMENTS];
+                size_t to = alignments[j / ALIGNMENTS];
+                memset(target, 0x55, length + 128);
+                memset(wanted, 0x55, length + 128);
+                memcpy(wanted + to, from, length);
+                CHECK(mmk_guarded_copy(target + to, from, length, &fault) == 0);
+                CHECK(memcmp(target, wanted, length + 128) == 0);
+            }
+}
+
 /* Two pages between two that must not be touched. */
 static char *map_between_bad_pages(void)
 {
@@ -710,10 +730,46 @@ TEST(behind_the_end_within_a_huge_page_is_a_fault_although_the_kernel_gives_no_s
     in_child(truncate_huge_pages);
 }
 
+/* ---- on other processors ---- */
+
+#if defined(__x86_64__)
+extern bool guarded_leaf_has_avx;
+extern size_t guarded_leaf_string_from;
+
+static void be_on_another_processor(bool has_avx, size_t string_from)
+{
+    guarded_leaf_has_avx = has_avx;
+    guarded_leaf_string_from = string_from;
+    a_copy_is_a_memmove_at_every_length_alignment_and_overlap();
+    long_copies_are_memmoves_too();
+    copies_that_do_not_overlap_are_memmoves_whichever_way_their_length_and_alignment_choose();
+    a_copy_touches_nothing_outside_its_ranges();
+    what_lies_in_front_of_a_fault_is_copied_from_the_start_and_nothing_behind_it();
+    a_copy_within_a_range_that_is_partly_there_faults_in_both_directions();
+    a_scan_finds_what_memchr_finds_at_every_length_and_alignment();
+    a_scan_finds_what_stands_in_front_of_a_fault_and_fails_otherwise();
+}
+
+TEST(processors_without_vectors_or_fast_strings_copy_as_well)
+{
+    bool has_avx = guarded_leaf_has_avx;
+    size_t string_from = guarded_leaf_string_from;
+    be_on_another_processor(false, string_from);
+    be_on_another_processor(has_avx, SIZE_MAX);
+    guarded_leaf_has_avx = has_avx;
+    guarded_leaf_string_from = string_from;
+}
+#else
+TEST(processors_without_vectors_or_fast_strings_copy_as_well)
+{
+}
+#endif
+
 int main(void)
 {
     RUN(a_copy_is_a_memmove_at_every_length_alignment_and_overlap);
     RUN(long_copies_are_memmoves_too);
+    RUN(copies_that_do_not_overlap_are_memmoves_whichever_way_their_length_and_alignment_choose);
     RUN(a_copy_touches_nothing_outside_its_ranges);
     RUN(a_forbidden_page_is_a_fault_of_protection);
     RUN(a_page_for_reading_is_a_fault_to_writes_only);
@@ -740,5 +796,6 @@ int main(void)
     RUN(a_full_tmpfs_is_a_fault_for_want_of_memory);
     RUN(an_exhausted_pool_of_huge_pages_is_a_fault_for_want_of_memory);
     RUN(behind_the_end_within_a_huge_page_is_a_fault_although_the_kernel_gives_no_signal);
+    RUN(processors_without_vectors_or_fast_strings_copy_as_well);
     return 0;
 }

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from mmkit._native.calls import PAGE_SIZE, memfd_create
 from mmkit.flags import MemfdFlag, Seal
@@ -70,9 +71,7 @@ def length_in_file(path_or_fd: object, status: os.stat_result, length: int | Non
             raise ValueError(f"{name} is not a regular file and has no length: give one")
         return length
     if status.st_size == 0:
-        raise ValueError(
-            f"{name} is empty: there is nothing to map. Give it a length with os.truncate() first"
-        )
+        raise ValueError(f"{name} {_why_empty(status.st_dev)}")
     left = status.st_size - offset
     if left <= 0 or (length is not None and length > left):
         raise ValueError(
@@ -81,3 +80,27 @@ def length_in_file(path_or_fd: object, status: os.stat_result, length: int | Non
             + ". Lengthen it with os.truncate() or resize() first"
         )
     return left if length is None else length
+
+
+#: File systems in which the kernel writes a file while somebody reads it.
+_OF_THE_KERNEL = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs"})
+
+
+def _why_empty(device: int) -> str:
+    kind = _file_system(device)
+    if kind in _OF_THE_KERNEL:
+        return f"has no length and cannot be mapped, as files of {kind} cannot: read() it instead"
+    return "is empty: there is nothing to map. Give it a length with os.truncate() first"
+
+
+def _file_system(device: int) -> str:
+    """Return what kind of file system a device number belongs to; empty where that is not known."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            mount, _, rest = line.partition(" - ")
+            if mount.split()[2] == wanted:
+                return rest.split()[0]
+    except (OSError, IndexError):
+        pass
+    return ""

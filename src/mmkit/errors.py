@@ -73,7 +73,8 @@ class SyscallError(Error, OSError):
     hint: str
 
     def __new__(cls, errno: int, call: str, hint: str = "") -> SyscallError:  # noqa: D102
-        return OSError.__new__(_class_for(cls, errno), errno, call, hint)
+        # Without the hint: OSError would take a third argument for the name of a file.
+        return OSError.__new__(_class_for(cls, errno), errno, call)
 
     def __init__(self, errno: int, call: str, hint: str = "") -> None:
         # OSError takes its arguments in __new__ or in __init__, depending on which of them is overridden:

@@ -12,18 +12,26 @@ from enum import KEEP, IntEnum, IntFlag
 
 __all__ = [
     "Advice",
+    "BindFlag",
     "IpcFlag",
     "LockAllFlag",
     "LockFlag",
     "MapFlag",
     "MapType",
+    "MembarrierCommand",
+    "MembarrierFlag",
     "MemfdFlag",
+    "Policy",
+    "PolicyFlag",
+    "PolicyQuery",
     "Prot",
+    "ProtectionKey",
     "RemapFlag",
     "Seal",
     "ShmAttachFlag",
     "ShmCommand",
     "SyncFlag",
+    "UserfaultFlag",
 ]
 
 
@@ -293,3 +301,82 @@ class ShmCommand(_OpenEnum):
     SHM_INFO = 14
     #: As SHM_STAT, without asking for read permission. Linux 4.17.
     SHM_STAT_ANY = 15
+
+
+class ProtectionKey(IntFlag, boundary=KEEP):
+    """``PKEY_*`` of pkey_alloc(2): what the key takes from the thread that holds it."""
+
+    DISABLE_ACCESS = 1
+    DISABLE_WRITE = 2
+
+
+class UserfaultFlag(IntFlag, boundary=KEEP):
+    """Flags of userfaultfd(2), beside ``os.O_CLOEXEC`` and ``os.O_NONBLOCK``."""
+
+    #: Catch no fault that the kernel itself meets: this much needs no privilege. Linux 5.11.
+    USER_MODE_ONLY = 1
+
+
+class MembarrierCommand(_OpenEnum):
+    """``MEMBARRIER_CMD_*`` of membarrier(2). QUERY and GET_REGISTRATIONS answer with a set of the others."""
+
+    QUERY = 0
+    GLOBAL = 0x1
+    GLOBAL_EXPEDITED = 0x2
+    REGISTER_GLOBAL_EXPEDITED = 0x4
+    PRIVATE_EXPEDITED = 0x8
+    REGISTER_PRIVATE_EXPEDITED = 0x10
+    PRIVATE_EXPEDITED_SYNC_CORE = 0x20
+    REGISTER_PRIVATE_EXPEDITED_SYNC_CORE = 0x40
+    #: Linux 5.10.
+    PRIVATE_EXPEDITED_RSEQ = 0x80
+    REGISTER_PRIVATE_EXPEDITED_RSEQ = 0x100
+    #: Linux 6.3.
+    GET_REGISTRATIONS = 0x200
+
+
+class MembarrierFlag(IntFlag, boundary=KEEP):
+    """``MEMBARRIER_CMD_FLAG_*`` of membarrier(2)."""
+
+    #: Only on the CPU named by cpu_id; with PRIVATE_EXPEDITED_RSEQ. Linux 5.10.
+    CPU = 1
+
+
+class Policy(_OpenEnum):
+    """``MPOL_*`` of set_mempolicy(2): from which NUMA nodes memory comes."""
+
+    DEFAULT = 0
+    PREFERRED = 1
+    BIND = 2
+    INTERLEAVE = 3
+    LOCAL = 4
+    #: Linux 5.15.
+    PREFERRED_MANY = 5
+    #: Linux 6.9.
+    WEIGHTED_INTERLEAVE = 6
+
+
+class PolicyFlag(IntFlag, boundary=KEEP):
+    """``MPOL_F_*`` that go with a `Policy`: how its nodes are meant."""
+
+    #: Linux 5.12; for PREFERRED_MANY 5.15.
+    NUMA_BALANCING = 1 << 13
+    RELATIVE_NODES = 1 << 14
+    STATIC_NODES = 1 << 15
+
+
+class PolicyQuery(IntFlag, boundary=KEEP):
+    """``MPOL_F_*`` of get_mempolicy(2): what is asked for."""
+
+    NODE = 1
+    ADDR = 2
+    MEMS_ALLOWED = 4
+
+
+class BindFlag(IntFlag, boundary=KEEP):
+    """``MPOL_MF_*`` of mbind(2) and move_pages(2)."""
+
+    STRICT = 1
+    MOVE = 2
+    #: Also pages that other processes use: needs CAP_SYS_NICE.
+    MOVE_ALL = 4

@@ -125,6 +125,7 @@ _LIKE_PTRACE = (
     "Another process's memory needs what ptrace needs: the same user, or CAP_SYS_PTRACE "
     "(see kernel.yama.ptrace_scope)."
 )
+_ADVISE_OTHERS = "Another process's memory needs CAP_SYS_NICE, and what ptrace needs."
 
 _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mlock", errno.ENOMEM): _lock_limit_hint,
@@ -146,11 +147,16 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("munmap", errno.EINVAL): _text("addr is not a multiple of the page size, or length is 0."),
     ("shm_open", errno.EINVAL): _text("A name is one slash and up to 254 further bytes without a slash."),
     ("mmap", errno.EACCES): _text("The file was not opened for what prot and flags ask of it."),
-    ("mmap", errno.ENODEV): _text("Only regular files, memory files and some devices can be mapped."),
+    ("mmap", errno.ENODEV): _text(
+        "Only regular files, memory files and some devices can be mapped; what is in /proc and /sys cannot."
+    ),
     ("mmap", errno.EPERM): _text("A seal, a noexec mount, or an address below vm.mmap_min_addr forbids it."),
     ("mmap", errno.EOVERFLOW): _text("offset + length is beyond what a file can have."),
     ("mremap", errno.ENOMEM): _address_space_hint,
     ("mprotect", errno.ENOMEM): _address_space_hint,
+    ("mprotect", errno.EINVAL): _text(
+        "addr is not a multiple of the page size, or prot has a bit that this machine does not know."
+    ),
     ("mprotect", errno.EACCES): _text(
         "The file was not opened for what prot asks: map it with mode='r+', or mode='c' for a private copy."
     ),
@@ -181,6 +187,15 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("shmget", errno.EINVAL): _text(
         "The size is 0 or beyond kernel.shmmax, or the segment exists and is smaller than asked."
     ),
+    ("pkey_alloc", errno.ENOSPC): _text("All keys of the process are taken, or the processor has none."),
+    ("userfaultfd", errno.EPERM): _text(
+        "Without UserfaultFlag.USER_MODE_ONLY it needs CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1."
+    ),
+    ("process_madvise", errno.EPERM): _text(_ADVISE_OTHERS),
+    ("process_madvise", errno.EACCES): _text(_ADVISE_OTHERS),
+    ("process_mrelease", errno.EINVAL): _text("The process is not dying: send it SIGKILL first."),
+    ("membarrier", errno.EPERM): _text("Register first: MembarrierCommand.REGISTER_…"),
+    ("mbind", errno.EIO): _text("STRICT: pages are on other nodes, or could not be moved."),
     ("process_vm_readv", errno.EPERM): _text(_LIKE_PTRACE),
     ("process_vm_writev", errno.EPERM): _text(_LIKE_PTRACE),
     ("process_vm_readv", errno.EFAULT): _text("Nothing readable is at the first remote address."),

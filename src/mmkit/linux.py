@@ -31,8 +31,17 @@ from mmkit._native.calls import (
     munmap,
     sbrk,
 )
+from mmkit._native.control import (
+    membarrier,
+    pkey_alloc,
+    pkey_free,
+    pkey_mprotect,
+    userfaultfd,
+)
 from mmkit._native.ipc import (
     ftok,
+    process_madvise,
+    process_mrelease,
     process_vm_readv,
     process_vm_writev,
     shm_open,
@@ -42,18 +51,23 @@ from mmkit._native.ipc import (
     shmdt,
     shmget,
 )
-from mmkit.structs import CacheStat, IpcPerm, ShmidDs, ShmInfo, ShmUsage
+from mmkit._native.numa import get_mempolicy, mbind, move_pages, set_mempolicy
+from mmkit.structs import CacheStat, IpcPerm, MemPolicy, ShmidDs, ShmInfo, ShmUsage
 
 __all__ = [
     "CacheStat",
     "IpcPerm",
+    "MemPolicy",
     "ShmInfo",
     "ShmUsage",
     "ShmidDs",
     "brk",
     "cachestat",
     "ftok",
+    "get_mempolicy",
     "madvise",
+    "mbind",
+    "membarrier",
     "memfd_create",
     "memfd_secret",
     "mincore",
@@ -61,6 +75,7 @@ __all__ = [
     "mlock2",
     "mlockall",
     "mmap",
+    "move_pages",
     "mprotect",
     "mremap",
     "mseal",
@@ -68,13 +83,20 @@ __all__ = [
     "munlock",
     "munlockall",
     "munmap",
+    "pkey_alloc",
+    "pkey_free",
+    "pkey_mprotect",
+    "process_madvise",
+    "process_mrelease",
     "process_vm_readv",
     "process_vm_writev",
     "sbrk",
+    "set_mempolicy",
     "shm_open",
     "shm_unlink",
     "shmat",
     "shmctl",
     "shmdt",
     "shmget",
+    "userfaultfd",
 ]

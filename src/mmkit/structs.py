@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CacheStat", "IpcPerm", "ShmInfo", "ShmUsage", "ShmidDs"]
+__all__ = ["CacheStat", "IpcPerm", "MemPolicy", "ShmInfo", "ShmUsage", "ShmidDs"]
 
 
 class CacheStat(NamedTuple):
@@ -64,3 +64,12 @@ class ShmUsage(NamedTuple):
     shm_rss: int
     shm_swp: int
     highest_index: int
+
+
+class MemPolicy(NamedTuple):
+    """What get_mempolicy(2) fills: a memory policy, or the number of a node."""
+
+    #: `Policy`, with its `PolicyFlag`; with ``PolicyQuery.NODE`` a node's number.
+    mode: int
+    #: Bit n stands for node n.
+    nodemask: int

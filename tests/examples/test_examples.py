@@ -8,14 +8,13 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 import mmkit
 from mmkit import PAGE_SIZE, Advice
-from support import NOBODY, SANITIZED, locks, needs_root, sanitized, x86_64
+from support import NOBODY, SANITIZED, left_for_good, locks, needs_root, sanitized, x86_64
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
@@ -65,11 +64,7 @@ def folder():
         before = left_elsewhere()
         yield folder
         assert [path.name for part in ("cwd", "tmp") for path in (folder / part).iterdir()] == []
-        # Other tests of this machine may have segments of their own; nothing new may stay.
-        deadline = time.monotonic() + 5
-        while left_elsewhere() - before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert left_elsewhere() - before == set()
+        assert left_for_good(left_elsewhere, before) == set()
 
 
 def left_elsewhere():
@@ -130,6 +125,31 @@ def test_a_program_goes_on_where_the_kernel_lacks_a_call(name, folder):
         name, []
     ):
         assert told in done.stdout
+
+
+@EVERY_PROGRAM
+@pytest.mark.parametrize("unbuffered", ["1", ""], ids=["unbuffered", "buffered"])
+def test_a_program_ends_in_silence_when_nobody_reads_on(name, unbuffered, folder, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert python(folder, PROGRAMS[name], stdout=writer).stderr == ""
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("lines", [1, 8])
+@EVERY_PROGRAM
+def test_a_program_ends_in_silence_after_some_lines_were_read(name, lines, folder):
+    command = [sys.executable, "-u", PROGRAMS[name]]
+    environment = os.environ | {"TMPDIR": str(folder / "tmp")}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, cwd=folder / "cwd", **how) as running:
+        for _ in range(lines):
+            assert running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == ""
 
 
 @EVERY_PROGRAM

@@ -6,7 +6,7 @@ import mmkit
 from mmkit import Advice, MapFlag, Prot, Region, linux
 from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
-from mmkit.structs import ShmidDs, ShmInfo, ShmUsage
+from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
 
 region = Region.anonymous(4096, prot=Prot.READ | Prot.WRITE, lock="warn", hugepages="off")
 assert_type(region, Region)
@@ -33,6 +33,9 @@ assert_type(linux.shmctl(0, ShmCommand.STAT), ShmidDs)
 assert_type(linux.shmctl(0, ShmCommand.INFO), ShmInfo)
 assert_type(linux.shmctl(0, ShmCommand.SHM_INFO), ShmUsage)
 linux.shmctl(0, ShmCommand.RMID)
+assert_type(linux.get_mempolicy(), MemPolicy)
+assert_type(linux.move_pages(0, [4096]), tuple[int, ...])
+assert_type(linux.process_madvise(3, [(4096, 4096)], Advice.COLD), int)
 
 with mmap.mmap(-1, 100, access=mmap.ACCESS_WRITE, trackfd=False) as mapped:
     assert_type(mapped, mmap.mmap)

@@ -53,7 +53,7 @@ def test_a_table_that_is_no_terminals_has_no_colour_and_is_not_cut(child):
 def test_the_table_fits_in_a_terminal_of_80_columns(child, monkeypatch):
     terminal = partial(Console, force_terminal=True, width=80)
     # mmkit.cli.maps is the command as an attribute, and the module in sys.modules.
-    monkeypatch.setattr(sys.modules["mmkit.cli.maps"], "Console", terminal)
+    monkeypatch.setattr(sys.modules["mmkit.cli.maps"], "OutputConsole", terminal)
     result = run(child)
     assert "\x1b[" in result.output
     plain = re.sub(r"\x1b\[[0-9;]*m", "", result.output)

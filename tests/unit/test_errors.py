@@ -66,6 +66,16 @@ def test_use_after_close_is_a_value_error_as_for_files():
     assert issubclass(mmkit.ClosedError, mmkit.Error)
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOMEM, errno.EINVAL, errno.EPERM])
+def test_what_to_do_is_not_taken_for_the_name_of_a_file(number):
+    error = SyscallError(number, "mlock(0x0, 4 KiB)", "Lock less.")
+    assert (error.filename, error.filename2, error.hint) == (None, None, "Lock less.")
+    assert (error.errno, str(error)) == (
+        number,
+        f"[Errno {number}] {error.call}: {error.strerror}\nLock less.",
+    )
+
+
 def test_flags_are_decoded_in_the_call():
     error = failure(
         -errno.EINVAL, "mmap", (0, 4096), (mmkit.Prot.READ | mmkit.Prot.WRITE, mmkit.MapFlag.SHARED_VALIDATE)

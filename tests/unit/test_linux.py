@@ -202,6 +202,15 @@ def test_madvise_gives_every_advice(advice):
     linux.munmap(address, size)
 
 
+@pytest.mark.parametrize(("offset", "prot"), [(1, Prot.READ), (0, 1 << 20)], ids=["address", "bits"])
+def test_mprotect_of_what_is_no_page_or_no_protection_says_so(pages, offset, prot):
+    with pytest.raises(
+        mmkit.SyscallError, match="not a multiple of the page size, or prot has a bit"
+    ) as refusal:
+        linux.mprotect(pages + offset, PAGE, prot)
+    assert refusal.value.errno == errno.EINVAL
+
+
 def test_madvise_names_the_advice_that_the_kernel_does_not_know(pages):
     with pytest.raises(mmkit.SyscallError, match=r"madvise\(0x[0-9a-f]+, 4 KiB, 0x4d\)") as refusal:
         linux.madvise(pages, PAGE, 77)

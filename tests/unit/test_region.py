@@ -75,6 +75,16 @@ def test_an_empty_file_is_refused_with_what_to_do(tmp_path):
         Region.file(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("length", [None, 10])
+@pytest.mark.parametrize("name", ["/proc/self/status", "/proc/version", "/dev/../proc/self/maps"])
+def test_of_a_file_of_proc_it_is_said_that_it_cannot_be_mapped_not_that_it_can_be_lengthened(name, length):
+    with pytest.raises(ValueError, match=r"has no length and cannot be mapped, as files of proc") as refusal:
+        Region.file(name, length)
+    assert "truncate" not in str(refusal.value)
+    with open(name) as file, pytest.raises(ValueError, match=r"^descriptor \d+ has no length and cannot"):
+        Region.file(file.fileno(), length)
+
+
 def test_more_than_the_file_is_refused(path):
     for length, offset in ((5 * PAGE, 0), (1, 4 * PAGE), (None, 4 * PAGE), (PAGE, 4 * PAGE - 1)):
         with pytest.raises(ValueError, match="fewer than"):

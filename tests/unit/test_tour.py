@@ -20,7 +20,7 @@ import mmkit
 from mmkit import linux, maps
 from mmkit.flags import IpcFlag, LockFlag, ShmCommand
 from mmkit.tour import SECTIONS, Outcome, run
-from support import NOBODY, SANITIZED, in_child, needs_root, x86_64
+from support import NOBODY, SANITIZED, in_child, left_for_good, needs_root, x86_64
 
 pytestmark = pytest.mark.skipif(
     SANITIZED, reason="a sanitizer's malloc needs no break, and its mlock does nothing"
@@ -74,11 +74,7 @@ def left_behind():
 def leaves_nothing():
     before = left_behind()
     yield
-    # Other tests of this machine may have segments of their own; nothing new may stay.
-    deadline = time.monotonic() + 5
-    while left_behind() - before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left_behind() - before == set()
+    assert left_for_good(left_behind, before) == set()
 
 
 # ---- every step does what it claims -----------------------------------------------------------------

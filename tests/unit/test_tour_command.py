@@ -76,6 +76,13 @@ def test_sections_are_chosen_by_their_keys():
     assert [section.key for section in SECTIONS[:2]] == ["layout", "brk"]
 
 
+@pytest.mark.parametrize("how", ["brk", "BRK", "Brk", "2"])
+def test_a_section_is_chosen_by_its_key_in_any_case_or_by_its_number(how):
+    output = tour("--list", "--section", how).output
+    assert output.splitlines()[0].split(maxsplit=1) == ["brk", f"2 · {SECTIONS[1].title}"]
+    assert output == tour("--list", "--section", "brk").output
+
+
 @pytest.mark.parametrize("how", ["7", "map a FILE of"])
 def test_one_step_is_chosen_by_its_number_or_by_words_of_its_title(how):
     result = tour("--step", how)
@@ -87,7 +94,12 @@ def test_one_step_is_chosen_by_its_number_or_by_words_of_its_title(how):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--section", "nowhere"], "'nowhere' is not one of 'layout', 'brk'"),
+        (["--section", "nowhere"], "no section 'nowhere'. There are: 1 layout, 2 brk, 3 file, 4 anonymous,"),
+        (["--section", "12"], "no section '12'. There are: 1 layout, "),
+        (["--section", "0"], "no section '0'. There are: 1 layout, "),
+        (["--section", ""], "no section ''. There are: 1 layout, "),
+        (["--step", ""], "give the number of a step, or words of its title"),
+        (["--step", "7", "--step", " "], "give the number of a step, or words of its title"),
         (["--step", "nowhere"], "no title of a step has 'nowhere' in it"),
         (["--step", "1000"], "no step 1000"),
         (["--section", "brk", "--step", "1"], "no step 1 in what was chosen"),
@@ -112,7 +124,7 @@ def test_the_list_names_all_and_runs_nothing(monkeypatch):
     assert [line.split(maxsplit=1)[1] for line in output.splitlines() if line.strip()[:1].isdigit()] == TITLES
     assert max(map(len, output.splitlines())) <= 80
     assert tour("--list", "--step", "7").output.splitlines() == [
-        "file        A file as memory: mmap, msync",
+        "file        3 · A file as memory: mmap, msync",
         f"         7  {TITLES[6]}",
     ]
 
@@ -240,10 +252,10 @@ def test_a_terminal_gets_the_colours_it_can_and_shall_have(environment, colours,
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("width", [70, 80, 140])
+@pytest.mark.parametrize("width", [64, 80, 140])
 def test_no_line_is_wider_than_the_terminal(width, monkeypatch):
     terminal = partial(Console, force_terminal=True, width=width)
-    monkeypatch.setattr(CLI_TOUR, "_Console", terminal)
+    monkeypatch.setattr(CLI_TOUR, "OutputConsole", terminal)
     monkeypatch.setattr(CLI_TOUR, "_command", lambda: "mmkit")
     output = tour().output
     assert "\x1b[" in output
@@ -253,7 +265,7 @@ def test_no_line_is_wider_than_the_terminal(width, monkeypatch):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_plain_is_ascii_without_control_codes_in_80_columns(terminal, monkeypatch):
     if terminal:
-        monkeypatch.setattr(CLI_TOUR, "_Console", partial(Console, force_terminal=True, width=80))
+        monkeypatch.setattr(CLI_TOUR, "OutputConsole", partial(Console, force_terminal=True, width=80))
     output = tour("--plain").output
     assert output.isascii()
     assert "\x1b" not in output

@@ -3,6 +3,7 @@
 import errno
 import faulthandler
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mmkit.tour.readahead import file_length, fill, read_ahead
 from mmkit.tour.step import Step
 from mmkit.tour.summary import Tally, document, tally
 from mmkit.tour.witness import Death, bare_access
-from support import in_child, x86_64
+from support import NOBODY, in_child, needs_root, sanitized, x86_64
 
 
 class Listener:
@@ -149,7 +150,7 @@ def test_an_audience_that_leaves_ends_the_tour_and_is_no_failure_of_a_step():
 
     class Leaves(Listener):
         def step_ended(self, step):
-            raise AudienceLeft
+            raise AudienceLeft(BrokenPipeError())
 
     @scene("one", "two")
     def careful(stage):
@@ -291,6 +292,22 @@ def test_the_processor_says_whether_it_was_a_write_and_whether_its_tables_have_t
     assert bare_access(1 << 60, "read").error_code is None
 
 
+@x86_64
+@pytest.mark.parametrize("address", [(1 << 64) - 1, (1 << 64) - (1 << 47), (1 << 47) - 4096], ids=hex)
+def test_of_the_kernels_addresses_nobody_claims_that_there_is_a_page(address):
+    for access in ("read", "write"):
+        assert bare_access(address, access).processor == (
+            f"page fault, code {5 if access == 'read' else 7}: a {access}. The kernel hides whether there is a page"
+        )
+
+
+@x86_64
+def test_below_them_the_processor_is_believed():
+    assert bare_access((1 << 47) - 2 * 4096, "read").processor.endswith(
+        "its tables have no page there to read"
+    )
+
+
 def test_a_child_that_is_ended_before_it_can_tell_is_told_by_its_signal(monkeypatch):
     # In place of a handler: and no traceback of pytest's either.
     monkeypatch.setattr("mmkit.tour.witness._tell_death", lambda writer: faulthandler.disable())
@@ -382,3 +399,20 @@ def test_a_disk_that_takes_a_part_at_a_time_gets_all(monkeypatch):
             patch.setattr(os, "write", lambda fd, data: real(fd, data[:1000]))
             fill(fd, 4096)
         assert os.fstat(fd).st_size == 4096
+
+
+@sanitized
+@needs_root
+def test_a_refusal_in_a_shielded_process_names_the_file_and_what_to_do():
+    def shielded():
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)  # and from then on the process may not look at itself
+        steps = [step for each in run(SECTIONS, Listener()).values() for step in each]
+        assert [step.mistake for step in steps if step.mistake] == []
+        return [step.refusal.error + " " + step.refusal.why for step in steps if step.refusal]
+
+    refusals = in_child(shielded)
+    files = [text for text in refusals if text.startswith("EACCES: ")]
+    assert len(files) > 10
+    for text in files:
+        assert re.match(r"EACCES: open\('/proc/self/\w+'\): Permission denied .*PR_SET_DUMPABLE", text), text

@@ -16,13 +16,14 @@
 
 #include <mmkit/region.h>
 
-/* Have a hook called when a load or store in the region faults; NULL for none. (System calls answer EFAULT.) When this returns, no earlier hook is
- * running any more, nor will be.
+/* Have a hook called when a load or store in the region faults; NULL for none. (System calls answer EFAULT.) When
+ * this returns, no earlier hook is running any more, nor will be.
  *
  * The hook makes the page accessible and answers MMK_FAULT_RETRY, also where it finds that another thread has
  * done so meanwhile. It is async-signal-safe: it takes no lock that anybody may hold while touching the region
  * or calling into mmkit, does not allocate, return by longjmp(3) or call Python. mmk_sys_* and mmk_guarded_copy
- * may be called. A child forked while another thread runs a hook finds what that had done so far. A region that must move to grow cannot be resized while it has a hook.
+ * may be called. A child forked while another thread runs a hook finds what that had done so far. A region that
+ * must move to grow cannot be resized while it has a hook.
  *
  * returns  0, or -MMK_ECLOSED
  * Lock order: as mmk_region_close. */

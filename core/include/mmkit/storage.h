@@ -1,6 +1,7 @@
 /* storage.h: a region and what stands behind it: writing changes to the file, giving storage back.
  *
- * A range that is not inside the region is -ERANGE; every call answers -MMK_ECLOSED on a closed region. Threads, fork, signals: see region.h.
+ * A range that is not inside the region is -ERANGE; every call answers -MMK_ECLOSED on a closed region.
+ * Threads, fork, signals: see region.h.
  */
 #ifndef MMKIT_STORAGE_H
 #define MMKIT_STORAGE_H

@@ -2,7 +2,7 @@
  *
  * One function a man page, same argument order. Where glibc has a wrapper it is called, so that
  * tracers which interpose libc (and the sanitizers) see the call; where it has none (glibc 2.36
- * lacks mseal, memfd_secret and cachestat) the number here is used. Headers and glibc are older
+ * lacks mseal, memfd_secret and cachestat, older ones the process_* calls) the number here is used. Headers and glibc are older
  * than kernels, so constants are mmkit's own.
  *
  * Threads: any call from any thread, but for mmk_sys_sbrk, whose note says why.
@@ -90,6 +90,35 @@ MMK_API ssize_t mmk_sys_process_vm_readv(pid_t pid, const struct iovec *local_io
                                          const struct iovec *remote_iov, unsigned long riovcnt, unsigned long flags);
 MMK_API ssize_t mmk_sys_process_vm_writev(pid_t pid, const struct iovec *local_iov, unsigned long liovcnt,
                                           const struct iovec *remote_iov, unsigned long riovcnt, unsigned long flags);
+
+/* process_madvise(2), Linux 5.10: bytes advised, which may be fewer than asked. process_mrelease(2), Linux 5.15. */
+MMK_API ssize_t mmk_sys_process_madvise(int pidfd, const struct iovec *iovec, size_t vlen, int advice, unsigned flags);
+MMK_API int mmk_sys_process_mrelease(int pidfd, unsigned flags);
+
+/* pkey_alloc(2), pkey_free(2), pkey_mprotect(2), Linux 4.9: a key's number, or 0.
+ * -ENOSPC also where the processor has no keys; pkey -1 makes pkey_mprotect the same as mprotect. */
+MMK_API int mmk_sys_pkey_alloc(unsigned flags, unsigned access_rights);
+MMK_API int mmk_sys_pkey_free(int pkey);
+MMK_API int mmk_sys_pkey_mprotect(void *addr, size_t length, int prot, int pkey);
+
+/* userfaultfd(2), Linux 4.3: a file descriptor. -EPERM without UFFD_USER_MODE_ONLY, unless privileged. */
+MMK_API int mmk_sys_userfaultfd(int flags);
+/* membarrier(2), Linux 4.3: for QUERY and GET_REGISTRATIONS a set of commands, else 0. */
+MMK_API int mmk_sys_membarrier(int cmd, unsigned flags, int cpu_id);
+
+/* mbind(2), get_mempolicy(2), set_mempolicy(2), move_pages(2): -ENOSYS where the kernel was built without NUMA.
+ * maxnode counts bits; the kernel looks at one fewer, so it is one more than those that are there to be read. */
+MMK_API int mmk_sys_mbind(void *addr, size_t length, int mode, const unsigned long *nodemask, unsigned long maxnode,
+                          unsigned flags);
+/* pre: nodemask has room for maxnode bits, rounded up to whole longs, which must be as many as the kernel's nodes. */
+MMK_API int mmk_sys_get_mempolicy(int *mode, unsigned long *nodemask, unsigned long maxnode, void *addr,
+                                  unsigned long flags);
+MMK_API int mmk_sys_set_mempolicy(int mode, const unsigned long *nodemask, unsigned long maxnode);
+/* Returns 0, or since Linux 4.17 the number of pages that were not moved. pre: each vector has count entries. */
+MMK_API long mmk_sys_move_pages(pid_t pid, unsigned long count, void **pages, const int *nodes, int *status, int flags);
+
+/* syscall(2): any call by its number, for asking whether the kernel has it. */
+MMK_API long mmk_sys_syscall(long number, const long arguments[6]);
 
 /* prctl(2), PR_SET_VMA_ANON_NAME, Linux 5.17: name an anonymous range for /proc/PID/maps.
  * -EINVAL where the kernel was built without CONFIG_ANON_VMA_NAME. */

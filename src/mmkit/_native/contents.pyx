@@ -6,6 +6,7 @@ Every access goes through core/include/mmkit/access.h.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 
@@ -22,6 +23,10 @@ from mmkit._native.region cimport (
 
 from mmkit.hints import failure
 
+cdef extern from "Python.h":
+    ctypedef class __builtin__.slice [object PySliceObject]:
+        cdef object start, stop, step
+
 cdef enum:
     # Above this much work other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
@@ -33,6 +38,35 @@ cdef enum:
     ENOENT = 2
     EFAULT = 14
     ERANGE = 34
+
+
+cdef inline bint is_plain(object bound, Py_ssize_t *value):
+    """Fill `value` in from an int that fits; keep it for None."""
+    cdef int overflow = 0
+    if bound is None:
+        return True
+    if not PyLong_CheckExact(bound):
+        return False
+    value[0] = PyLong_AsLongAndOverflow(bound, &overflow)
+    return overflow == 0
+
+
+cdef inline Py_ssize_t within(Py_ssize_t position, Py_ssize_t size) noexcept:
+    if position < 0:
+        position += size
+        return position if position > 0 else 0
+    return position if position < size else size
+
+
+cdef inline Py_ssize_t unpack(slice key, Py_ssize_t size, Py_ssize_t *start, Py_ssize_t *step) except -1:
+    """How many items a slice has; where they start. In half the time of CPython's two calls for one like [a:b]."""
+    cdef Py_ssize_t first = 0, stop = size
+    step[0] = 1
+    if key.step is None and is_plain(key.start, &first) and is_plain(key.stop, &stop):
+        start[0] = within(first, size)
+        return max(0, within(stop, size) - start[0])
+    PySlice_Unpack(key, start, &stop, step)
+    return PySlice_AdjustIndices(size, start, &stop, step[0])
 
 
 cdef class RegionContents(MappedRegion):
@@ -105,6 +139,8 @@ cdef class RegionContents(MappedRegion):
 
     @cython.final
     cdef Py_ssize_t checked_index(self, object key) except -1:
+        if not PyIndex_Check(key):
+            raise TypeError(f"region indices are integers or slices, not {type(key).__name__}")
         # As a sequence does: no int is too large to be outside.
         cdef Py_ssize_t index = PyNumber_AsSsize_t(key, IndexError)
         cdef Py_ssize_t size = self.size()
@@ -117,14 +153,11 @@ cdef class RegionContents(MappedRegion):
 
     def __getitem__(self, key):
         cdef unsigned char byte = 0
-        cdef Py_ssize_t start, stop, step, count
-        if PyIndex_Check(key):
+        cdef Py_ssize_t start, step, count
+        if not PySlice_Check(key):
             self.load(self.checked_index(key), &byte, 1)
             return byte
-        if not PySlice_Check(key):
-            raise TypeError(f"region indices are integers or slices, not {type(key).__name__}")
-        PySlice_Unpack(key, &start, &stop, &step)
-        count = PySlice_AdjustIndices(self.size(), &start, &stop, step)
+        count = unpack(key, self.size(), &start, &step)
         if count == 0:
             return self.load_bytes(0, 0)  # with a negative step, start may be -1
         if step == 1:
@@ -138,9 +171,9 @@ cdef class RegionContents(MappedRegion):
     cdef int set_item(self, object key, object value) except -1:
         cdef unsigned char byte
         cdef Py_ssize_t number
-        cdef Py_ssize_t start, stop, step, count, i
+        cdef Py_ssize_t start, step, count, i
         cdef Py_buffer source
-        if PyIndex_Check(key):
+        if not PySlice_Check(key):
             start = self.checked_index(key)
             if not PyIndex_Check(value):
                 raise TypeError(
@@ -152,10 +185,7 @@ cdef class RegionContents(MappedRegion):
             byte = <unsigned char>number
             self.store(start, &byte, 1)
             return 0
-        if not PySlice_Check(key):
-            raise TypeError(f"region indices are integers or slices, not {type(key).__name__}")
-        PySlice_Unpack(key, &start, &stop, &step)
-        count = PySlice_AdjustIndices(self.size(), &start, &stop, step)
+        count = unpack(key, self.size(), &start, &step)
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
             self.check_open()

@@ -12,9 +12,12 @@ from mmkit._native.sys cimport *
 
 from os import fsencode
 
-from mmkit.flags import ShmAttachFlag, ShmCommand
+from mmkit.flags import Advice, ShmAttachFlag, ShmCommand
 from mmkit.hints import failure
 from mmkit.structs import IpcPerm, ShmidDs, ShmInfo, ShmUsage
+
+# process_madvise has a parameter of that name.
+ctypedef iovec c_iovec
 
 cdef enum:
     SHM_REMAP = 0o40000
@@ -405,3 +408,75 @@ def process_vm_writev(pid: int, local_iov: object, remote_iov: object, flags: in
     if moved < 0:
         raise failure(moved, "process_vm_writev", None, (pid, f"{len(data)} bytes", f"{count} ranges"))
     return moved
+
+
+def process_madvise(pidfd: int, iovec: object, advice: int, flags: int = 0) -> int:
+    """Tell the kernel how another process will use its memory (process_madvise(2), Linux 5.10).
+
+    Parameters
+    ----------
+    pidfd
+        The process, as `os.pidfd_open` names it.
+    iovec : sequence of (int, int)
+        Addresses and lengths there, at most 1024 of them; addresses page-aligned.
+    advice
+        `Advice`: ``COLD``, ``PAGEOUT``, ``WILLNEED`` (5.13), ``COLLAPSE`` (6.1); for the process itself any
+        advice (6.13).
+    flags
+        0: none is defined.
+
+    Returns
+    -------
+    int
+        Bytes advised; fewer than asked where a range could not be.
+
+    Raises
+    ------
+    SyscallError
+        ``EBADF``, ``ESRCH``; ``EPERM``, ``EACCES``: needs CAP_SYS_NICE and what ptrace needs; ``EINVAL``:
+        advice that is not for others; ``ENOMEM``: nothing is mapped there.
+
+    References
+    ----------
+    process_madvise(2)
+    """
+    cdef size_t count, total
+    cdef int target = as_int(pidfd, "process_madvise", "pidfd"), a = as_int(advice, "process_madvise", "advice")
+    cdef unsigned int f = <unsigned int>as_int(flags, "process_madvise", "flags")
+    cdef c_iovec *remote = remote_vector(iovec, "process_madvise", &count, &total)
+    cdef ssize_t advised
+    try:
+        with nogil:
+            advised = mmk_sys_process_madvise(target, remote, count, a, f)
+    finally:
+        PyMem_Free(remote)
+    if advised < 0:
+        raise failure(advised, "process_madvise", None, (pidfd, f"{count} ranges", Advice(advice)))
+    return advised
+
+
+def process_mrelease(pidfd: int, flags: int = 0) -> None:
+    """Take the memory of a dying process at once (process_mrelease(2), Linux 5.15).
+
+    Parameters
+    ----------
+    pidfd
+        The process, as `os.pidfd_open` names it; SIGKILL was sent to it.
+    flags
+        0: none is defined.
+
+    Raises
+    ------
+    SyscallError
+        ``EINVAL``: it is not dying; ``EAGAIN``: not all could be taken; ``EBADF``, ``ESRCH``, ``EPERM``.
+
+    References
+    ----------
+    process_mrelease(2)
+    """
+    cdef int error, target = as_int(pidfd, "process_mrelease", "pidfd")
+    cdef unsigned int f = <unsigned int>as_int(flags, "process_mrelease", "flags")
+    with nogil:
+        error = mmk_sys_process_mrelease(target, f)
+    if error:
+        raise failure(error, "process_mrelease", None, (pidfd, flags))

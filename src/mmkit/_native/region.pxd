@@ -1,5 +1,6 @@
 """core/include/mmkit/region.h and what acts on a region; and the class that holds one."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 
 from mmkit._native.base cimport mmk_range
@@ -117,7 +118,9 @@ cdef class MappedRegion:
     cdef size_t whole_size
     cdef object observer
 
-    cdef size_t size(self) noexcept
+    @cython.final
+    cdef inline size_t size(self) noexcept:
+        return self.handle.asked - self.skew
     cdef object closed_error(self)
     cdef int check_open(self) except -1
     cdef int check_range(self, Py_ssize_t offset, object length, size_t *count) except -1

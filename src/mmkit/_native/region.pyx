@@ -151,10 +151,6 @@ cdef class MappedRegion:
     # ---- ranges -------------------------------------------------------------------------------------
 
     @cython.final
-    cdef size_t size(self) noexcept:
-        return self.handle.asked - self.skew
-
-    @cython.final
     cdef object closed_error(self):
         return ClosedError(self._closed_text)
 

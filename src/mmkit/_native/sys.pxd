@@ -85,6 +85,20 @@ cdef extern from "mmkit/sys.h" nogil:
                                      const iovec *remote_iov, unsigned long riovcnt, unsigned long flags)
     ssize_t mmk_sys_process_vm_writev(pid_t pid, const iovec *local_iov, unsigned long liovcnt,
                                       const iovec *remote_iov, unsigned long riovcnt, unsigned long flags)
+    ssize_t mmk_sys_process_madvise(int pidfd, const iovec *iovec, size_t vlen, int advice, unsigned flags)
+    int mmk_sys_process_mrelease(int pidfd, unsigned flags)
+    int mmk_sys_pkey_alloc(unsigned flags, unsigned access_rights)
+    int mmk_sys_pkey_free(int pkey)
+    int mmk_sys_pkey_mprotect(void *addr, size_t length, int prot, int pkey)
+    int mmk_sys_userfaultfd(int flags)
+    int mmk_sys_membarrier(int cmd, unsigned flags, int cpu_id)
+    int mmk_sys_mbind(void *addr, size_t length, int mode, const unsigned long *nodemask, unsigned long maxnode,
+                      unsigned flags)
+    int mmk_sys_get_mempolicy(int *mode, unsigned long *nodemask, unsigned long maxnode, void *addr,
+                              unsigned long flags)
+    int mmk_sys_set_mempolicy(int mode, const unsigned long *nodemask, unsigned long maxnode)
+    long mmk_sys_move_pages(pid_t pid, unsigned long count, void **pages, const int *nodes, int *status, int flags)
+    long mmk_sys_syscall(long number, const long *arguments)
     int mmk_sys_name_anonymous(void *addr, size_t length, const char *name)
 
 cdef extern from "mmkit/program_break.h" nogil:

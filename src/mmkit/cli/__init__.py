@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from mmkit.cli.doctor import doctor
 from mmkit.cli.maps import maps
+from mmkit.cli.output import Commands
 from mmkit.cli.tour import tour
 
 __all__ = ["main"]
 
 
-@click.group()
+@click.group(cls=Commands)
 @click.version_option(package_name="mmkit")
 def main() -> None:
     """See and control the memory of a Linux process."""
@@ -18,3 +20,4 @@ def main() -> None:
 
 main.add_command(tour)
 main.add_command(maps)
+main.add_command(doctor)

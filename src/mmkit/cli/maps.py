@@ -6,10 +6,10 @@ import json
 import os
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from mmkit import maps as mmkit_maps
+from mmkit.cli.output import OutputConsole
 from mmkit.errors import Error
 from mmkit.hints import size as written_size
 from mmkit.maps import Area, Areas, Kind
@@ -75,7 +75,7 @@ def _document(areas: Areas) -> dict[str, object]:
 
 
 def _print_table(areas: Areas) -> None:
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     # Lines that go to a file or to grep are as long as they need to be.
     width = console.width if console.is_terminal else None
     total = written_size(sum(areas.column("size")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -12,16 +11,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from mmkit.cli.output import OutputConsole
 from mmkit.tour import SECTIONS, AudienceLeft, Outcome, Screen, Section, Step, run
-from mmkit.tour.plan import NoSuchStepError, chosen, listing
+from mmkit.tour.plan import NoSuchSectionError, NoSuchStepError, chosen, listing, named
 from mmkit.tour.summary import document
 
 __all__ = ["tour"]
 
-#: As shells have it for a command that a signal ended: 128 + SIGINT, SIGPIPE.
-_EXIT_INTERRUPTED, _EXIT_NOBODY_READS = 130, 141
+#: As shells have it for a command that a signal ended: 128 + SIGINT.
+_EXIT_INTERRUPTED = 130
 
 
 @click.command()
@@ -29,9 +28,8 @@ _EXIT_INTERRUPTED, _EXIT_NOBODY_READS = 130, 141
     "--section",
     "keys",
     multiple=True,
-    metavar="KEY",
-    type=click.Choice([section.key for section in SECTIONS]),
-    help="Only this section; may be given several times.",
+    metavar="KEY|N",
+    help=f"Only this section, by its key or its number ({named(SECTIONS)}); may be given several times.",
 )
 @click.option(
     "--step",
@@ -61,34 +59,28 @@ def tour(
     """
     try:
         only = chosen(SECTIONS, keys, steps)
+    except NoSuchSectionError as error:
+        raise click.BadParameter(str(error), param_hint="'--section'") from None
     except NoSuchStepError as error:
         raise click.BadParameter(str(error), param_hint="'--step'") from None
     if lists and as_json:
         raise click.UsageError("--list is for people: --json goes without it.")
     try:
         if lists:
-            _print("\n".join(listing(SECTIONS, only)))
+            click.echo("\n".join(listing(SECTIONS, only)))
             return
         played = _play_json(only) if as_json else _play(only, plain)
     except KeyboardInterrupt:
         click.echo("\nmmkit tour: interrupted; nothing is left behind", err=True)
         context.exit(_EXIT_INTERRUPTED)
-    except AudienceLeft:
-        # What Python has not written yet must not fail once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        context.exit(_EXIT_NOBODY_READS)
+    except AudienceLeft as left:
+        raise left.why from None
     if any(step.outcome is Outcome.FAILED for each in played.values() for step in each):
         context.exit(1)
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # Newer versions of rich would end the process here, with a status that means something else.
-        raise BrokenPipeError
-
-
 def _play(only: Collection[int] | None, plain: bool) -> dict[str, list[Step]]:
-    console = _Console(highlight=False, color_system=None if plain else "auto")
+    console = OutputConsole(highlight=False, color_system=None if plain else "auto")
     screen = Screen(console, plain=plain)
     screen.opening(len(SECTIONS), whole=only is None)
     begun = time.monotonic()
@@ -108,15 +100,8 @@ class _Nobody:
 def _play_json(only: Collection[int] | None) -> dict[str, list[Step]]:
     begun = time.monotonic()
     played = run(SECTIONS, _Nobody(), only)
-    _print(json.dumps(document(SECTIONS, played, time.monotonic() - begun), indent=1))
+    click.echo(json.dumps(document(SECTIONS, played, time.monotonic() - begun), indent=1))
     return played
-
-
-def _print(text: str) -> None:
-    try:
-        click.echo(text)
-    except BrokenPipeError:
-        raise AudienceLeft from None
 
 
 def _command() -> str:

@@ -59,9 +59,9 @@ def in_a_child(work: Callable[[], _T]) -> _T:
     Exception
         What `work` raised.
     """
-    # What is still buffered would be written twice.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # What is still buffered would be written twice. (None: it was closed before Python began.)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
     reader, writer = os.pipe()
     try:
         child = os.fork()

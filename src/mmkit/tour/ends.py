@@ -50,7 +50,7 @@ def _legend() -> Iterator[Text]:
     cells = [("rw-", "", "   "), ("rw-", "green", "███"), ("r--", "cyan", "░░░")]
     cells += [("rw-", "magenta", "█L█"), ("rw-", "red", "╳╳╳")]
     notes = [
-        "address space only: no memory behind it yet",
+        "address space only: no memory yet",
         "in RAM, and in this process",
         "only in the kernel's cache of the file",
         "locked into RAM",
@@ -117,23 +117,31 @@ def _recap(
     return lines
 
 
-def verdict(played: Mapping[str, Sequence[Step]], seconds: float) -> Text:
+def verdict(played: Mapping[str, Sequence[Step]], seconds: float, width: int) -> Iterator[Text]:
     """Write what came of it."""
     steps = [step for each in played.values() for step in each]
     checks = sum(len(step.checks) for step in steps)
     made = sum(step.reached and step.number > 0 for step in steps)
-    counts = f"  {_some(made, 'step')}, {_some(checks, 'check')}, {seconds:.1f} s. "
-    line = Text.assemble((counts, "bold"))
+    counts = f"  {_some(made, 'step')}, {_some(checks, 'check')}, {seconds:.1f} s."
+    line = Text(counts, "bold")
+    for part in _judgement(steps):
+        if line.cell_len + 1 + part.cell_len > width:
+            yield line
+            line = Text(" ")
+        line.append(" ").append_text(part)
+    yield line
+
+
+def _judgement(steps: Sequence[Step]) -> Iterator[Text]:
     refused, failed = _count(steps, Outcome.REFUSED), _count(steps, Outcome.FAILED)
     if refused:
-        line.append(f"{refused} refused here. ", "magenta")
+        yield Text(f"{refused} refused here.", "magenta")
     if failed:
         verb = "it claims" if failed == 1 else "they claim"
-        return line.append(f"{failed} did not do what {verb}.", "bold red")
-    if _count(steps, Outcome.DONE):
-        line.append("The rest did what they claim " if refused else "All did what they claim ")
-        line.append(*MARKS[Outcome.DONE])
-    return line
+        yield Text(f"{failed} did not do what {verb}.", "bold red")
+    elif _count(steps, Outcome.DONE):
+        what = "The rest did what they claim" if refused else "All did what they claim"
+        yield Text(what, "bold").append(" ").append(*MARKS[Outcome.DONE])
 
 
 def _some(count: int, name: str) -> str:

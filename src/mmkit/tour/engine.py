@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from mmkit.errors import Error, SyscallError
+from mmkit.hints import failure
 from mmkit.tour.spelling import errno_name
 from mmkit.tour.step import Outcome, Refusal, Step
 
@@ -30,7 +32,17 @@ class Audience(Protocol):
 
 
 class AudienceLeft(BaseException):
-    """Nobody watches any more: raised by the audience, it ends the tour."""
+    """Nobody watches any more: raised by the audience, it ends the tour.
+
+    Parameters
+    ----------
+    why
+        What came of telling it more.
+    """
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 class SceneOver(Exception):  # noqa: N818 - not an error
@@ -143,14 +155,27 @@ _USUAL_REASONS = {
 }
 
 
+def _with_its_file(error: OSError) -> OSError:
+    """Return what says which file could not be opened, and what to do; the error itself if it is of none."""
+    if error.errno is None or error.filename is None:
+        return error
+    named = failure(-error.errno, "open", None, (os.fsdecode(error.filename),))
+    return named if isinstance(named, OSError) else error
+
+
 def _explain(step: Step, error: Exception, may_refuse: Sequence[int]) -> None:
     if isinstance(error, OSError) and error.errno is not None:
-        if step.calls and not step.calls[-1].kernel:
+        error = _with_its_file(error)
+        call = error.call if isinstance(error, SyscallError) else ""
+        is_of_a_file = call.startswith("open(")
+        if step.calls and not step.calls[-1].kernel and not is_of_a_file:
             step.calls[-1].errno = errno_name(error)
         if error.errno in _REFUSALS or error.errno in may_refuse:
             hint = error.hint if isinstance(error, SyscallError) else ""
-            why = hint or _USUAL_REASONS.get(error.errno, "")
-            step.refusal = Refusal(f"{errno_name(error)}: {error.strerror}", why)
+            why = hint or _USUAL_REASONS.get(error.errno or 0, "")
+            # Other calls are shown; that a file was looked into is not.
+            what = f"{call}: {error.strerror}" if is_of_a_file else error.strerror
+            step.refusal = Refusal(f"{errno_name(error)}: {what}", why)
             return
     elif type(error) is Error:
         # Said by mmkit before the kernel was asked.

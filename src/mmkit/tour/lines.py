@@ -70,7 +70,7 @@ def marked(mark: str, style: str, text: str, width: int) -> Iterator[Text]:
 
 def _beside(name: str, width: int) -> Text:
     # Text in colours is hard to read on some grounds or others: colour is for what is no text.
-    return Text(" " * INDENT).append(f"{name:<{width}}", "cyan" if name == "mmkit" else "dim")
+    return Text(" " * INDENT).append(f"{name:<{width}}", "bold" if name == "mmkit" else "dim")
 
 
 def _folded(statement: str, width: int) -> list[str]:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from mmkit.tour.engine import Section
 
-__all__ = ["NoSuchStepError", "chosen", "listing"]
+__all__ = ["NoSuchSectionError", "NoSuchStepError", "chosen", "listing", "named"]
+
+
+class NoSuchSectionError(ValueError):
+    """A section was asked for that the tour has not."""
 
 
 class NoSuchStepError(ValueError):
@@ -35,7 +39,7 @@ def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection
     sections
         All of them.
     keys
-        Of the sections that are wanted; empty for all.
+        Of the sections that are wanted, in any case, or their numbers; empty for all.
     steps
         Numbers of steps, or words of their titles in any case; empty for all.
 
@@ -46,18 +50,30 @@ def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection
 
     Raises
     ------
+    NoSuchSectionError
+        There is no such section.
     NoSuchStepError
         There is no such step in these sections.
     """
     if not keys and not steps:
         return None
-    there = [each for each in _announced(sections) if not keys or each.section.key in keys]
+    wanted = [_section(sections, key) for key in keys] or sections
+    there = [each for each in _announced(sections) if each.section in wanted]
     if not steps:
         return {each.number for each in there}
     return {number for step in steps for number in _matching(there, step)}
 
 
+def _section(sections: Sequence[Section], wanted: str) -> Section:
+    for number, section in enumerate(sections, 1):
+        if wanted.casefold() in (section.key, str(number)):
+            return section
+    raise NoSuchSectionError(f"there is no section {wanted!r}. There are: {named(sections)}")
+
+
 def _matching(there: Sequence[_Announced], step: str) -> set[int]:
+    if not step.strip():
+        raise NoSuchStepError("give the number of a step, or words of its title: see --list")
     if step.isdecimal():
         found = {each.number for each in there if each.number == int(step)}
         missing = f"there is no step {step} in what was chosen: see --list"
@@ -69,9 +85,15 @@ def _matching(there: Sequence[_Announced], step: str) -> set[int]:
     return found
 
 
+def named(sections: Sequence[Section]) -> str:
+    """Write by what sections are chosen: the number and the key of each."""
+    return ", ".join(f"{number} {section.key}" for number, section in enumerate(sections, 1))
+
+
 def listing(sections: Sequence[Section], only: Collection[int] | None) -> Iterator[str]:
     """Write the sections, with the keys by which they are chosen, and their steps, with their numbers."""
     width = max(len(section.key) for section in sections)
+    numbers = {section.key: number for number, section in enumerate(sections, 1)}
     last = None
     for each in _announced(sections):
         if only is not None and each.number not in only:
@@ -79,6 +101,6 @@ def listing(sections: Sequence[Section], only: Collection[int] | None) -> Iterat
         if each.section is not last:
             if last:
                 yield ""
-            yield f"{each.section.key:<{width}}  {each.section.title}"
+            yield f"{each.section.key:<{width}}  {numbers[each.section.key]} · {each.section.title}"
             last = each.section
         yield f"{each.number:>{width}}  {each.title}"

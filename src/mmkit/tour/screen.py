@@ -88,7 +88,7 @@ class Screen:
         self._lines([Text(), Text("━" * self._width, "dim"), Text(), *calls_made(played, self._width)])
         if len(played) > 1:
             self._lines([Text(), *recap(sections, played, self._width)])
-        self._lines([Text(), verdict(played, seconds), Text()])
+        self._lines([Text(), *verdict(played, seconds, self._width), Text()])
         if len(played) == len(sections):
             # Commands have a line each: they are there to be copied, and may hold a long path.
             self._lines(
@@ -113,8 +113,8 @@ class Screen:
                 line.plain = in_ascii(line.plain)
             try:
                 self._console.print(line, soft_wrap=True)
-            except BrokenPipeError:
-                raise AudienceLeft from None
+            except OSError as error:
+                raise AudienceLeft(error) from None
 
     def _title(self, step: Step) -> list[Text]:
         lead = Text.assemble(("▸ ", "cyan"), (f"{step.number} " if step.number else "", "dim"))

@@ -19,6 +19,9 @@ _CODES = {
     "SIGBUS": {1: "BUS_ADRALN", 2: "BUS_ADRERR", 3: "BUS_OBJERR", 4: "BUS_MCEERR_AR"},
 }
 _PAGE_IS_THERE, _WAS_A_WRITE = 1, 2
+#: From the last page of user space on (with tables of four levels) the kernel always tells user programs that
+#: a page is there, whether it is or not: nobody shall learn where the kernel has its own.
+_HIDDEN_FROM = (1 << 47) - 4096
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Death:
         if self.error_code is None:
             return ""
         access = "write" if self.error_code & _WAS_A_WRITE else "read"
+        if self.address is None or self.address >= _HIDDEN_FROM:
+            return f"page fault, code {self.error_code}: a {access}. The kernel hides whether there is a page"
         why = (
             f"its tables have the page, but not for this {access}"
             if self.error_code & _PAGE_IS_THERE
