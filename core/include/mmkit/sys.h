@@ -2,8 +2,8 @@
  *
  * One function a man page, same argument order. Where glibc has a wrapper it is called, so that
  * tracers which interpose libc (and the sanitizers) see the call; where it has none (glibc 2.36
- * lacks mseal, memfd_secret and cachestat, older ones the process_* calls) the number here is used. Headers and glibc are older
- * than kernels, so constants are mmkit's own.
+ * lacks mseal, memfd_secret and cachestat, older ones the process_* calls) the number here is used.
+ * Headers and glibc are older than kernels, so constants are mmkit's own.
  *
  * Threads: any call from any thread, but for mmk_sys_sbrk, whose note says why.
  * Fork:    no state is kept.
