@@ -49,11 +49,21 @@ static int check_access(mmk_region *region, size_t offset, size_t length, int ne
     return find_what_is_forbidden(region, offset, length, needed, fault);
 }
 
-/* access_begin, where a look at the protection in force on all pages does not suffice. pre: the region is pinned. */
-static int begin_by_looking(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
+/* A range that an access touches, and what it must be allowed there. */
+typedef struct need {
+    size_t offset;
+    size_t length;
+    int prot;
+} need;
+
+/* Begin an access of which a look at the protection in force on all pages does not tell that it may go on.
+ * pre: the region is pinned. On error it no longer is. */
+static int begin_by_looking(mmk_region *region, const need *needs, size_t count, mmk_fault *fault)
 {
     for (;;) {
-        int error = check_access(region, offset, length, needed, fault);
+        int error = 0;
+        for (size_t i = 0; i < count && !error; i++)
+            error = check_access(region, needs[i].offset, needs[i].length, needs[i].prot, fault);
         if (!error)
             return 0;
         mmk_region_leave(region);
@@ -74,7 +84,7 @@ static inline int begin(mmk_region *region, size_t offset, size_t length, int ne
         return error;
     int prot = atomic_load_explicit(&region->uniform, memory_order_relaxed);
     bool allowed = prot >= 0 && (prot & needed) == needed && length && is_inside(region, offset, length);
-    return __builtin_expect(allowed, true) ? 0 : begin_by_looking(region, offset, length, needed, fault);
+    return __builtin_expect(allowed, true) ? 0 : begin_by_looking(region, &(need){offset, length, needed}, 1, fault);
 }
 
 int access_begin(mmk_region *region, size_t offset, size_t length, int needed, mmk_fault *fault)
@@ -121,6 +131,21 @@ int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t
         return error;
     error = guarded_copy(region->base + offset, from, length, fault);
     error = copied(region, offset, length, true, error, fault);
+    mmk_region_leave(region);
+    return error;
+}
+
+int mmk_access_move(mmk_region *region, size_t to, size_t from, size_t length, mmk_fault *fault)
+{
+    const need needs[] = {{from, length, PROT_READ}, {to, length, PROT_WRITE}};
+    int error = mmk_region_enter(region);
+    error = error ? error : begin_by_looking(region, needs, 2, fault);
+    if (error)
+        return error;
+    error = guarded_copy(region->base + to, region->base + from, length, fault);
+    error = copied(region, from, length, false, error, fault);
+    if (!error)
+        error = copied(region, to, length, true, 0, fault);
     mmk_region_leave(region);
     return error;
 }

@@ -49,14 +49,19 @@ int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool w
     return mmk_region_advise(region, offset, length, write ? MMK_MADV_POPULATE_WRITE : MMK_MADV_POPULATE_READ);
 }
 
-int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force)
+int mmk_region_destroy(mmk_region *region, size_t offset, size_t length, int advice, bool force)
 {
     int error = region_begin_destroying(region, offset, length, force);
     if (error)
         return error;
     error = check_range(region, offset, length);
     if (!error)
-        error = mmk_sys_madvise(region->base + offset, length, MMK_MADV_DONTNEED);
+        error = mmk_sys_madvise(region->base + offset, length, advice);
     region_end_destroying(region, force);
     return error;
+}
+
+int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force)
+{
+    return mmk_region_destroy(region, offset, length, MMK_MADV_DONTNEED, force);
 }

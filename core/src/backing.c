@@ -55,12 +55,18 @@ static bool is_full(int fd, bool write)
     return system.f_blocks && system.f_bavail == 0 && (write || system.f_type == TMPFS_MAGIC);
 }
 
+/* Without a descriptor: is it sure that no file stands behind it that others can cut? */
+static bool is_memory(const mmk_region *region)
+{
+    return region->always_locked || (region->flags & MAP_ANONYMOUS);
+}
+
 /* Why no page stands behind an offset: what the file looks like now, a moment later. */
 static mmk_fault_reason missing_page(const mmk_region *region, size_t offset, bool write)
 {
     struct stat status;
     if (region->fd < 0)
-        return MMK_FAULT_NO_MEMORY;
+        return is_memory(region) ? MMK_FAULT_NO_MEMORY : MMK_FAULT_NOT_BACKED;
     if (fstat(region->fd, &status) < 0)
         return MMK_FAULT_NOT_BACKED;
     if (region->file_offset + mmk_round_down(offset, region->granule) >= (uint64_t)status.st_size)

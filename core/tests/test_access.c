@@ -81,6 +81,29 @@ TEST(a_needle_is_found_where_it_first_and_last_stands)
     mmk_region_dispose(&region);
 }
 
+TEST(what_is_moved_within_the_region_may_overlap_itself)
+{
+    mmk_region region;
+    map_pages(&region, 2);
+    memcpy(region.base, "0123456789", 10);
+    CHECK(mmk_access_move(&region, 2, 0, 8, &fault) == 0 && memcmp(region.base, "0101234567", 10) == 0);
+    CHECK(mmk_access_move(&region, 0, 2, 8, &fault) == 0 && memcmp(region.base, "0123456767", 10) == 0);
+    CHECK(mmk_access_move(&region, pages(2), 0, 0, &fault) == 0);
+    CHECK(mmk_access_move(&region, pages(2) - 1, 0, 2, &fault) == -ERANGE);
+    CHECK(mmk_access_move(&region, 0, pages(2) - 1, 2, &fault) == -ERANGE);
+    CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_READ, false) == 0);
+    CHECK(mmk_access_move(&region, 0, pages(1), 2, &fault) == 0 && region.base[0] == 0);
+    CHECK(mmk_access_move(&region, pages(1), 2, 2, &fault) == -EFAULT && fault.write);
+    CHECK(mmk_access_move(&region, pages(1) - 1, 2, 2, &fault) == -EFAULT && region.base[pages(1) - 1] == 0);
+    CHECK(mmk_region_protect(&region, pages(1), pages(1), PROT_NONE, false) == 0);
+    CHECK(mmk_access_move(&region, 0, pages(1), 2, &fault) == -EFAULT && !fault.write);
+    CHECK(fault.address == (uintptr_t)region.base + pages(1) && fault.reason == MMK_FAULT_PROTECTION);
+    CHECK(atomic_load(&region.state) == MMK_REGION_LIVE);
+    CHECK(mmk_region_close(&region) == 0);
+    CHECK(mmk_access_move(&region, 0, 1, 1, &fault) == -MMK_ECLOSED);
+    mmk_region_dispose(&region);
+}
+
 TEST(what_stands_in_front_of_a_hole_is_found_and_what_does_not_is_a_fault)
 {
     mmk_region region;
@@ -97,6 +120,7 @@ TEST(what_stands_in_front_of_a_hole_is_found_and_what_does_not_is_a_fault)
 
 int main(void)
 {
+    RUN(what_is_moved_within_the_region_may_overlap_itself);
     RUN(what_stands_in_front_of_a_hole_is_found_and_what_does_not_is_a_fault);
     RUN(what_is_stored_is_loaded_at_any_offset);
     RUN(a_range_outside_is_refused_and_nothing_is_touched);

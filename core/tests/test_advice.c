@@ -100,6 +100,22 @@ TEST(discarded_private_pages_read_as_zeros_or_as_the_file)
     mmk_region_dispose(&region);
 }
 
+TEST(other_advice_that_destroys_looks_at_views_as_discarding_does)
+{
+    mmk_region region;
+    mmk_view view;
+    map(&region, shared_anonymous(pages(2)));
+    number_pages(&region);
+    CHECK(mmk_view_open(&region, &view, 0, 1, false) == 0);
+    CHECK(mmk_region_destroy(&region, 0, pages(2), MMK_MADV_REMOVE, false) == -MMK_EPINNED);
+    CHECK(pages_are_numbered(region.base, 2));
+    CHECK(mmk_region_destroy(&region, 0, pages(2), MMK_MADV_REMOVE, true) == 0);
+    CHECK(all_bytes_are(region.base, pages(2), 0));
+    CHECK(mmk_region_destroy(&region, pages(2), pages(1), MMK_MADV_REMOVE, true) == -ERANGE);
+    mmk_view_close(&region, &view);
+    mmk_region_dispose(&region);
+}
+
 TEST(what_is_looked_at_used_or_locked_is_not_discarded)
 {
     mmk_region region;
@@ -134,6 +150,7 @@ int main(void)
     RUN(giving_shared_pages_back_destroys_nothing_and_is_a_hint);
     RUN(populating_brings_every_page_in);
     RUN(populating_past_the_end_of_the_file_says_that_an_access_would_fault);
+    RUN(other_advice_that_destroys_looks_at_views_as_discarding_does);
     RUN(discarded_private_pages_read_as_zeros_or_as_the_file);
     RUN(what_is_looked_at_used_or_locked_is_not_discarded);
     RUN(populating_a_guard_is_refused);

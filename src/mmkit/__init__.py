@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from mmkit import linux, maps
+from mmkit import compat, linux, maps
 from mmkit.errors import ClosedError, Error, MemoryFault, OutOfMemory, SyscallError
 from mmkit.faults import peek, poke
 from mmkit.features import supports
@@ -27,6 +27,7 @@ __all__ = [
     "Prot",
     "Region",
     "SyscallError",
+    "compat",
     "linux",
     "maps",
     "peek",

@@ -87,13 +87,16 @@ class RegionFactories(RegionContents):
     @classmethod
     def _make(cls, backing: str, name: str | None, length: int, prot: int, flags: int, **how: Any) -> Self:  # noqa: ANN401
         region = cls.__new__(cls)
-        region._backing = backing
-        region._name = name
-        region._resizable = True
-        region._map(length, int(prot), int(flags), **how)
-        key = id(region)
-        _live[key] = weakref.ref(region, lambda _: _live.pop(key, None))
+        region._begin(backing, name, length, prot, flags, **how)
         return region
+
+    def _begin(self, backing: str, name: str | None, length: int, prot: int, flags: int, **how: Any) -> None:  # noqa: ANN401
+        self._backing = backing
+        self._name = name
+        self._resizable = True
+        self._map(length, int(prot), int(flags), **how)
+        key = id(self)
+        _live[key] = weakref.ref(self, lambda _: _live.pop(key, None))
 
     @classmethod
     def anonymous(

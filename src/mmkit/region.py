@@ -484,8 +484,8 @@ class Region(RegionFactories):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a Region cannot be pickled or copied: a child gets it by fork, another process by the "
-            "descriptor of a Region.memfd()"
+            f"{type(self).__name__} cannot be pickled or copied: a child gets it by fork, another process by "
+            "the descriptor of a Region.memfd()"
         )
 
     def __del__(self) -> None:

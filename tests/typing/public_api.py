@@ -4,6 +4,7 @@ from typing import assert_type
 
 import mmkit
 from mmkit import Advice, MapFlag, Prot, Region, linux
+from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
 from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
 
@@ -35,6 +36,18 @@ linux.shmctl(0, ShmCommand.RMID)
 assert_type(linux.get_mempolicy(), MemPolicy)
 assert_type(linux.move_pages(0, [4096]), tuple[int, ...])
 assert_type(linux.process_madvise(3, [(4096, 4096)], Advice.COLD), int)
+
+with mmap.mmap(-1, 100, access=mmap.ACCESS_WRITE, trackfd=False) as mapped:
+    assert_type(mapped, mmap.mmap)
+    assert_type(mapped[0], int)
+    assert_type(mapped[0:4], bytes)
+    assert_type(mapped.read_byte(), int)
+    assert_type(list(mapped), list[bytes])
+    assert_type(mapped.find(b"x", None, 5), int)
+    mapped.flush(0, 4096, flags=mmap.MS_ASYNC)
+    mapped.madvise(mmap.MADV_COLLAPSE)
+    assert_type(mapped.protect(mmap.PROT_READ), tuple[int, int])
+    assert_type(memoryview(mapped), memoryview[int])
 
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]

@@ -14,7 +14,15 @@ import mmkit
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(mmkit.__file__).parent
-MODULES = ["mmkit", "mmkit.linux", "mmkit.maps", "mmkit.flags", "mmkit.errors", "mmkit.faults"]
+MODULES = [
+    "mmkit",
+    "mmkit.linux",
+    "mmkit.maps",
+    "mmkit.flags",
+    "mmkit.errors",
+    "mmkit.faults",
+    "mmkit.compat",
+]
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 CLASSES = sorted(
     {
@@ -193,6 +201,18 @@ def test_every_member_of_region_is_documented_exactly_once():
     )
     assert set(listed) == members
     assert [name for name, times in listed.items() if times > 1] == []
+
+
+def test_every_member_that_mmap_has_of_its_own_is_documented_exactly_once():
+    own = {
+        name
+        for base, name in public_members(mmkit.compat.mmap.mmap)
+        if base.__name__ == "MmapContents"
+        or (base is mmkit.compat.mmap.mmap and inspect.isfunction(vars(base)[name]))
+    }
+    prefix = "mmkit.compat.mmap.mmap."
+    listed = [path.removeprefix(prefix) for path in DOCUMENTED if path.startswith(prefix)]
+    assert sorted(listed) == sorted(own)
 
 
 def test_every_call_of_linux_stands_in_the_table_with_its_prototype_and_man_page():

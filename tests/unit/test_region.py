@@ -488,6 +488,91 @@ def test_an_exception_under_way_is_not_replaced_when_the_block_cannot_close():
     view.release()
 
 
+def test_slices_with_steps_are_those_of_bytes(path):
+    with Region.file(path) as region:
+        model = region[:]
+        for start in (None, 0, 1, 4095, 4096, -1, -300, 10**6, -(10**6), 2**70):
+            for stop in (None, 0, 3, 4097, -1, -5000, 10**6, -(2**70)):
+                for step in (-1, 2, 3, -7, 255, 256, 257, -257, 4096, -5000, 2**70):
+                    assert region[start:stop:step] == model[start:stop:step]
+
+
+def test_a_wide_step_touches_only_the_bytes_that_it_gives(path):
+    with Region.file(path, mode="c") as region:
+        assert region[:: 2 * PAGE] == region[0:1] + region[2 * PAGE : 2 * PAGE + 1]
+        region.protect(Prot.NONE, PAGE, PAGE)
+        assert region[:: 2 * PAGE] == region[0:1] + region[2 * PAGE : 2 * PAGE + 1]
+        with pytest.raises(mmkit.MemoryFault):
+            region[::PAGE]
+
+
+def test_an_index_of_any_size_is_only_out_of_range(region):
+    for index in (2**63, -(2**63) - 1, 2**200):
+        with pytest.raises(IndexError):
+            region[index]
+        with pytest.raises(IndexError):
+            region[index] = 1
+        with pytest.raises(ValueError):
+            region[0] = index
+
+
+def test_nothing_is_found_in_a_range_that_ends_before_it_starts(region):
+    for find in (region.find, region.rfind):
+        assert find(b"", 3, 2) == -1
+        assert find(b"\0", 3, 2) == -1
+        assert find(b"", 3, 3) == 3
+
+
+def test_a_position_outside_is_refused_however_far(region):
+    region.seek(5)
+    for position, whence in (
+        (-1, 0),
+        (-6, 1),
+        (sys.maxsize, 1),
+        (1, 2),
+        (-sys.maxsize, 2),
+        (-sys.maxsize - 1, 1),
+    ):
+        with pytest.raises(ValueError, match="outside"):
+            region.seek(position, whence)
+    assert region.tell() == 5
+    assert (region.seek(-5, 1), region.seek(-1, 2)) == (0, 4 * PAGE - 1)
+
+
+def test_moving_within_a_region_is_as_in_a_bytearray(region):
+    model = bytearray(range(256)) * (4 * PAGE // 256)
+    region[:] = model
+    for dest, src, count in (
+        (0, 0, 10),
+        (5, 0, 5000),
+        (0, 5, 5000),
+        (PAGE - 1, 1, 2),
+        (0, 4 * PAGE, 0),
+        (7, 1, 4 * PAGE - 7),
+    ):
+        model[dest : dest + count] = model[src : src + count]
+        assert region.move(dest, src, count) is None
+        assert region[:] == model
+    for dest, src, count in (
+        (-1, 0, 1),
+        (0, -1, 1),
+        (0, 0, -1),
+        (0, 1, 4 * PAGE),
+        (1, 0, 4 * PAGE),
+        (0, sys.maxsize, 1),
+    ):
+        with pytest.raises(ValueError, match="leaves the region"):
+            region.move(dest, src, count)
+    region.protect(Prot.READ, 0, PAGE)
+    with pytest.raises(mmkit.MemoryFault, match="write"):
+        region.move(0, PAGE, 1)
+    region.move(PAGE, 0, 100)
+    assert region[:] != model
+    region.close()
+    with pytest.raises(mmkit.ClosedError):
+        region.move(0, 0, 0)
+
+
 def test_flags_of_another_type_are_refused(region):
     for bad in (Advice.RANDOM, "r", None, MapFlag.SHARED):
         with pytest.raises(TypeError, match="prot must be a mmkit.Prot"):

@@ -28,6 +28,9 @@ MMK_API MMK_MUST_CHECK int mmk_access_load(mmk_region *region, size_t offset, vo
 MMK_API MMK_MUST_CHECK int mmk_access_store(mmk_region *region, size_t offset, const void *from, size_t length,
                                             mmk_fault *fault);
 
+/* Copy within the region, as memmove(3): the ranges may overlap. Reads one, writes the other. */
+MMK_API MMK_MUST_CHECK int mmk_access_move(mmk_region *region, size_t to, size_t from, size_t length, mmk_fault *fault);
+
 /* Where needle first (last) stands in the range: its offset from base, or -ENOENT; -ENOMEM where there is no memory
  * for a copy of a long needle. An empty needle stands at the start (end). */
 MMK_API MMK_MUST_CHECK ssize_t mmk_access_find(mmk_region *region, size_t offset, size_t length, const void *needle,

@@ -37,4 +37,12 @@ MMK_API MMK_MUST_CHECK int mmk_region_populate(mmk_region *region, size_t offset
  *          -EINVAL       the range holds locked pages */
 MMK_API MMK_MUST_CHECK int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force);
 
+/* The same by another advice that destroys: MADV_FREE, MADV_REMOVE, MADV_DONTNEED_LOCKED, MADV_HWPOISON,
+ * MADV_SOFT_OFFLINE. Guards have calls of their own, which remember them: mmk_region_guard.
+ *
+ * returns  0
+ *          -MMK_EPINNED  as above
+ *          -errno        of madvise(2) */
+MMK_API MMK_MUST_CHECK int mmk_region_destroy(mmk_region *region, size_t offset, size_t length, int advice, bool force);
+
 #endif

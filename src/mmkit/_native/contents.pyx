@@ -7,7 +7,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
-from cpython.number cimport PyIndex_Check
+from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from cpython.object cimport PyObject
 from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 
@@ -17,11 +17,11 @@ from mmkit._native.region cimport (
     MappedRegion,
     mmk_access_find,
     mmk_access_load,
+    mmk_access_move,
     mmk_access_rfind,
     mmk_access_store,
 )
 
-from mmkit.errors import ClosedError
 from mmkit.hints import failure
 
 cdef extern from "Python.h":
@@ -35,6 +35,11 @@ cdef extern from "Python.h":
 cdef enum:
     # Above this much work other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
+    # Bytes further apart than this are read one by one: reading what lies in between would cost more.
+    WIDE = 256
+    WINDOW = 4096
+    SEEK_CUR = 1
+    SEEK_END = 2
     ENOENT = 2
     EFAULT = 14
     ERANGE = 34
@@ -61,14 +66,12 @@ cdef inline Py_ssize_t within(Py_ssize_t position, Py_ssize_t size) noexcept:
 cdef class RegionContents(MappedRegion):
     """What a program reads and writes. `mmkit.Region` is the public class."""
 
-    cdef Py_ssize_t position
-
     @cython.final
     cdef object refusal(self, long code, size_t offset, const mmk_fault *fault):
         if code == -EFAULT:
             return self.bad_access(fault)
         if code == -MMK_ECLOSED:
-            return ClosedError("the region is closed")
+            return self.closed_error()
         if code == -ERANGE:
             return ValueError(f"offset {offset} is no longer inside the region: another thread made it shorter")
         return failure(code, "access", None)
@@ -105,13 +108,35 @@ cdef class RegionContents(MappedRegion):
         self.load(offset, PyBytes_AS_STRING(data), length)
         return data
 
+    @cython.final
+    cdef bytes load_stepped(self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count):
+        """The bytes of a slice with a step, from a copy of what they stand in, a window at a time."""
+        cdef char window[WINDOW]
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, count)
+        cdef char *out = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t stride = step if step > 0 else -step, most = 1 if stride > WIDE else (WINDOW - 1) // stride + 1
+        cdef Py_ssize_t done = 0, part, i
+        while done < count:
+            part = min(most, count - done)
+            if step > 0:
+                self.load(start + done * step, window, (part - 1) * stride + 1)
+                for i in range(part):
+                    out[done + i] = window[i * stride]
+            else:
+                self.load(start + (done + part - 1) * step, window, (part - 1) * stride + 1)
+                for i in range(part):
+                    out[done + part - 1 - i] = window[i * stride]
+            done += part
+        return data
+
     # ---- items and slices ---------------------------------------------------------------------------
 
     @cython.final
     cdef Py_ssize_t checked_index(self, object key) except -1:
         if not PyIndex_Check(key):
             raise TypeError(f"region indices are integers or slices, not {type(key).__name__}")
-        cdef Py_ssize_t index = key
+        # As a sequence does: no int is too large to be outside.
+        cdef Py_ssize_t index = PyNumber_AsSsize_t(key, IndexError)
         cdef Py_ssize_t size = self.size()
         self.check_open()
         if index < 0:
@@ -147,13 +172,15 @@ cdef class RegionContents(MappedRegion):
             return self.load_bytes(0, 0)
         if step == 1:
             return self.load_bytes(start, count)
-        if step > 0:
-            return self.load_bytes(start, (count - 1) * step + 1)[::step]
-        return self.load_bytes(start + (count - 1) * step, (1 - count) * step + 1)[::step]
+        return self.load_stepped(start, step, count)
 
     def __setitem__(self, key, value):
+        self.set_item(key, value)
+
+    @cython.final
+    cdef int set_item(self, object key, object value) except -1:
         cdef unsigned char byte
-        cdef long number
+        cdef Py_ssize_t number
         cdef Py_ssize_t start, step, count, i
         cdef Py_buffer source
         if not PySlice_Check(key):
@@ -162,15 +189,16 @@ cdef class RegionContents(MappedRegion):
                 raise TypeError(
                     f"a byte is an int from 0 to 255, not {value!r}: for bytes give a slice, as in region[0:1] = b'a'"
                 )
-            number = value
+            number = PyNumber_AsSsize_t(value, ValueError)
             if not 0 <= number <= 255:
                 raise ValueError(f"a byte must be in range(0, 256), not {number}")
             byte = <unsigned char>number
             self.store(start, &byte, 1)
-            return
+            return 0
         count = self.unpack(key, &start, &step)
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
+            self.check_open()
             if source.len != count:
                 raise IndexError(f"the slice has {count} bytes and the value {source.len}: a region cannot grow by it")
             if count == 0:
@@ -183,9 +211,46 @@ cdef class RegionContents(MappedRegion):
                     self.store(start + i * step, <const char *>source.buf + i, 1)
         finally:
             PyBuffer_Release(&source)
+        return 0
 
     def __delitem__(self, key):
         raise TypeError("bytes of a region cannot be deleted")
+
+    def move(self, Py_ssize_t dest, Py_ssize_t src, Py_ssize_t count):
+        """Copy bytes from one place of the region to another; the two may overlap.
+
+        Parameters
+        ----------
+        dest, src : int
+            Where to and where from, in bytes from the start.
+        count : int
+            Bytes.
+
+        Raises
+        ------
+        ValueError
+            A range is not inside the region.
+        MemoryFault
+            The one cannot be read or the other not written.
+        """
+        self.move_bytes(dest, src, count)
+
+    @cython.final
+    cdef int move_bytes(self, Py_ssize_t dest, Py_ssize_t src, Py_ssize_t count) except -1:
+        cdef Py_ssize_t size = self.size()
+        cdef mmk_fault fault
+        cdef int error
+        self.check_open()
+        if count < 0 or not 0 <= dest <= size - count or not 0 <= src <= size - count:
+            raise ValueError(f"moving {count} bytes from {src} to {dest} leaves the region's {size} bytes")
+        if count < QUICK:
+            error = mmk_access_move(&self.handle, self.skew + dest, self.skew + src, count, &fault)
+        else:
+            with nogil:
+                error = mmk_access_move(&self.handle, self.skew + dest, self.skew + src, count, &fault)
+        if error:
+            raise self.refusal(error, max(dest, src), &fault)
+        return 0
 
     # ---- as a file ----------------------------------------------------------------------------------
 
@@ -246,6 +311,10 @@ cdef class RegionContents(MappedRegion):
         MemoryFault
             The region is not writable.
         """
+        return self.write_on(data)
+
+    @cython.final
+    cdef Py_ssize_t write_on(self, object data) except -1:
         cdef Py_buffer source
         cdef Py_ssize_t size = self.size()
         PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
@@ -281,16 +350,18 @@ cdef class RegionContents(MappedRegion):
         ValueError
             It would be outside the region.
         """
-        cdef Py_ssize_t size = self.size()
+        cdef Py_ssize_t size = self.size(), base = 0
         self.check_open()
-        if not 0 <= whence <= 2:
+        if whence == SEEK_CUR:
+            base = self.position
+        elif whence == SEEK_END:
+            base = size
+        elif whence != 0:
             raise ValueError(f"whence must be os.SEEK_SET, SEEK_CUR or SEEK_END, not {whence}")
-        base = (0, self.position, size)[whence]
-        target = base + position
-        if not 0 <= target <= size:
-            raise ValueError(f"position {target} is outside the region's {size} bytes")
-        self.position = target
-        return target
+        if position < -base or position > size - base:
+            raise ValueError(f"position {<object>base + position} is outside the region's {size} bytes")
+        self.position = base + position
+        return self.position
 
     def tell(self):
         """Return the position at which `read`, `readline` and `write` go on, in bytes."""
@@ -305,7 +376,9 @@ cdef class RegionContents(MappedRegion):
         PyObject_GetBuffer(needle, &wanted, PyBUF_SIMPLE)
         cdef size_t count = wanted.len
         try:
-            if backwards:
+            if end < start:
+                found = -ENOENT
+            elif backwards:
                 with nogil:
                     found = mmk_access_rfind(&self.handle, self.skew + start, end - start, wanted.buf, count, &fault)
             elif end - start < QUICK:
@@ -326,7 +399,7 @@ cdef class RegionContents(MappedRegion):
         cdef Py_ssize_t first, last, step
         PySlice_Unpack(slice(self.position if start is None else start, end), &first, &last, &step)
         PySlice_AdjustIndices(self.size(), &first, &last, step)
-        return self.search(sub, first, max(first, last), backwards)
+        return self.search(sub, first, last, backwards)
 
     def find(self, sub, start=None, end=None):
         """Find where bytes first stand.

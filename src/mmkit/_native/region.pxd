@@ -50,6 +50,7 @@ cdef extern from "mmkit/region.h" nogil:
     int mmk_region_seal(mmk_region *region)
     size_t mmk_region_length(const mmk_region *region)
     bool mmk_region_is_closed(const mmk_region *region)
+    bool mmk_region_has_views(mmk_region *region)
 
 cdef extern from "mmkit/protect.h" nogil:
     int mmk_region_protect(mmk_region *region, size_t offset, size_t length, int prot, bool force)
@@ -64,6 +65,7 @@ cdef extern from "mmkit/advice.h" nogil:
     int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advice)
     int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool write)
     int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force)
+    int mmk_region_destroy(mmk_region *region, size_t offset, size_t length, int advice, bool force)
 
 cdef extern from "mmkit/storage.h" nogil:
     int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)
@@ -81,6 +83,7 @@ cdef extern from "mmkit/resize.h" nogil:
 cdef extern from "mmkit/access.h" nogil:
     int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
     int mmk_access_store(mmk_region *region, size_t offset, const void *source, size_t length, mmk_fault *fault)
+    int mmk_access_move(mmk_region *region, size_t to, size_t offset, size_t length, mmk_fault *fault)
     ssize_t mmk_access_find(
         mmk_region *region, size_t offset, size_t length, const void *needle, size_t needle_length, mmk_fault *fault
     )
@@ -95,6 +98,12 @@ cdef struct span:
     size_t length
     size_t offset
     size_t covered
+
+
+cdef inline bint may_block(int advice) noexcept:
+    """Everything but advice that only marks the area walks pages, and may wait for them."""
+    # NORMAL RANDOM SEQUENTIAL, DONTFORK DOFORK, HUGEPAGE NOHUGEPAGE DONTDUMP DODUMP WIPEONFORK KEEPONFORK
+    return not (0 <= advice <= 2 or 10 <= advice <= 11 or 14 <= advice <= 19)
 
 
 cdef class MappedRegion:
@@ -112,6 +121,7 @@ cdef class MappedRegion:
     @cython.final
     cdef inline size_t size(self) noexcept:
         return self.handle.asked - self.skew
+    cdef object closed_error(self)
     cdef int check_open(self) except -1
     cdef int check_range(self, Py_ssize_t offset, object length, size_t *count) except -1
     cdef int widen(self, Py_ssize_t offset, object length, span *pages) except -1
@@ -120,6 +130,7 @@ cdef class MappedRegion:
     cdef tuple covered(self, span pages)
     cdef object fail(self, long code, str call, span pages, tuple arguments=*)
     cdef object answer(self, long error, str call, span pages, tuple arguments=*)
+    cdef tuple flush_pages(self, span pages, int flags)
     cdef object resize_failure(self, long code, size_t length)
     cdef object punch_failure(self, long code, span pages, const mmk_fault *fault)
     cdef object bad_access(self, const mmk_fault *fault)

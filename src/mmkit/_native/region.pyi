@@ -9,6 +9,7 @@ _T = TypeVar("_T")
 def adopt_methods(cls: type[_T]) -> type[_T]: ...
 
 class MappedRegion:
+    _closed_text: str
     def _map(
         self,
         length: int,
@@ -57,6 +58,8 @@ class MappedRegion:
     def flags(self) -> MapFlag: ...
     @property
     def _range(self) -> tuple[int, int]: ...
+    @property
+    def _viewed(self) -> bool: ...
     @property
     def _fd(self) -> int: ...
     @property

@@ -39,7 +39,6 @@ cdef enum:
     EFBIG = 27
     ENOSPC = 28
     ERANGE = 34
-    MADV_RANDOM = 1
     TMPFS_MAGIC = 0x01021994
     HUGETLBFS_MAGIC = 0x958458F6
 
@@ -90,13 +89,11 @@ cdef bint is_on_slow_storage(int fd):
     return fstatfs(fd, &status) < 0 or status.f_type not in (TMPFS_MAGIC, HUGETLBFS_MAGIC)
 
 
-cdef bint may_block(int advice) noexcept:
-    """Everything but advice that only marks the area walks pages, and may wait for them."""
-    return not (0 <= advice <= MADV_RANDOM + 1 or 10 <= advice <= 11 or 14 <= advice <= 19)
-
-
 cdef class MappedRegion:
     """The lifecycle of a region and what the kernel does for it. `mmkit.Region` is the public class."""
+
+    # What a class says of what is closed.
+    _closed_text = "the region is closed"
 
     def __cinit__(self, *args, **kwargs):
         # A zeroed handle is a closed region, until _map.
@@ -154,9 +151,13 @@ cdef class MappedRegion:
     # ---- ranges -------------------------------------------------------------------------------------
 
     @cython.final
+    cdef object closed_error(self):
+        return ClosedError(self._closed_text)
+
+    @cython.final
     cdef int check_open(self) except -1:
         if mmk_region_is_closed(&self.handle):
-            raise ClosedError("the region is closed")
+            raise self.closed_error()
         return 0
 
     @cython.final
@@ -363,7 +364,11 @@ cdef class MappedRegion:
         """
         cdef span pages
         self.widen(offset, length, &pages)
-        cdef int error, flags = (MS_SYNC if wait else MS_ASYNC) | (MS_INVALIDATE if invalidate else 0)
+        return self.flush_pages(pages, (MS_SYNC if wait else MS_ASYNC) | (MS_INVALIDATE if invalidate else 0))
+
+    @cython.final
+    cdef tuple flush_pages(self, span pages, int flags):
+        cdef int error
         if not self.slow_storage:
             error = mmk_region_flush(&self.handle, pages.start, pages.length, flags)
         else:
@@ -615,6 +620,11 @@ cdef class MappedRegion:
     def flags(self):
         """The mmap(2) flags it was mapped with."""
         return MapFlag(self.handle.flags)
+
+    @property
+    def _viewed(self):
+        # A snapshot: another thread may take a view at once.
+        return mmk_region_has_views(&self.handle)
 
     @property
     def _fd(self):

@@ -1,0 +1,137 @@
+"""The constants of the standard `mmap` module: those of every Python on Linux, and all that Linux 6.18 has.
+
+Plain ints, as there; `mmkit.flags` has them as types.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from mmkit._native.calls import PAGE_SIZE
+from mmkit.flags import Advice, MapFlag, Prot, SyncFlag
+
+__all__ = [
+    "ACCESS_COPY",
+    "ACCESS_DEFAULT",
+    "ACCESS_READ",
+    "ACCESS_WRITE",
+    "ALLOCATIONGRANULARITY",
+    "MADV_COLD",
+    "MADV_COLLAPSE",
+    "MADV_DODUMP",
+    "MADV_DOFORK",
+    "MADV_DONTDUMP",
+    "MADV_DONTFORK",
+    "MADV_DONTNEED",
+    "MADV_DONTNEED_LOCKED",
+    "MADV_FREE",
+    "MADV_GUARD_INSTALL",
+    "MADV_GUARD_REMOVE",
+    "MADV_HUGEPAGE",
+    "MADV_HWPOISON",
+    "MADV_KEEPONFORK",
+    "MADV_MERGEABLE",
+    "MADV_NOHUGEPAGE",
+    "MADV_NORMAL",
+    "MADV_PAGEOUT",
+    "MADV_POPULATE_READ",
+    "MADV_POPULATE_WRITE",
+    "MADV_RANDOM",
+    "MADV_REMOVE",
+    "MADV_SEQUENTIAL",
+    "MADV_SOFT_OFFLINE",
+    "MADV_UNMERGEABLE",
+    "MADV_WILLNEED",
+    "MADV_WIPEONFORK",
+    "MAP_ANON",
+    "MAP_ANONYMOUS",
+    "MAP_DENYWRITE",
+    "MAP_DROPPABLE",
+    "MAP_EXECUTABLE",
+    "MAP_GROWSDOWN",
+    "MAP_HUGETLB",
+    "MAP_LOCKED",
+    "MAP_NONBLOCK",
+    "MAP_NORESERVE",
+    "MAP_POPULATE",
+    "MAP_PRIVATE",
+    "MAP_SHARED",
+    "MAP_SHARED_VALIDATE",
+    "MAP_STACK",
+    "MAP_SYNC",
+    "MS_ASYNC",
+    "MS_INVALIDATE",
+    "MS_SYNC",
+    "PAGESIZE",
+    "PROT_EXEC",
+    "PROT_NONE",
+    "PROT_READ",
+    "PROT_WRITE",
+]
+
+ACCESS_DEFAULT = 0
+ACCESS_READ = 1
+ACCESS_WRITE = 2
+ACCESS_COPY = 3
+
+PROT_NONE = int(Prot.NONE)
+PROT_READ = int(Prot.READ)
+PROT_WRITE = int(Prot.WRITE)
+PROT_EXEC = int(Prot.EXEC)
+
+MAP_SHARED = int(MapFlag.SHARED)
+MAP_PRIVATE = int(MapFlag.PRIVATE)
+MAP_SHARED_VALIDATE = int(MapFlag.SHARED_VALIDATE)
+MAP_DROPPABLE = int(MapFlag.DROPPABLE)
+MAP_ANONYMOUS = int(MapFlag.ANONYMOUS)
+MAP_GROWSDOWN = int(MapFlag.GROWSDOWN)
+MAP_DENYWRITE = int(MapFlag.DENYWRITE)
+MAP_EXECUTABLE = int(MapFlag.EXECUTABLE)
+MAP_LOCKED = int(MapFlag.LOCKED)
+MAP_NORESERVE = int(MapFlag.NORESERVE)
+MAP_POPULATE = int(MapFlag.POPULATE)
+MAP_NONBLOCK = int(MapFlag.NONBLOCK)
+MAP_STACK = int(MapFlag.STACK)
+MAP_HUGETLB = int(MapFlag.HUGETLB)
+MAP_SYNC = int(MapFlag.SYNC)
+MAP_ANON = MAP_ANONYMOUS
+
+MS_ASYNC = int(SyncFlag.ASYNC)
+MS_INVALIDATE = int(SyncFlag.INVALIDATE)
+MS_SYNC = int(SyncFlag.SYNC)
+
+MADV_NORMAL = int(Advice.NORMAL)
+MADV_RANDOM = int(Advice.RANDOM)
+MADV_SEQUENTIAL = int(Advice.SEQUENTIAL)
+MADV_WILLNEED = int(Advice.WILLNEED)
+MADV_DONTNEED = int(Advice.DONTNEED)
+MADV_FREE = int(Advice.FREE)
+MADV_REMOVE = int(Advice.REMOVE)
+MADV_DONTFORK = int(Advice.DONTFORK)
+MADV_DOFORK = int(Advice.DOFORK)
+MADV_MERGEABLE = int(Advice.MERGEABLE)
+MADV_UNMERGEABLE = int(Advice.UNMERGEABLE)
+MADV_HUGEPAGE = int(Advice.HUGEPAGE)
+MADV_NOHUGEPAGE = int(Advice.NOHUGEPAGE)
+MADV_DONTDUMP = int(Advice.DONTDUMP)
+MADV_DODUMP = int(Advice.DODUMP)
+MADV_WIPEONFORK = int(Advice.WIPEONFORK)
+MADV_KEEPONFORK = int(Advice.KEEPONFORK)
+MADV_COLD = int(Advice.COLD)
+MADV_PAGEOUT = int(Advice.PAGEOUT)
+MADV_POPULATE_READ = int(Advice.POPULATE_READ)
+MADV_POPULATE_WRITE = int(Advice.POPULATE_WRITE)
+MADV_DONTNEED_LOCKED = int(Advice.DONTNEED_LOCKED)
+MADV_COLLAPSE = int(Advice.COLLAPSE)
+MADV_HWPOISON = int(Advice.HWPOISON)
+MADV_SOFT_OFFLINE = int(Advice.SOFT_OFFLINE)
+MADV_GUARD_INSTALL = int(Advice.GUARD_INSTALL)
+MADV_GUARD_REMOVE = int(Advice.GUARD_REMOVE)
+
+PAGESIZE = PAGE_SIZE
+ALLOCATIONGRANULARITY = PAGE_SIZE
+
+if platform.machine() in ("x86_64", "i686"):
+    #: Below 2 GiB. x86 alone has it.
+    MAP_32BIT = 0x40
+    __all__ += ["MAP_32BIT"]
