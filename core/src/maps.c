@@ -1,34 +1,11 @@
-#include <mmkit/maps.h>
+#include "maps_internal.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* struct procmap_query of linux/fs.h, 6.11. */
-typedef struct procmap_query {
-    uint64_t size;
-    uint64_t query_flags;
-    uint64_t query_addr;
-    uint64_t vma_start;
-    uint64_t vma_end;
-    uint64_t vma_flags;
-    uint64_t vma_page_size;
-    uint64_t vma_offset;
-    uint64_t inode;
-    uint32_t dev_major;
-    uint32_t dev_minor;
-    uint32_t vma_name_size; /* room for it on the way in, its length with NUL on the way out; 0: no name */
-    uint32_t build_id_size;
-    uint64_t vma_name_addr;
-    uint64_t build_id_addr;
-} procmap_query;
-
-_Static_assert(sizeof(procmap_query) == 104, "the kernel's struct has 104 bytes");
-
-static const unsigned long PROCMAP_QUERY_CALL = _IOWR('f', 17, procmap_query);
+#include "maps_digits.h"
 
 static const char DELETED[] = " (deleted)";
 static const char NEWLINE[] = "\\012";
@@ -38,18 +15,6 @@ enum {
     NEWLINE_LENGTH = sizeof NEWLINE - 1,
     PERMS_LENGTH = 4,
 };
-
-/* What is carried from line to line. */
-typedef struct parser {
-    char *text;
-    const mmk_area_columns *areas;
-    const mmk_path_columns *paths;
-    mmk_maps_found *found;
-    uint64_t previous_end;
-    uint32_t latest_path; /* row of the last path that was not empty; 0: none yet */
-    uint64_t latest_device;
-    uint64_t latest_inode;
-} parser;
 
 int mmk_maps_slurp(int fd, char *buffer, size_t capacity, size_t *length)
 {
@@ -69,14 +34,6 @@ static const char *end_of_line(const char *at, const char *end)
 {
     const char *newline = memchr(at, '\n', (size_t)(end - at));
     return newline ? newline : end;
-}
-
-size_t mmk_maps_count_lines(const char *text, size_t length)
-{
-    size_t lines = 0;
-    for (const char *at = text, *end = text + length; at < end; at = end_of_line(at, end) + 1)
-        lines++;
-    return lines;
 }
 
 /* The take_ functions read one field, and the separator after it, from [at, end).
@@ -134,26 +91,55 @@ static const char *take_decimal(const char *at, const char *end, uint64_t *value
     return digit == at || (digit < end && *digit != ' ') ? NULL : digit;
 }
 
-static const char *take_area(const char *at, const char *end, mmk_area *area)
+/* "7f60896d9000-7f608982f000 r-xp 00026000 ", as most areas begin: twelve digits, eight digits. */
+enum {
+    USUAL_END = 13,
+    USUAL_PERMS = 26,
+    USUAL_OFFSET = 31,
+    USUAL_FILE = 40,
+};
+
+/* NULL if this one begins otherwise. */
+static const char *take_usual_span(const char *at, const char *end, mmk_area *area)
 {
-    uint64_t major, minor;
+    if (end - at < USUAL_FILE || at[USUAL_END - 1] != '-' || at[USUAL_PERMS - 1] != ' ' || at[USUAL_FILE - 1] != ' ')
+        return NULL;
+    bool valid = take_perms(at + USUAL_PERMS, end, &area->perms);
+    area->start = hex_address(at, &valid);
+    area->end = hex_address(at + USUAL_END, &valid);
+    area->offset = hex_word(at + USUAL_OFFSET, &valid);
+    return valid ? at + USUAL_FILE : NULL;
+}
+
+static const char *take_span(const char *at, const char *end, mmk_area *area)
+{
     at = take_hex(at, end, '-', &area->start);
     at = take_hex(at, end, ' ', &area->end);
     at = take_perms(at, end, &area->perms);
-    at = take_hex(at, end, ' ', &area->offset);
-    at = take_hex(at, end, ':', &major);
-    at = take_hex(at, end, ' ', &minor);
-    at = take_decimal(at, end, &area->inode);
-    if (!at || area->start >= area->end || major > UINT32_MAX || minor > UINT32_MAX)
+    return take_hex(at, end, ' ', &area->offset);
+}
+
+static const char *take_area(const char *at, const char *end, mmk_area *area)
+{
+    const char *rest = take_usual_span(at, end, area);
+    if (!rest)
+        rest = take_span(at, end, area);
+    uint64_t major, minor;
+    rest = take_hex(rest, end, ':', &major);
+    rest = take_hex(rest, end, ' ', &minor);
+    rest = take_decimal(rest, end, &area->inode);
+    if (!rest || area->start >= area->end || major > UINT32_MAX || minor > UINT32_MAX)
         return NULL;
-    area->device = makedev((unsigned)major, (unsigned)minor);
-    return at;
+    area->device = major | minor ? makedev((unsigned)major, (unsigned)minor) : 0;
+    return rest;
 }
 
 /* Turn each \012 into a newline, in place. Returns the new length. */
 static size_t unescape(char *path, size_t length, unsigned *facts)
 {
     const char *end = path + length;
+    if (!memchr(path, '\\', length))
+        return length;
     char *to = path;
     for (const char *from = path; from < end;) {
         const char *backslash = memchr(from, '\\', (size_t)(end - from));
@@ -171,8 +157,7 @@ static size_t unescape(char *path, size_t length, unsigned *facts)
     return (size_t)(to - path);
 }
 
-/* Take " (deleted)" off the end; a path is not empty without it. Returns the new length. */
-static size_t strip_deleted(const char *path, size_t length, unsigned *facts)
+size_t mmk_maps_strip_deleted(const char *path, size_t length, unsigned *facts)
 {
     if (length <= DELETED_LENGTH || memcmp(path + length - DELETED_LENGTH, DELETED, DELETED_LENGTH) != 0)
         return length;
@@ -180,64 +165,67 @@ static size_t strip_deleted(const char *path, size_t length, unsigned *facts)
     return length - DELETED_LENGTH;
 }
 
-static bool is_latest(const parser *state, const mmk_area *area, const char *path, size_t length, unsigned facts)
+static bool is_latest(const mmk_maps_parser *parser, const char *text, const mmk_area *area, const char *path,
+                      size_t length, unsigned facts)
 {
-    uint32_t row = state->latest_path;
-    return row && area->inode == state->latest_inode && area->device == state->latest_device &&
-           state->paths->length[row] == length && state->paths->facts[row] == facts &&
-           memcmp(state->text + state->paths->start[row], path, length) == 0;
+    uint32_t row = parser->latest_path;
+    return row && area->inode == parser->latest_inode && area->device == parser->latest_device &&
+           parser->paths.length[row] == length && parser->paths.facts[row] == facts &&
+           memcmp(text + parser->paths.start[row], path, length) == 0;
 }
 
 /* Move a path to the others at the start of the text (it never moves up) and give it a row. */
-static void keep_path(parser *state, const mmk_area *area, const char *path, size_t length, unsigned facts)
+static void keep_path(mmk_maps_parser *parser, char *text, const mmk_area *area, const char *path, size_t length,
+                      unsigned facts)
 {
-    mmk_maps_found *found = state->found;
-    size_t row = found->paths++;
-    memmove(state->text + found->path_bytes, path, length);
-    state->paths->start[row] = found->path_bytes;
-    state->paths->length[row] = (uint32_t)length;
-    state->paths->perms[row] = 0;
-    state->paths->facts[row] = (uint8_t)facts;
-    found->path_bytes += length;
-    found->escaped += (facts & MMK_PATH_ESCAPED) != 0;
-    state->latest_path = (uint32_t)row;
-    state->latest_device = area->device;
-    state->latest_inode = area->inode;
+    size_t row = parser->path_count++;
+    memmove(text + parser->kept, path, length);
+    parser->paths.start[row] = parser->kept;
+    parser->paths.length[row] = (uint32_t)length;
+    parser->paths.perms[row] = 0;
+    parser->paths.facts[row] = (uint8_t)facts;
+    parser->kept += length;
+    parser->facts |= facts;
+    parser->latest_path = (uint32_t)row;
+    parser->latest_device = area->device;
+    parser->latest_inode = area->inode;
 }
 
 /* The row of the path at the end of a line, [at, end): it begins after the padding. */
-static uint32_t path_row(parser *state, const mmk_area *area, char *at, const char *end)
+static uint32_t path_row(mmk_maps_parser *parser, char *text, const mmk_area *area, char *at, const char *end)
 {
+    while (end - at >= 8 && load_word(at) == EACH_BYTE(' '))
+        at += 8;
     while (at < end && *at == ' ')
         at++;
     if (at == end)
         return 0;
     unsigned facts = 0;
     size_t length = unescape(at, (size_t)(end - at), &facts);
-    length = strip_deleted(at, length, &facts);
-    if (!is_latest(state, area, at, length, facts))
-        keep_path(state, area, at, length, facts);
-    return state->latest_path;
+    length = mmk_maps_strip_deleted(at, length, &facts);
+    if (!is_latest(parser, text, area, at, length, facts))
+        keep_path(parser, text, area, at, length, facts);
+    return parser->latest_path;
 }
 
 /* Cut what an earlier line has told already. Returns whether anything is left. */
-static bool cut_overlap(parser *state, mmk_area *area)
+static bool cut_overlap(mmk_maps_parser *parser, mmk_area *area)
 {
-    if (area->start >= state->previous_end)
+    if (area->start >= parser->previous_end)
         return true;
-    state->found->torn++;
-    if (area->end <= state->previous_end)
+    parser->torn++;
+    if (area->end <= parser->previous_end)
         return false;
     if (area->device || area->inode)
-        area->offset += state->previous_end - area->start;
-    area->start = state->previous_end;
+        area->offset += parser->previous_end - area->start;
+    area->start = parser->previous_end;
     return true;
 }
 
-static void keep_area(parser *state, const mmk_area *area, uint32_t path)
+static void keep_area(mmk_maps_parser *parser, const mmk_area *area, uint32_t path)
 {
-    const mmk_area_columns *areas = state->areas;
-    size_t row = state->found->areas++;
+    const mmk_area_columns *areas = &parser->areas;
+    size_t row = parser->area_count++;
     areas->start[row] = area->start;
     areas->end[row] = area->end;
     areas->offset[row] = area->offset;
@@ -245,57 +233,98 @@ static void keep_area(parser *state, const mmk_area *area, uint32_t path)
     areas->inode[row] = area->inode;
     areas->perms[row] = area->perms;
     areas->path[row] = path;
-    state->paths->perms[path] |= area->perms;
-    state->previous_end = area->end;
+    parser->paths.perms[path] |= area->perms;
+    parser->previous_end = area->end;
 }
 
-static void parse_line(parser *state, char *line, const char *end)
+/* Take lines of areas without file and name, as long as there are some: what a map has thousands of is these.
+ * Most begin where the one before ended, which need not be read twice. Returns what is left of [at, end). */
+static char *take_plain_areas(mmk_maps_parser *parser, char *at, const char *end)
+{
+    static const char NO_FILE[] = "00000000 00:00 0 \n";
+    enum {
+        ADDRESS = USUAL_END - 1,
+        LINE = USUAL_OFFSET + sizeof NO_FILE - 1,
+    };
+    const char *end_before = NULL;
+    for (; end - at >= LINE && parser->area_count < parser->areas.capacity; at += LINE) {
+        mmk_area area = {.start = parser->previous_end};
+        bool valid = at[ADDRESS] == '-' && at[USUAL_PERMS - 1] == ' ' && take_perms(at + USUAL_PERMS, end, &area.perms) &&
+                     memcmp(at + USUAL_OFFSET, NO_FILE, sizeof NO_FILE - 1) == 0;
+        if (!end_before || memcmp(at, end_before, ADDRESS) != 0)
+            area.start = hex_address(at, &valid);
+        area.end = hex_address(at + USUAL_END, &valid);
+        if (!valid || area.start < parser->previous_end || area.start >= area.end)
+            break;
+        parser->next_field = 0;
+        parser->is_dropped = false;
+        keep_area(parser, &area, 0);
+        end_before = at + USUAL_END;
+    }
+    return at;
+}
+
+/* Take a line, [line, end), as that of an area. */
+static line_outcome take_area_line(mmk_maps_parser *parser, char *text, char *line, const char *end)
 {
     mmk_area area;
     const char *path = take_area(line, end, &area);
     if (!path || (uint64_t)(end - path) > UINT32_MAX)
-        state->found->malformed++;
-    else if (cut_overlap(state, &area))
-        keep_area(state, &area, path_row(state, &area, line + (path - line), end));
+        return LINE_FOREIGN;
+    if (parser->area_count == parser->areas.capacity)
+        return LINE_NO_ROOM;
+    parser->next_field = 0;
+    parser->is_dropped = !cut_overlap(parser, &area);
+    if (!parser->is_dropped)
+        keep_area(parser, &area, path_row(parser, text, &area, line + (path - line), end));
+    return LINE_TAKEN;
 }
 
-void mmk_maps_parse(char *text, size_t length, const mmk_area_columns *areas, const mmk_path_columns *paths,
-                    mmk_maps_found *found)
+static void begin(mmk_maps_parser *parser)
 {
-    parser state = {.text = text, .areas = areas, .paths = paths, .found = found};
-    *found = (mmk_maps_found){.paths = 1};
-    paths->start[0] = 0;
-    paths->length[0] = 0;
-    paths->perms[0] = 0;
-    paths->facts[0] = 0;
-    const char *end = text + length;
-    for (char *line = text; line < end && found->areas < areas->capacity;) {
-        const char *line_end = end_of_line(line, end);
-        parse_line(&state, line, line_end);
-        line += line_end - line + 1;
+    parser->path_count = 1;
+    parser->paths.start[0] = 0;
+    parser->paths.length[0] = 0;
+    parser->paths.perms[0] = 0;
+    parser->paths.facts[0] = 0;
+}
+
+/* Parse lines until `end`. Returns what is left of them: something only if there is no room. */
+static char *parse_lines(mmk_maps_parser *parser, char *text, char *at, const char *end)
+{
+    for (;;) {
+        at = take_plain_areas(parser, at, end);
+        at = mmk_maps_take_usual_fields(parser, at, end);
+        if (at == end)
+            return at;
+        const char *line_end = end_of_line(at, end);
+        /* The kernel's hexadecimal digits are lower-case, its fields begin in upper case. */
+        bool may_be_area = *at < 'A' || *at > 'Z';
+        line_outcome outcome = may_be_area ? take_area_line(parser, text, at, line_end) : LINE_FOREIGN;
+        if (outcome == LINE_FOREIGN)
+            outcome = mmk_maps_take_field(parser, text, at, line_end);
+        if (outcome == LINE_NO_ROOM)
+            return at;
+        parser->malformed += outcome == LINE_FOREIGN;
+        at += line_end - at + (line_end < end);
     }
 }
 
-int mmk_maps_query(int fd, uint64_t address, mmk_area *area, char *path, size_t *path_length, unsigned *facts)
+int mmk_maps_parse(mmk_maps_parser *parser, char *text, size_t *length, bool is_end)
 {
-    procmap_query query = {
-        .size = sizeof query,
-        .query_addr = address,
-        .vma_name_addr = (uintptr_t)path,
-        .vma_name_size = MMK_MAPS_PATH_MAX,
-    };
-    if (ioctl(fd, PROCMAP_QUERY_CALL, &query) == -1)
-        return -errno;
-    *area = (mmk_area){
-        .start = query.vma_start,
-        .end = query.vma_end,
-        .offset = query.vma_offset,
-        .device = makedev(query.dev_major, query.dev_minor),
-        .inode = query.inode,
-        .perms = (uint8_t)(query.vma_flags & 0xF),
-    };
-    size_t length = query.vma_name_size ? query.vma_name_size - 1 : 0;
-    *facts = 0;
-    *path_length = strip_deleted(path, length, facts);
-    return 0;
+    if (!parser->path_count) {
+        if (!parser->areas.capacity)
+            return -ENOBUFS;
+        begin(parser);
+    }
+    char *at = text + parser->kept, *end = text + *length;
+    const char *last_newline = memrchr(at, '\n', (size_t)(end - at));
+    const char *whole = is_end ? end : last_newline ? last_newline + 1 : at;
+    at = parse_lines(parser, text, at, whole);
+    int error = at < whole ? -ENOBUFS : 0;
+    memmove(text + parser->kept, at, (size_t)(end - at));
+    *length = parser->kept + (size_t)(end - at);
+    if (is_end && !error)
+        mmk_maps_fill_fields(parser);
+    return error;
 }

@@ -1,11 +1,14 @@
-/* maps.h: the text of /proc/PID/maps as columns, and the one area at an address.
+/* maps.h: the text of /proc/PID/maps and smaps as columns.
  *
  *     7f60896d9000-7f608982f000 r-xp 00026000 fe:00 339380       /usr/lib/libc.so.6 (deleted)
  *     |            |            |    |        |     |            |                 |
  *     start        end          |    offset   |     inode        path              MMK_PATH_DELETED
  *                               perms         device
+ *     Rss:                1332 kB        smaps alone: a field with a number of bytes,
+ *     THPeligible:           0           with a number,
+ *     VmFlags: rd ex mr mw me sd         or with text, of the area above it
  *
- * One line is one area: [start, end), not empty, in ascending order. Columns belong to the caller, one
+ * One such line is one area: [start, end), not empty, in ascending order. Columns belong to the caller, one
  * entry a row. Neighbours mostly are of one file, so an area holds the row of its path in a second table;
  * row 0 of that table is the empty path, of areas without a name:
  *
@@ -14,18 +17,23 @@
  *       1      ...                                       1 ----\----->  1       0     18      r-xp    DELETED
  *       2      ...                                       0
  *
+ * Kernels differ in the fields they tell: each gets a column when it is first met, whatever its name. An area
+ * without it has 0 there.
+ *
  * What a path holds is what some process chose: any byte but NUL. The kernel writes a newline in it as \012
  * and escapes nothing else, the backslash neither, so \012 may have been four characters of the name
- * (MMK_PATH_ESCAPED: mmk_maps_query knows), and a name may end in " (deleted)" by itself (stat(2) knows).
+ * (MMK_PATH_ESCAPED: maps_query.h knows), and a name may end in " (deleted)" by itself (stat(2) knows).
  *
  * The text is made page by page while the process runs. An area that changes in between may be told
  * twice: it is cut to what lies above the area before it, and counted as torn.
  *
- * Threads, fork: no state is kept. Signals: every call is async-signal-safe; errno is overwritten.
- * Stands on proc_pid_maps(5).
+ * Threads, fork: all state is the caller's. Signals: every call is async-signal-safe; errno is overwritten.
+ * Stands on proc_pid_maps(5), proc_pid_smaps(5).
  */
 #ifndef MMKIT_MAPS_H
 #define MMKIT_MAPS_H
+
+#include <stdbool.h>
 
 #include <mmkit/base.h>
 
@@ -41,11 +49,6 @@ enum {
 enum {
     MMK_PATH_DELETED = 0x1, /* it ended in " (deleted)", which is not part of the path here */
     MMK_PATH_ESCAPED = 0x2, /* it held \012, taken for a newline */
-};
-
-/* The longest path that the kernel writes, with its NUL: PATH_MAX. */
-enum {
-    MMK_MAPS_PATH_MAX = 4096,
 };
 
 typedef struct mmk_area {
@@ -71,51 +74,79 @@ typedef struct mmk_area_columns {
 
 /* The caller's columns for paths, one entry more than the area columns have. */
 typedef struct mmk_path_columns {
-    uint64_t *start;  /* offset of the first byte in the text */
+    uint64_t *start;  /* offset of the first byte in the kept text */
     uint32_t *length; /* bytes */
     uint8_t *perms;   /* MMK_AREA_* that any area of the path has */
     uint8_t *facts;   /* MMK_PATH_* */
 } mmk_path_columns;
 
-/* What mmk_maps_parse found. */
-typedef struct mmk_maps_found {
-    size_t areas;
-    size_t paths;      /* rows, the empty path included: at least 1 */
-    size_t path_bytes; /* bytes at the start of the text that now hold the paths */
-    size_t escaped;    /* path rows with MMK_PATH_ESCAPED */
-    size_t malformed;  /* lines that are none of the kernel's, and were skipped */
-    size_t torn;       /* lines that overlapped the one before, and were cut or dropped */
-} mmk_maps_found;
+/* What the value of a field is. */
+enum {
+    MMK_FIELD_BYTES = 1,  /* a number that the text has in kB */
+    MMK_FIELD_NUMBER = 2, /* a number without a unit */
+    MMK_FIELD_TEXT = 3,   /* a place in the text: MMK_TEXT_START, MMK_TEXT_LENGTH */
+};
+
+#define MMK_TEXT_START(value) ((value) >> 16)
+#define MMK_TEXT_LENGTH(value) ((value)&0xFFFF)
+
+enum {
+    MMK_FIELDS_MAX = 64,     /* Linux 6.18 has 26 */
+    MMK_FIELD_NAME_MAX = 32, /* with its NUL */
+    MMK_FIELD_LABEL = 16,    /* the kernel writes a name, a colon and spaces in so many columns */
+};
+
+/* A field of smaps and its column. */
+typedef struct mmk_area_field {
+    char name[MMK_FIELD_NAME_MAX]; /* as the kernel has it: Private_Dirty */
+    char label[MMK_FIELD_LABEL];   /* the parser's: what its lines begin with; NUL first where that is longer */
+    int unit;                      /* MMK_FIELD_*, as the first line with it had it */
+    size_t filled;                 /* the parser's: rows that have their value */
+    uint64_t *values;              /* the caller's column, as many entries as the area columns; NULL: none yet */
+} mmk_area_field;
+
+/* A reading in progress: what the caller provides, and what was found so far. Begins as zeros with the columns. */
+typedef struct mmk_maps_parser {
+    mmk_area_columns areas;
+    mmk_path_columns paths;
+    mmk_area_field fields[MMK_FIELDS_MAX]; /* in the order in which they are met; columns may be there before */
+
+    size_t area_count;
+    size_t path_count;  /* rows, the empty path included: at least 1 after the first call */
+    size_t field_count; /* the last of them may need a column */
+    size_t kept;        /* bytes at the start of the text that hold the paths and the values that are text */
+    unsigned facts;     /* MMK_PATH_* that any path has */
+    size_t malformed;   /* lines that are none of the kernel's, and were skipped */
+    size_t torn;        /* areas that overlapped the one before, and were cut or dropped */
+
+    uint64_t previous_end; /* where the last area ends */
+
+    /* The parser's own. */
+    uint64_t latest_device;
+    uint64_t latest_inode;
+    uint32_t latest_path; /* row of the last path that was not empty; 0: none yet */
+    uint32_t next_field;  /* the field that is expected on the next line */
+    bool is_dropped;      /* the fields that follow belong to no row */
+} mmk_maps_parser;
 
 /* Append a file to a buffer until its end. read(2).
  *
  * length   bytes in the buffer so far; grows by what was read, whatever is returned
  * returns  0         the whole file is in the buffer
- *          -ENOBUFS  the buffer is full: enlarge it and call again
+ *          -ENOBUFS  the buffer is full: use it up or enlarge it, and call again
  *          -ESRCH    the process ended
  *          -errno    of read(2) */
 MMK_API MMK_MUST_CHECK int mmk_maps_slurp(int fd, char *buffer, size_t capacity, size_t *length);
 
-/* How many rows the text can have: its lines, the last one without a newline included. */
-MMK_API size_t mmk_maps_count_lines(const char *text, size_t length);
-
-/* Fill the columns from the text of a maps file; any bytes will do. The text is spent: afterwards its
- * beginning holds the paths, unescaped, and the rest is undefined.
+/* Parse what has been read of a maps or smaps file; any bytes will do. The text is spent as it goes:
  *
- * pre:     columns->capacity >= mmk_maps_count_lines(text, length); rows beyond it are dropped. */
-MMK_API void mmk_maps_parse(char *text, size_t length, const mmk_area_columns *areas, const mmk_path_columns *paths,
-                            mmk_maps_found *found);
-
-/* The area that holds an address. ioctl(2) PROCMAP_QUERY on an open /proc/PID/maps, Linux 6.11.
+ *     [ kept: paths, unescaped, and values ][ text not parsed yet ][ room for more ]
+ *     0                                     parser->kept           *length
  *
- * path     gets the path as it is (nothing in it is escaped), without " (deleted)" and without NUL
- * pre:     path has room for MMK_MAPS_PATH_MAX bytes.
- * returns  0 with *area, *path_length and *facts (MMK_PATH_*) filled
- *          -ENOENT  no area holds the address (vsyscall, which is no area of the process, counts as none)
- *          -ENOTTY  the kernel does not have the call: read and parse instead
- *          -ESRCH   the process ended
- *          -errno   of ioctl(2) */
-MMK_API MMK_MUST_CHECK int mmk_maps_query(int fd, uint64_t address, mmk_area *area, char *path, size_t *path_length,
-                                          unsigned *facts);
+ * length   bytes in the text, the kept ones included; less afterwards, since the rest has moved down
+ * is_end   no more will come: a last line without a newline counts, and columns are filled up with zeros
+ * returns  0         all whole lines are parsed
+ *          -ENOBUFS  a row more is needed, or a column for a new field: provide it and call again */
+MMK_API MMK_MUST_CHECK int mmk_maps_parse(mmk_maps_parser *parser, char *text, size_t *length, bool is_end);
 
 #endif

@@ -1,26 +1,16 @@
 from typing import Final, NamedTuple
 
+from _typeshed import ReadableBuffer
+
 DELETED: Final[int]
 ESCAPED: Final[int]
+BYTES: Final[int]
+NUMBER: Final[int]
+TEXT: Final[int]
+HOLDING: Final[int]
+CODE_FROM: Final[int]
 
 class QueryUnsupportedError(Exception): ...
-
-class Columns(NamedTuple):
-    start: memoryview[int]
-    end: memoryview[int]
-    offset: memoryview[int]
-    device: memoryview[int]
-    inode: memoryview[int]
-    path: memoryview[int]
-    perms: memoryview[int]
-    path_start: memoryview[int]
-    path_length: memoryview[int]
-    path_perms: memoryview[int]
-    path_facts: memoryview[int]
-    path_bytes: bytes
-    escaped: int
-    malformed: int
-    torn: int
 
 class Answer(NamedTuple):
     start: int
@@ -32,6 +22,29 @@ class Answer(NamedTuple):
     path: bytes
     deleted: bool
 
+class Columns:
+    @property
+    def areas(self) -> int: ...
+    @property
+    def last_end(self) -> int: ...
+    @property
+    def paths(self) -> int: ...
+    @property
+    def facts(self) -> int: ...
+    @property
+    def malformed(self) -> int: ...
+    @property
+    def torn(self) -> int: ...
+    @property
+    def text(self) -> bytes: ...
+    @property
+    def units(self) -> dict[str, int]: ...
+    def column(self, name: str) -> memoryview[int]: ...
+
 def read(descriptor: int) -> Columns: ...
 def parse(text: bytes) -> Columns: ...
-def query(descriptor: int, address: int) -> Answer | None: ...
+def query(descriptor: int, address: int, which: int = ...) -> Answer | None: ...
+def query_own(address: int, which: int = ...) -> tuple[int, int, int, int, int, int, bytes, bool] | None: ...
+def thread_stack_address(thread: int) -> int: ...
+def is_single_threaded() -> bool: ...
+def sums(groups: ReadableBuffer, values: ReadableBuffer, group_count: int) -> list[int]: ...

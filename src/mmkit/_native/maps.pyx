@@ -1,12 +1,14 @@
-"""The reader of /proc/PID/maps: from an open file to columns."""
+"""The reader of /proc/PID/maps and smaps: from an open file to columns; and the area at an address."""
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from libc.errno cimport ENOBUFS, ENOENT, ENOMEM, ENOTTY
+from libc.errno cimport EINVAL, ENOBUFS, ENOENT, ENOMEM, ENOTTY
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from mmkit._native.base cimport MMK_ECLOSED
 from mmkit._native.maps cimport *
 
 from typing import NamedTuple
@@ -15,36 +17,20 @@ from mmkit.hints import failure
 
 DELETED = MMK_PATH_DELETED
 ESCAPED = MMK_PATH_ESCAPED
+BYTES = MMK_FIELD_BYTES
+NUMBER = MMK_FIELD_NUMBER
+TEXT = MMK_FIELD_TEXT
+HOLDING = MMK_QUERY_HOLDING
+CODE_FROM = MMK_QUERY_CODE_FROM
 
 cdef enum:
     FIRST_CAPACITY = 64 * 1024
     MOST_KEPT = 4 * 1024 * 1024
-    AREA_ROW = 5 * 8 + 4 + 1
-    PATH_ROW = 8 + 4 + 1 + 1
+    FEWEST_ROWS = 128
 
 
 class QueryUnsupportedError(Exception):
     """The kernel is older than Linux 6.11: the text of maps tells the same."""
-
-
-class Columns(NamedTuple):
-    """What the text of a maps file says: areas and paths as read-only columns, one entry a row."""
-
-    start: memoryview
-    end: memoryview
-    offset: memoryview
-    device: memoryview
-    inode: memoryview
-    path: memoryview
-    perms: memoryview
-    path_start: memoryview
-    path_length: memoryview
-    path_perms: memoryview
-    path_facts: memoryview
-    path_bytes: bytes
-    escaped: int
-    malformed: int
-    torn: int
 
 
 class Answer(NamedTuple):
@@ -80,20 +66,12 @@ cdef class _Scratch:
             self.capacity = capacity
         return 0
 
-    cdef int slurp(self, int descriptor, size_t *length) noexcept nogil:
-        """Read a file to its end."""
-        cdef int error = self.reserve(FIRST_CAPACITY)
-        length[0] = 0
-        while not error:
-            error = mmk_maps_slurp(descriptor, self.bytes, self.capacity, length)
-            if error != -ENOBUFS:
-                return error
-            error = self.reserve(2 * self.capacity)
-        return error
-
 
 # What is idle. Appending and popping are atomic, with the GIL and without.
 cdef list idle = []
+
+# How many areas the latest reading had: most often the next one has about as many.
+cdef size_t latest_count = 0
 
 
 cdef _Scratch take_scratch():
@@ -109,62 +87,184 @@ cdef int give_scratch(_Scratch scratch) except -1:
     return 0
 
 
-cdef object area_column(object block, size_t row_bytes, size_t rows, size_t used, size_t item, str code):
-    """Cut a column of the used rows out of the block: it begins after row_bytes for each of the rows."""
-    cdef size_t start = row_bytes * rows
-    return block[start:start + used * item].cast(code)
+cdef class _Column:
+    """A column that grows."""
+
+    cdef bytearray memory
+    cdef str code
+    cdef size_t item
+
+    cdef void *resize(self, size_t rows) except NULL:
+        PyByteArray_Resize(self.memory, <Py_ssize_t>(rows * self.item))
+        return PyByteArray_AS_STRING(self.memory)
 
 
-cdef object path_column(const void *items, size_t length, str code):
-    return memoryview(PyBytes_FromStringAndSize(<const char *>items, <Py_ssize_t>length)).cast(code)
+cdef _Column new_column(str code, size_t item):
+    cdef _Column column = _Column.__new__(_Column)
+    column.memory = PyByteArray_FromStringAndSize(NULL, 0)
+    column.code = code
+    column.item = item
+    return column
 
 
-cdef object parse_text(_Scratch scratch, size_t length):
-    """Parse the text at the start of the scratch memory, and use what lies behind it."""
-    cdef size_t rows = mmk_maps_count_lines(scratch.bytes, length)
-    cdef size_t behind = (length + 7) & ~<size_t>7
-    if scratch.reserve(behind + (rows + 1) * PATH_ROW):
-        raise MemoryError
-    cdef mmk_path_columns paths
-    paths.start = <uint64_t *>(scratch.bytes + behind)
-    paths.length = <uint32_t *>(paths.start + rows + 1)
-    paths.perms = <uint8_t *>(paths.length + rows + 1)
-    paths.facts = paths.perms + rows + 1
-    cdef bytearray memory = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>(rows * AREA_ROW))
-    cdef mmk_area_columns areas
-    areas.start = <uint64_t *>PyByteArray_AS_STRING(memory)
-    areas.end = areas.start + rows
-    areas.offset = areas.end + rows
-    areas.device = areas.offset + rows
-    areas.inode = areas.device + rows
-    areas.path = <uint32_t *>(areas.inode + rows)
-    areas.perms = <uint8_t *>(areas.path + rows)
-    areas.capacity = rows
-    cdef mmk_maps_found found
-    with nogil:
-        mmk_maps_parse(scratch.bytes, length, &areas, &paths, &found)
-    cdef object block = memoryview(memory).toreadonly()
-    return Columns(
-        area_column(block, 0, rows, found.areas, 8, "Q"),
-        area_column(block, 8, rows, found.areas, 8, "Q"),
-        area_column(block, 16, rows, found.areas, 8, "Q"),
-        area_column(block, 24, rows, found.areas, 8, "Q"),
-        area_column(block, 32, rows, found.areas, 8, "Q"),
-        area_column(block, 40, rows, found.areas, 4, "I"),
-        area_column(block, 44, rows, found.areas, 1, "B"),
-        path_column(paths.start, found.paths * 8, "Q"),
-        path_column(paths.length, found.paths * 4, "I"),
-        path_column(paths.perms, found.paths, "B"),
-        path_column(paths.facts, found.paths, "B"),
-        PyBytes_FromStringAndSize(scratch.bytes, <Py_ssize_t>found.path_bytes),
-        found.escaped,
-        found.malformed,
-        found.torn,
-    )
+cdef class Columns:
+    """What the text of a maps or smaps file says: areas, paths and fields as columns, one entry a row.
+
+    Attributes
+    ----------
+    areas, paths
+        How many rows there are.
+    last_end
+        Where the last area ends.
+    facts
+        `DELETED` and `ESCAPED`, as far as they hold for any path.
+    malformed, torn
+        How many lines were not understood; how many areas were told twice.
+    text
+        The paths, and the values that are text: columns tell where in it.
+    units
+        For each field of smaps whether its values are `BYTES`, a `NUMBER`, or a place in `text`.
+    """
+
+    cdef mmk_maps_parser parser
+    cdef _Column start, end, offset, device, inode, path, perms
+    cdef _Column path_start, path_length, path_perms, path_facts
+    cdef list values
+    cdef readonly bytes text
+
+    def __cinit__(self):
+        self.start = new_column("Q", 8)
+        self.end = new_column("Q", 8)
+        self.offset = new_column("Q", 8)
+        self.device = new_column("Q", 8)
+        self.inode = new_column("Q", 8)
+        self.path = new_column("I", 4)
+        self.perms = new_column("B", 1)
+        self.path_start = new_column("Q", 8)
+        self.path_length = new_column("I", 4)
+        self.path_perms = new_column("B", 1)
+        self.path_facts = new_column("B", 1)
+        self.values = []
+        self.text = b""
+
+    cdef int resize(self, size_t rows) except -1:
+        cdef mmk_area_columns *areas = &self.parser.areas
+        cdef mmk_path_columns *paths = &self.parser.paths
+        cdef size_t i
+        areas.capacity = 0
+        areas.start = <uint64_t *>self.start.resize(rows)
+        areas.end = <uint64_t *>self.end.resize(rows)
+        areas.offset = <uint64_t *>self.offset.resize(rows)
+        areas.device = <uint64_t *>self.device.resize(rows)
+        areas.inode = <uint64_t *>self.inode.resize(rows)
+        areas.path = <uint32_t *>self.path.resize(rows)
+        areas.perms = <uint8_t *>self.perms.resize(rows)
+        paths.start = <uint64_t *>self.path_start.resize(rows + 1)
+        paths.length = <uint32_t *>self.path_length.resize(rows + 1)
+        paths.perms = <uint8_t *>self.path_perms.resize(rows + 1)
+        paths.facts = <uint8_t *>self.path_facts.resize(rows + 1)
+        for i in range(<size_t>len(self.values)):
+            self.parser.fields[i].values = <uint64_t *>(<_Column>self.values[i]).resize(rows)
+        areas.capacity = rows
+        return 0
+
+    cdef int provide(self) except -1:
+        """Provide what the parser is out of: columns for new fields, or rows."""
+        cdef size_t rows = self.parser.areas.capacity
+        if <size_t>len(self.values) < self.parser.field_count:
+            self.values += [new_column("Q", 8) for _ in range(MMK_FIELDS_MAX // 2)]
+        elif rows:
+            rows *= 2
+        else:
+            rows = max(latest_count + latest_count // 16, <size_t>FEWEST_ROWS)
+        return self.resize(rows)
+
+    cdef int finish(self, _Scratch scratch) except -1:
+        global latest_count
+        if not self.parser.areas.capacity:
+            self.provide()
+            self.parser.path_count = 0
+        latest_count = self.parser.area_count
+        del self.values[self.parser.field_count:]
+        self.text = PyBytes_FromStringAndSize(scratch.bytes, <Py_ssize_t>self.parser.kept)
+        return 0
+
+    @property
+    def areas(self):
+        return self.parser.area_count
+
+    @property
+    def last_end(self):
+        """Where the last area ends; 0 without any."""
+        return self.parser.previous_end
+
+    @property
+    def paths(self):
+        return self.parser.path_count
+
+    @property
+    def facts(self):
+        return self.parser.facts
+
+    @property
+    def malformed(self):
+        return self.parser.malformed
+
+    @property
+    def torn(self):
+        return self.parser.torn
+
+    @property
+    def units(self):
+        cdef size_t i
+        return {
+            (<bytes>self.parser.fields[i].name).decode("ascii"): self.parser.fields[i].unit
+            for i in range(self.parser.field_count)
+        }
+
+    def column(self, str name not None) -> memoryview:
+        """Export a column: a field of areas, one of ``path_start path_length path_perms path_facts``, or a
+        field of smaps by its name there."""
+        cdef size_t rows = self.parser.path_count if name.startswith("path_") else self.parser.area_count
+        cdef _Column column = self.named(name)
+        return memoryview(column.memory).toreadonly()[:rows * column.item].cast(column.code)
+
+    cdef _Column named(self, str name):
+        cdef size_t i
+        cdef _Column column = {
+            "start": self.start,
+            "end": self.end,
+            "offset": self.offset,
+            "device": self.device,
+            "inode": self.inode,
+            "path": self.path,
+            "perms": self.perms,
+            "path_start": self.path_start,
+            "path_length": self.path_length,
+            "path_perms": self.path_perms,
+            "path_facts": self.path_facts,
+        }.get(name)
+        if column is None:
+            for i in range(self.parser.field_count):
+                if <bytes>self.parser.fields[i].name == name.encode():
+                    return self.values[i]
+            raise KeyError(name)
+        return column
+
+
+cdef int parse_scratch(Columns columns, _Scratch scratch, size_t *length, bint is_end) except? -1 nogil:
+    """Parse what is in the scratch memory; the columns grow as they must."""
+    cdef int error
+    while True:
+        error = mmk_maps_parse(&columns.parser, scratch.bytes, length, is_end)
+        if error != -ENOBUFS:
+            return error
+        with gil:
+            columns.provide()
 
 
 def read(int descriptor) -> Columns:
-    """Read an open /proc/PID/maps to its end.
+    """Read an open /proc/PID/maps or smaps to its end.
 
     Parameters
     ----------
@@ -178,32 +278,71 @@ def read(int descriptor) -> Columns:
 
     References
     ----------
-    proc_pid_maps(5), read(2)
+    proc_pid_maps(5), proc_pid_smaps(5), read(2)
     """
     cdef _Scratch scratch = take_scratch()
-    cdef size_t length
-    cdef int error
+    cdef Columns columns = Columns.__new__(Columns)
+    cdef size_t length = 0
+    cdef int error = 0
+    cdef bint is_end = False
     with nogil:
-        error = scratch.slurp(descriptor, &length)
+        while not is_end:
+            # Half of the memory, at least, is for new text: the other may be full of paths.
+            error = scratch.reserve(max(<size_t>FIRST_CAPACITY, 2 * length))
+            if error:
+                break
+            error = mmk_maps_slurp(descriptor, scratch.bytes, scratch.capacity, &length)
+            is_end = error == 0
+            if error and error != -ENOBUFS:
+                break
+            error = parse_scratch(columns, scratch, &length, is_end)
+            if error:
+                break
+    if error == -ENOMEM:
+        raise MemoryError
     if error:
         raise failure(error, "read", None, (descriptor,))
-    cdef object columns = parse_text(scratch, length)
+    columns.finish(scratch)
     give_scratch(scratch)
     return columns
 
 
 def parse(bytes text not None) -> Columns:
-    """Read the text of a maps file."""
+    """Read the text of a maps or smaps file."""
     cdef _Scratch scratch = _Scratch()
+    cdef Columns columns = Columns.__new__(Columns)
     cdef size_t length = <size_t>PyBytes_GET_SIZE(text)
     if scratch.reserve(length + 1):
         raise MemoryError
     memcpy(scratch.bytes, PyBytes_AS_STRING(text), length)
-    return parse_text(scratch, length)
+    with nogil:
+        parse_scratch(columns, scratch, &length, True)
+    columns.finish(scratch)
+    return columns
 
 
-def query(int descriptor, uint64_t address) -> Answer | None:
+cdef tuple answer(int error, const mmk_area *area, const char *path, size_t length, unsigned facts):
+    """Make the fields of an `Answer` of what mmk_maps_query returned; None if there is no area."""
+    if error == -ENOENT:
+        return None
+    if error == -ENOTTY:
+        raise QueryUnsupportedError("PROCMAP_QUERY came with Linux 6.11")
+    if error:
+        raise failure(error, "ioctl", None, ("/proc/PID/maps", "PROCMAP_QUERY"))
+    cdef bint deleted = facts & <unsigned>MMK_PATH_DELETED != 0
+    cdef bytes name = path[:length] if length else b""
+    return (area.start, area.end, area.offset, area.device, area.inode, area.perms, name, deleted)
+
+
+def query(int descriptor, uint64_t address, int which=MMK_QUERY_HOLDING) -> Answer | None:
     """Ask an open /proc/PID/maps for the area at an address (ioctl(2), PROCMAP_QUERY).
+
+    Parameters
+    ----------
+    descriptor, address
+        Whose map, and where.
+    which
+        `HOLDING`, or `CODE_FROM`: the first executable area of a file that ends after the address.
 
     Returns
     -------
@@ -219,18 +358,71 @@ def query(int descriptor, uint64_t address) -> Answer | None:
     """
     cdef mmk_area area
     cdef char path[MMK_MAPS_PATH_MAX]
-    cdef size_t length
-    cdef unsigned facts
+    cdef size_t length = 0
+    cdef unsigned facts = 0
     cdef int error
     with nogil:
-        error = mmk_maps_query(descriptor, address, &area, path, &length, &facts)
-    if error == -ENOENT:
-        return None
-    if error == -ENOTTY:
+        error = mmk_maps_query(descriptor, address, which, &area, path, &length, &facts)
+    cdef tuple fields = answer(error, &area, path, length, facts)
+    return None if fields is None else Answer(*fields)
+
+
+# Opened by the first query; the core says what becomes of it in a child, and when others close it.
+cdef mmk_own_map own_map
+
+
+def query_own(uint64_t address, int which=MMK_QUERY_HOLDING) -> tuple | None:
+    """As `query`, of the calling process, through a descriptor that stays open. The tuple has no names: faster."""
+    cdef mmk_area area
+    cdef char path[MMK_MAPS_PATH_MAX]
+    cdef size_t length = 0
+    cdef unsigned facts = 0
+    cdef int error = mmk_own_map_check(&own_map)
+    if error == -MMK_ECLOSED:
+        error = mmk_own_map_open(&own_map)
+    if error == -EINVAL:
         raise QueryUnsupportedError("PROCMAP_QUERY came with Linux 6.11")
     if error:
-        raise failure(error, "ioctl", None, (descriptor, "PROCMAP_QUERY", hex(address)))
-    cdef bint deleted = facts & <unsigned>MMK_PATH_DELETED != 0
-    return Answer(
-        area.start, area.end, area.offset, area.device, area.inode, area.perms, path[:length], deleted
-    )
+        raise failure(error, "open", None, ("/proc/self/maps",))
+    with nogil:
+        error = mmk_maps_query(own_map.fd, address, which, &area, path, &length, &facts)
+    return answer(error, &area, path, length, facts)
+
+
+def is_single_threaded() -> bool:
+    """Tell whether this process is known to have had one thread only."""
+    return mmk_is_single_threaded()
+
+
+def thread_stack_address(int thread) -> int:
+    """Tell an address in the stack of a thread; 0 where the thread has not told the kernel (get_robust_list(2))."""
+    cdef uint64_t address = 0
+    cdef int error = mmk_thread_stack_address(thread, &address)
+    if error:
+        raise failure(error, "get_robust_list", None, (thread,))
+    return address
+
+
+def sums(groups, values, size_t group_count) -> list[int]:
+    """Add up a column of 8-byte values by another column of 4-byte numbers below `group_count`."""
+    cdef Py_buffer numbers, terms
+    cdef uint32_t *group
+    cdef uint64_t *value
+    cdef uint64_t *total
+    cdef Py_ssize_t i, rows
+    cdef bytearray memory = bytearray(group_count * 8)
+    PyObject_GetBuffer(groups, &numbers, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(values, &terms, PyBUF_SIMPLE)
+        try:
+            rows = min(numbers.len // 4, terms.len // 8)
+            group, value = <uint32_t *>numbers.buf, <uint64_t *>terms.buf
+            total = <uint64_t *>PyByteArray_AS_STRING(memory)
+            for i in range(rows):
+                if group[i] < group_count:
+                    total[group[i]] += value[i]
+        finally:
+            PyBuffer_Release(&terms)
+    finally:
+        PyBuffer_Release(&numbers)
+    return memoryview(memory).cast("Q").tolist()

@@ -5,31 +5,32 @@ from __future__ import annotations
 import os
 import re
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from operator import itemgetter, sub
+from itertools import repeat
+from operator import itemgetter
 from typing import Literal, NamedTuple, overload
 
-from mmkit._native.maps import DELETED, Columns, parse
+from mmkit._native.maps import TEXT, parse, sums
 from mmkit.flags import Prot
 from mmkit.hints import size as written_size
-from mmkit.maps.kinds import CODES, Kind, classify
+from mmkit.maps.costs import Costs, Total, Totals
+from mmkit.maps.kinds import CODES, Kind
+from mmkit.maps.paths import printable
+from mmkit.maps.table import AREA_COLUMNS, Table
 
 __all__ = ["Area", "Areas"]
 
 _KINDS = tuple(Kind)
 _KIND_NAMES = tuple(kind.value for kind in Kind)
 _LETTERS = "rwxs"
-SHARED = 8
 
 
-def perms_text(bits: int) -> str:
-    """Write permission bits as maps does: ``rw-p``."""
+def _perms_text(bits: int) -> str:
     return "".join(letter if bits >> place & 1 else "---p"[place] for place, letter in enumerate(_LETTERS))
 
 
-_PERMS = tuple(perms_text(bits) for bits in range(16))
+#: Permission bits as maps writes them: ``rw-p``.
+PERMS = tuple(_perms_text(bits) for bits in range(16))
 
 
 class Area(NamedTuple):
@@ -53,10 +54,13 @@ class Area(NamedTuple):
         Nobody can open the path any more. It ends with " (deleted)" in maps, and here without.
     kind : Kind
         What it is for.
+    costs : Costs or None
+        What it costs, if that was read. Each field of it is an attribute, too: ``rss``, ``pss``, ``uss``,
+        ``swap``, ``private_dirty`` and whatever else the kernel's smaps has, in bytes.
 
     References
     ----------
-    proc_pid_maps(5)
+    proc_pid_maps(5), proc_pid_smaps(5)
     """
 
     start: int
@@ -69,11 +73,27 @@ class Area(NamedTuple):
     path: bytes
     deleted: bool
     kind: Kind
+    costs: Costs | None = None
+
+    def __getattr__(self, name: str) -> int:
+        # Of the fields that are text there is one, which has a property.
+        if self.costs is not None and name in self.costs:
+            return self.costs[name]  # type: ignore[return-value]
+        if self.costs is None:
+            raise AttributeError(f"an Area has no {name!r}; what areas cost comes with read(costs=True)")
+        raise AttributeError(f"an Area has no {name!r}; this kernel's smaps tells {', '.join(self.costs)}")
 
     def __repr__(self) -> str:
         deleted = " (deleted)" if self.deleted else ""
         name = f" {self.name}{deleted}" if self.path else ""
-        return f"<Area {self.start:x}-{self.end:x} {self.perms} {self.kind}{name}>"
+        rss = f", {written_size(self.rss)} resident" if self.costs and "rss" in self.costs else ""
+        return f"<Area {self.start:x}-{self.end:x} {self.perms} {self.kind}{name}{rss}>"
+
+    @property
+    def vmflags(self) -> str:
+        """The kernel's own flags, two letters each: ``rd wr mr mw me ac``. Of areas read with costs."""
+        flags = self.costs.get("vmflags") if self.costs else None
+        return self.__getattr__("vmflags") if flags is None else str(flags)  # type: ignore[return-value]
 
     @property
     def name(self) -> str:
@@ -91,83 +111,6 @@ class Area(NamedTuple):
         return self.perms[3] == "s"
 
 
-def printable(path: bytes) -> str:
-    r"""Write a path so that no terminal is misled: ``new\nline``, ``not-utf8-\xff``, ``\u202e``."""
-    text = path.decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
-
-
-class Table:
-    """All that is known of the areas of one process; `Areas` are selections of its rows.
-
-    Parameters
-    ----------
-    columns
-        What the text said.
-    pid
-        Whose it was; 0 if that is not known.
-    program
-        Target of /proc/PID/exe; None if it is not known.
-    corrections
-        Paths (rows of the path columns) that the text told wrongly, with whether they were deleted.
-    """
-
-    def __init__(
-        self, columns: Columns, pid: int, program: bytes | None, corrections: dict[int, tuple[bytes, bool]]
-    ) -> None:
-        self.columns = columns
-        self.pid = pid
-        self.program = program
-        self._corrections = corrections
-
-    @cached_property
-    def paths(self) -> list[tuple[bytes, bool]]:
-        """Each row of the path columns: the path, and whether it was deleted."""
-        text = self.columns.path_bytes
-        rows = zip(self.columns.path_start, self.columns.path_length, self.columns.path_facts, strict=True)
-        paths = [(text[start : start + length], bool(facts & DELETED)) for start, length, facts in rows]
-        for row, correction in self._corrections.items():
-            paths[row] = correction
-        return paths
-
-    @cached_property
-    def kinds(self) -> memoryview[int]:
-        """For each area the position of its kind in `Kind`."""
-        program = {row for row, path in enumerate(self.paths) if path[0] and as_linked(*path) == self.program}
-        return memoryview(classify(self.columns, self.paths, program)).toreadonly()
-
-    def area(self, row: int) -> Area:
-        columns = self.columns
-        start, end = columns.start[row], columns.end[row]
-        path, deleted = self.paths[columns.path[row]]
-        return Area(
-            start,
-            end,
-            end - start,
-            _PERMS[columns.perms[row]],
-            columns.offset[row],
-            columns.device[row],
-            columns.inode[row],
-            path,
-            deleted,
-            _KINDS[self.kinds[row]],
-        )
-
-    def row_at(self, address: int) -> int | None:
-        row = bisect_right(self.columns.start, address) - 1
-        return row if row >= 0 and address < self.columns.end[row] else None
-
-
-def as_linked(path: bytes, deleted: bool) -> bytes:
-    """Write a path as /proc/PID/exe has it."""
-    return path + b" (deleted)" if deleted else path
-
-
-ColumnName = Literal["start", "end", "size", "offset", "device", "inode", "perms", "kind"]
 GroupName = Literal["kind", "path", "perms"]
 PathFilter = str | bytes | os.PathLike[str] | os.PathLike[bytes] | re.Pattern[str] | re.Pattern[bytes]
 
@@ -183,16 +126,17 @@ class Areas(Sequence[Area]):
 
     def __init__(self, table: Table, rows: Sequence[int] | None = None) -> None:
         self._table = table
-        self._rows = range(len(table.columns.start)) if rows is None else rows
+        self._rows = range(len(table)) if rows is None else rows
 
     @classmethod
     def parse(cls, text: bytes, *, pid: int = 0, program: bytes | None = None) -> Areas:
-        """Read the text of a maps file that was saved, on any machine.
+        """Read the text of a maps or smaps file that was saved, on any machine.
 
         Parameters
         ----------
         text
-            As read from /proc/PID/maps. Lines that are not of its kind are skipped: see `malformed`.
+            As read from /proc/PID/maps, or with costs from /proc/PID/smaps. Lines that are not of their kind
+            are skipped: see `malformed`.
         pid
             Whose it was.
         program
@@ -205,9 +149,9 @@ class Areas(Sequence[Area]):
 
         References
         ----------
-        proc_pid_maps(5)
+        proc_pid_maps(5), proc_pid_smaps(5)
         """
-        return cls(Table(parse(text), pid, program, {}))
+        return cls(Table(parse(text), pid, program, {}, lambda: None))
 
     @property
     def pid(self) -> int:
@@ -243,24 +187,32 @@ class Areas(Sequence[Area]):
     def __getitem__(self, index: int | slice) -> Area | Areas:
         if isinstance(index, slice):
             return Areas(self._table, self._rows[index])
-        return self._table.area(self._rows[index])
+        row = self._rows[index]
+        return next(iter(Areas(self._table, range(row, row + 1))))
 
     def __iter__(self) -> Iterator[Area]:
-        # As `Table.area` for each row, but column by column.
-        paths = [self._table.paths[row] for row in self._selected(self._table.columns.path)]
+        paths = [self._table.paths[row] for row in self._selected("path")]
         return map(
             Area,
-            self.column("start"),
-            self.column("end"),
-            self.column("size"),
-            map(_PERMS.__getitem__, self.column("perms")),
-            self.column("offset"),
-            self.column("device"),
-            self.column("inode"),
+            self._selected("start"),
+            self._selected("end"),
+            self._selected("size"),
+            map(PERMS.__getitem__, self._selected("perms")),
+            self._selected("offset"),
+            self._selected("device"),
+            self._selected("inode"),
             map(itemgetter(0), paths),
             map(itemgetter(1), paths),
-            map(_KINDS.__getitem__, self.column("kind")),
+            map(_KINDS.__getitem__, self._selected("kind")),
+            self._costs(),
         )
+
+    def _costs(self) -> Iterator[Costs | None]:
+        table = self._table
+        if not table.fields:
+            return repeat(None)
+        columns = [table.values(name, self._selected(name)) for name in table.fields]
+        return map(Costs, repeat(table.places), zip(*columns, strict=True))
 
     def __contains__(self, area: object) -> bool:
         return isinstance(area, Area) and self.find(area.start) == area
@@ -280,9 +232,14 @@ class Areas(Sequence[Area]):
             None if none of these areas does.
         """
         row = self._table.row_at(address)
-        return None if row is None or row not in self._rows else self._table.area(row)
+        return None if row is None or row not in self._rows else Areas(self._table, range(row, row + 1))[0]
 
-    def column(self, name: ColumnName) -> memoryview[int]:
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The names of what is known of each area's costs, as columns have them; empty without costs."""
+        return tuple(self._table.fields)
+
+    def column(self, name: str) -> memoryview[int]:
         """Export one field of every area.
 
         Parameters
@@ -291,6 +248,7 @@ class Areas(Sequence[Area]):
             ``start``, ``end``, ``size``, ``offset``, ``device``, ``inode``: as `Area` has them.
             ``perms``: bits, 1 for r, 2 for w, 4 for x (as `Prot`), 8 for s.
             ``kind``: the position of the kind in `Kind`: ``list(Kind)[number]``.
+            And the fields of smaps, for areas read with costs, as far as they are numbers: see `costs`.
 
         Returns
         -------
@@ -298,14 +256,14 @@ class Areas(Sequence[Area]):
             Read-only, unsigned: 8 bytes an area, or 1 for perms and kind. ``numpy.asarray`` takes it
             without a copy.
         """
-        if name == "size":
-            return memoryview(array("Q", map(sub, self.column("end"), self.column("start")))).toreadonly()
-        if name not in _COLUMNS:
-            raise ValueError(f"no column {name!r}: there are {', '.join(_COLUMNS)}")
-        column = self._table.kinds if name == "kind" else getattr(self._table.columns, name)
-        return self._selected(column)
+        if name not in AREA_COLUMNS and self._table.fields.get(name, TEXT) == TEXT:
+            numbers = [each for each, unit in self._table.fields.items() if unit != TEXT]
+            more = "" if numbers else "; costs come with read(costs=True)"
+            raise ValueError(f"no column {name!r}: there are {', '.join([*AREA_COLUMNS, *numbers])}{more}")
+        return self._selected(name)
 
-    def _selected(self, column: memoryview[int]) -> memoryview[int]:
+    def _selected(self, name: str) -> memoryview[int]:
+        column = self._table.column(name)
         if isinstance(self._rows, range):
             rows = self._rows
             # Counting down to row 0 ends at -1, which a slice takes for the last row.
@@ -346,19 +304,19 @@ class Areas(Sequence[Area]):
         """
         rows: Iterable[int] = self._rows
         if kind is not None:
-            kinds, wanted = self._table.kinds, _kind_codes(kind)
+            kinds, wanted = self._table.column("kind"), _kind_codes(kind)
             rows = [row for row in rows if kinds[row] in wanted]
         if path is not None:
-            path_rows = self._table.columns.path
+            path_rows = self._table.column("path")
             fitting = [_fits(path, each) for each, _ in self._table.paths]
             rows = [row for row in rows if fitting[path_rows[row]]]
         if perms is not None:
-            bits, allowed = self._table.columns.perms, _allowed_perms(perms)
+            bits, allowed = self._table.column("perms"), _allowed_perms(perms)
             rows = [row for row in rows if bits[row] in allowed]
         return self if rows is self._rows else Areas(self._table, array("Q", rows))
 
-    def total(self, by: GroupName = "kind") -> dict[str, int]:
-        """Add up sizes by groups.
+    def total(self, by: GroupName = "kind") -> Totals:
+        """Add up what areas have, by groups.
 
         Parameters
         ----------
@@ -367,27 +325,41 @@ class Areas(Sequence[Area]):
 
         Returns
         -------
-        dict
-            Bytes of address space for each group, the largest first.
+        Totals
+            A dict: for each group a `Total`, the largest first. That is a number, the bytes of address
+            space; for areas read with costs it has the sum of each as an attribute (``rss``, ``pss``, …).
         """
         if by not in ("kind", "path", "perms"):
             raise ValueError(f"cannot group by {by!r}: by kind, path or perms")
         names: Sequence[str]
         if by == "kind":
-            names, groups = _KIND_NAMES, self.column("kind")
+            names = _KIND_NAMES
         elif by == "perms":
-            names, groups = _PERMS, self.column("perms")
+            names = PERMS
         else:
             names = [os.fsdecode(path) for path, _ in self._table.paths]
-            groups = self._selected(self._table.columns.path)
-        sums: dict[str, int] = {}
-        for group, size in zip(groups, self.column("size"), strict=True):
-            name = names[group]
-            sums[name] = sums.get(name, 0) + size
-        return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+        places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        place_of = [places[name] for name in names]
+        groups = array("I", [place_of[number] for number in self._selected(by)])
+        columns = {name: self._sums(groups, name, len(places)) for name in ("size", *self._table.amounts)}
+        counts = [0] * len(places)
+        for group in groups:
+            counts[group] += 1
+        return Totals(
+            {
+                name: Total(
+                    columns["size"][place],
+                    counts[place],
+                    {each: columns[each][place] for each in self._table.amounts},
+                )
+                for name, place in places.items()
+                if counts[place]
+            }
+        )
 
-
-_COLUMNS = ("start", "end", "size", "offset", "device", "inode", "perms", "kind")
+    def _sums(self, groups: array[int], name: str, count: int) -> list[int]:
+        column = self._selected(name)
+        return sums(groups, column if column.c_contiguous else array("Q", column), count)
 
 
 def _kind_codes(kind: Kind | str | Iterable[Kind | str]) -> set[int]:
@@ -404,8 +376,8 @@ def _fits(wanted: PathFilter, path: bytes) -> bool:
 
 
 def _allowed_perms(perms: str) -> set[int]:
-    if perms in _PERMS:
-        return {_PERMS.index(perms)}
+    if perms in PERMS:
+        return {PERMS.index(perms)}
     if not perms or set(perms) - set("rwxsp"):
         raise ValueError(f"perms must be letters of 'rwxsp', or four places as in 'r--p', not {perms!r}")
-    return {bits for bits, text in enumerate(_PERMS) if set(perms) <= set(text)}
+    return {bits for bits, text in enumerate(PERMS) if set(perms) <= set(text)}

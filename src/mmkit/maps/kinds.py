@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Container, Sequence
 from enum import StrEnum
 
 from mmkit._native.maps import Columns
-from mmkit.flags import Prot
 
-__all__ = ["CODES", "Kind", "classify", "is_bss", "kind_of"]
+__all__ = ["CODES", "Kind", "classify", "is_plain_memory", "kind_of", "looks_like_stack"]
 
 
 class Kind(StrEnum):
@@ -18,8 +18,10 @@ class Kind(StrEnum):
     Notes
     -----
     The kernel says outright what is a heap, a stack or its own; the rest is told from names and
-    permissions. Uninitialised data of libraries, stacks of threads and what ``malloc`` maps for large
-    blocks look the same to it, and are `ANONYMOUS` here.
+    permissions. Uninitialised data of libraries and what ``malloc`` maps for large blocks look the same to
+    it, and are `ANONYMOUS` here. Stacks of threads do, too, but each thread of glibc has told the kernel of its
+    list of robust locks (set_robust_list(2)), which lies at the upper end of its stack. Where that is not
+    known, an area that looks like such a stack is taken for one: above a guard of at most 64 KiB.
     """
 
     #: The executable's machine code.
@@ -40,6 +42,10 @@ class Kind(StrEnum):
     ANONYMOUS = "anonymous"
     #: The stack of the main thread.
     STACK = "stack"
+    #: The stack of another thread.
+    THREAD_STACK = "thread_stack"
+    #: Memory of mmkit's own that has a name: ``Region.anonymous(name=…)``, or a memfd left with mmkit's.
+    MMKIT = "mmkit"
     #: What the kernel itself provides: vdso, vvar, vsyscall.
     VDSO = "vdso"
     #: System V shared memory.
@@ -54,8 +60,12 @@ class Kind(StrEnum):
     DEVICE = "device"
 
 
-_SHARED = 8
-_READ_WRITE = Prot.READ | Prot.WRITE
+#: Permission bits as columns have them. Plain numbers: a flag of `Prot` costs a microsecond to combine.
+_WRITE, _EXEC = 2, 4
+_PRIVATE_READ_WRITE = 3
+_LARGEST_GUARD = 64 << 10
+#: PTHREAD_STACK_MIN of most machines.
+_SMALLEST_STACK = 16 << 10
 _SHARED_OBJECT = re.compile(rb"\.so(\.[0-9]+)*\Z")
 
 # Names that the kernel makes up, and folders that tell; the first pattern that fits holds. A made-up name
@@ -65,6 +75,8 @@ _SPECIAL: tuple[tuple[re.Pattern[bytes], bool | None, Kind], ...] = tuple(
     for pattern, deleted, kind in (
         (rb"\[heap\]\Z", None, Kind.HEAP),
         (rb"\[stack(:[0-9]+)?\]\Z", None, Kind.STACK),
+        (rb"\[anon(_shmem)?:mmkit:.*\]\Z", None, Kind.MMKIT),
+        (rb"/memfd:mmkit\Z", True, Kind.MMKIT),
         (rb"\[anon(_shmem)?:.*\]\Z", None, Kind.ANONYMOUS),
         (rb"\[.*\]\Z", None, Kind.VDSO),
         (rb"/SYSV[0-9a-f]{8}\Z", True, Kind.SYSTEMV),
@@ -86,9 +98,9 @@ def _special_kind(path: bytes, deleted: bool) -> Kind | None:
 
 
 def _program_kind(perms: int) -> Kind:
-    if perms & Prot.EXEC:
+    if perms & _EXEC:
         return Kind.TEXT
-    return Kind.DATA if perms & Prot.WRITE else Kind.RODATA
+    return Kind.DATA if perms & _WRITE else Kind.RODATA
 
 
 CODES = {kind: code for code, kind in enumerate(Kind)}
@@ -120,15 +132,20 @@ def kind_of(path: bytes, deleted: bool, perms: int, *, is_program: bool) -> Kind
         return _program_kind(perms)
     if special := _special_kind(path, deleted):
         return special
-    return Kind.LIBRARY if perms & Prot.EXEC or _SHARED_OBJECT.search(path) else Kind.FILE
+    return Kind.LIBRARY if perms & _EXEC or _SHARED_OBJECT.search(path) else Kind.FILE
 
 
-def is_bss(path: bytes, perms: int) -> bool:
-    """Tell whether an area that directly follows the executable is its uninitialised data."""
-    return not path and perms & (_READ_WRITE | Prot.EXEC | _SHARED) == _READ_WRITE
+def is_plain_memory(path: bytes, perms: int) -> bool:
+    """Tell whether an area is memory as malloc(3) maps it: a bss where it directly follows the executable."""
+    return not path and perms == _PRIVATE_READ_WRITE
 
 
-def classify(columns: Columns, paths: Sequence[tuple[bytes, bool]], program: Container[int]) -> bytearray:
+def classify(
+    columns: Columns,
+    paths: Sequence[tuple[bytes, bool]],
+    program: Container[int],
+    stacks: Sequence[int] | None,
+) -> bytearray:
     """Tell the kinds of all areas of a process.
 
     Parameters
@@ -139,24 +156,55 @@ def classify(columns: Columns, paths: Sequence[tuple[bytes, bool]], program: Con
         Each row of the path columns, with whether it was deleted.
     program
         Which rows of `paths` are the executable.
+    stacks
+        An address in the stack of each thread but the main one; None if they are not known.
 
     Returns
     -------
     bytearray
         For each area the position of its kind in `Kind`.
     """
+    path, perms = columns.column("path"), columns.column("perms")
+    start, end = columns.column("start"), columns.column("end")
     together: dict[bytes, int] = {}
-    for (path, _), perms in zip(paths, columns.path_perms, strict=True):
-        together[path] = together.get(path, 0) | perms
+    for (name, _), bits in zip(paths, columns.column("path_perms"), strict=True):
+        together[name] = together.get(name, 0) | bits
     by_path = [
         _PROGRAM_CODES
         if row in program
-        else bytes([CODES[kind_of(path, deleted, together[path], is_program=False)]]) * 16
-        for row, (path, deleted) in enumerate(paths)
+        else bytes([CODES[kind_of(name, deleted, together[name], is_program=False)]]) * 16
+        for row, (name, deleted) in enumerate(paths)
     ]
-    kinds = bytearray([by_path[row][perms] for row, perms in zip(columns.path, columns.perms, strict=True)])
-    for area in [area + 1 for area, row in enumerate(columns.path) if row in program]:
-        follows = area < len(kinds) and columns.start[area] == columns.end[area - 1]
-        if follows and is_bss(paths[columns.path[area]][0], columns.perms[area]):
+    kinds = bytearray([by_path[row][bits] for row, bits in zip(path, perms, strict=True)])
+    for area in [area + 1 for area, row in enumerate(path) if row in program]:
+        follows = area < len(kinds) and start[area] == end[area - 1]
+        if follows and is_plain_memory(paths[path[area]][0], perms[area]):
             kinds[area] = CODES[Kind.BSS]
+    for area in _areas_above_guards(columns) if stacks is None else _areas_at(stacks, columns):
+        if kinds[area] == CODES[Kind.ANONYMOUS] and is_plain_memory(paths[path[area]][0], perms[area]):
+            kinds[area] = CODES[Kind.THREAD_STACK]
     return kinds
+
+
+def _areas_at(addresses: Sequence[int], columns: Columns) -> list[int]:
+    start, end = columns.column("start"), columns.column("end")
+    areas = [(bisect_right(start, address) - 1, address) for address in addresses]
+    return [area for area, address in areas if area >= 0 and address < end[area]]
+
+
+def _areas_above_guards(columns: Columns) -> list[int]:
+    start, end = columns.column("start"), columns.column("end")
+    path, perms = columns.column("path"), columns.column("perms")
+    return [
+        row + 1
+        for row in range(len(start) - 1)
+        if not perms[row]
+        and path[row] == 0
+        and end[row] == start[row + 1]
+        and looks_like_stack(end[row] - start[row], end[row + 1] - start[row + 1])
+    ]
+
+
+def looks_like_stack(guard: int, size: int) -> bool:
+    """Tell whether a guard and plain memory directly above it have sizes as pthread_create(3) gives them."""
+    return guard <= _LARGEST_GUARD and size >= _SMALLEST_STACK

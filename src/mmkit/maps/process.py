@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import index
 from pathlib import Path
 
 from mmkit._native import maps as native
 from mmkit.errors import Error, SyscallError
-from mmkit.maps.areas import Area, Areas, Table, as_linked, perms_text, printable
-from mmkit.maps.kinds import Kind, is_bss, kind_of
+from mmkit.maps.areas import PERMS, Area, Areas
+from mmkit.maps.kinds import Kind, is_plain_memory, kind_of, looks_like_stack
+from mmkit.maps.paths import as_linked, printable
+from mmkit.maps.table import Table
 
 __all__ = ["find", "read"]
 
@@ -21,13 +23,16 @@ _ADDRESS_LIMIT = 1 << 64
 _USER_ADDRESS_LIMIT = 1 << 63
 
 
-def read(pid: int | None = None) -> Areas:
+def read(pid: int | None = None, costs: bool = False) -> Areas:
     r"""Read the memory map of a process.
 
     Parameters
     ----------
     pid
         The process; None for this one.
+    costs
+        Read also what each area costs (``rss``, ``pss``, ``swap``, …: see `Area`). The kernel goes through all
+        pages for that, which takes about ten times as long.
 
     Returns
     -------
@@ -50,11 +55,12 @@ def read(pid: int | None = None) -> Areas:
 
     References
     ----------
-    proc_pid_maps(5), proc_pid_exe(5)
+    proc_pid_maps(5), proc_pid_smaps(5), proc_pid_exe(5)
     """
-    with _Maps(pid) as maps:
-        columns = maps.columns()
-        return Areas(Table(columns, maps.pid, maps.program, _corrections(maps, columns)))
+    with Opened(pid, "smaps" if costs else "maps") as process:
+        columns = process.columns()
+        corrections = _corrections(process, columns)
+        return Areas(Table(columns, process.pid, process.program, corrections, process.stacks))
 
 
 def find(address: int, pid: int | None = None) -> Area | None:
@@ -86,41 +92,52 @@ def find(address: int, pid: int | None = None) -> Area | None:
         raise ValueError(f"address must be between 0 and 2**64 - 1, not {address:#x}")
     # vsyscall, up there, is in the text of maps only.
     if address < _USER_ADDRESS_LIMIT:
-        with _Maps(pid) as maps, suppress(native.QueryUnsupportedError, _Undecided):
-            return _found(maps, address)
+        try:
+            if pid is None or pid == os.getpid():
+                return _found_here(address)
+            with Opened(pid) as process:
+                return _found(process, process.query(address))
+        except native.QueryUnsupportedError:
+            pass
     return read(pid).find(address)
 
 
-class _Undecided(Exception):  # noqa: N818 - never leaves this module
-    """The kind depends on areas elsewhere."""
+class Opened:
+    """An open /proc/PID/maps or smaps, and what belongs to the same process."""
 
-
-class _Maps:
-    """An open /proc/PID/maps, and what belongs to the same process."""
-
-    def __init__(self, pid: int | None) -> None:
+    def __init__(self, pid: int | None, text: str = "maps") -> None:
         if pid is not None and (pid := index(pid)) <= 0:
             raise ValueError(f"pid must be positive, not {pid}")
-        self.is_own = pid is None or pid == os.getpid()
-        self.pid = os.getpid() if pid is None else pid
-        self._directory = "/proc/self/" if self.is_own else f"/proc/{pid}/"
+        own_pid = os.getpid()
+        self.is_own = pid is None or pid == own_pid
+        self.pid = own_pid if pid is None else pid
+        self._directory = b"/proc/self/" if self.is_own else b"/proc/%d/" % self.pid
+        self._text = text
+        self._descriptors: list[int] = []
 
-    def __enter__(self) -> _Maps:
-        try:
-            self._descriptor = os.open(self._directory + "maps", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as refused:
-            raise _refusal(self.pid, refused) from None
+    def __enter__(self) -> Opened:
+        self._descriptor = self._open(self._text)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        os.close(self._descriptor)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def _open(self, text: str) -> int:
+        try:
+            descriptor = os.open(self._directory + text.encode(), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as refused:
+            raise _refusal(self.pid, text, refused) from None
+        self._descriptors.append(descriptor)
+        return descriptor
 
     @cached_property
     def program(self) -> bytes | None:
         """Where /proc/PID/exe points to; None for kernel threads and zombies, which have none."""
-        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            return os.readlink(os.fsencode(self._directory + "exe"))  # noqa: PTH115 - bytes
-        return None
+        try:
+            return os.readlink(self._directory + b"exe")  # noqa: PTH115 - bytes
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return None
 
     def columns(self) -> native.Columns:
         """Read all areas.
@@ -131,33 +148,84 @@ class _Maps:
         try:
             columns = native.read(self._descriptor)
         except OSError as refused:
-            raise _refusal(self.pid, refused) from None
+            raise _refusal(self.pid, self._text, refused) from None
         _ = self.program  # looked up before the check
-        if not columns.start or not self._has_memory():
+        if not columns.areas or not (self.is_own or self._has_memory()):
             raise _nothing_to_read(self.pid)
         return columns
 
     def _has_memory(self) -> bool:
-        if self.is_own:
-            return True
-        with suppress(ProcessLookupError):
-            try:
-                self.query(0)
-            except native.QueryUnsupportedError:
-                return os.pread(self._descriptor, 1, 0) != b""
-            return True
-        return False
-
-    def query(self, address: int) -> native.Answer | None:
         try:
-            return native.query(self._descriptor, address)
+            # Of the text, the kernel makes the first area at least.
+            return os.pread(self._descriptor, 1, 0) != b""
+        except ProcessLookupError:
+            return False
+
+    def stacks(self) -> list[int] | None:
+        """Tell an address in the stack of each thread but the main one; None if that cannot be known."""
+        if self.is_own and native.is_single_threaded():
+            return []
+        addresses = []
+        try:
+            # Beside "." and ".." the folder has one link for each thread.
+            if os.stat(self._directory + b"task").st_nlink == 3:  # noqa: PTH116 - this way it takes half the time
+                return []
+            for name in os.listdir(self._directory + b"task"):  # noqa: PTH208
+                if int(name) != self.pid:
+                    with suppress(ProcessLookupError):
+                        addresses.append(native.thread_stack_address(int(name)))
+        except OSError:
+            return None
+        return addresses if all(addresses) else None
+
+    @cached_property
+    def _queried(self) -> int:
+        """Which descriptor answers queries: smaps does not."""
+        return self._descriptor if self._text == "maps" else self._open("maps")
+
+    def query(self, address: int, which: int = native.HOLDING) -> native.Answer | None:
+        """Ask for the area at an address (`HOLDING`), or for code from there on (`CODE_FROM`)."""
+        try:
+            return native.query(self._queried, address, which)
         except OSError as refused:
-            raise _refusal(self.pid, refused) from None
+            raise _refusal(self.pid, "maps", refused) from None
+
+    def is_program(self, answer: native.Answer) -> bool:
+        """Tell whether an area is of the executable."""
+        return answer.path != b"" and as_linked(answer.path, answer.deleted) == self.program
 
 
-def _refusal(pid: int, refused: OSError) -> SyscallError:
+class _Own:
+    """This process, as `Opened`, without opening anything each time."""
+
+    is_own = True
+
+    @cached_property
+    def program(self) -> tuple[int, int, int, int]:
+        """The executable's device and inode as maps has them, and where its areas begin and end.
+
+        It is the same as long as the process lives, and in its children.
+        """
+        areas = read().where(kind=(Kind.TEXT, Kind.RODATA, Kind.DATA))
+        return (areas[0].device, areas[0].inode, areas[0].start, areas[-1].end) if areas else (0, 0, 0, 0)
+
+    def query(self, address: int, which: int = native.HOLDING) -> native.Answer | None:
+        answer = native.query_own(address, which)
+        return None if answer is None else native.Answer(*answer)
+
+    def is_program(self, answer: native.Answer) -> bool:
+        return answer.inode != 0 and (answer.device, answer.inode) == self.program[:2]
+
+    def stacks(self) -> list[int] | None:
+        return Opened(None).stacks()
+
+
+_own = _Own()
+
+
+def _refusal(pid: int, text: str, refused: OSError) -> SyscallError:
     """Say what a refusal by /proc means for the process."""
-    call = f"open('/proc/{pid}/maps')"
+    call = f"open('/proc/{pid}/{text}')"
     if refused.errno in (errno.ENOENT, errno.ESRCH):
         if not Path("/proc/self").exists():
             return SyscallError(errno.ENOENT, call, "/proc is not mounted here: `mount -t proc proc /proc`.")
@@ -189,7 +257,7 @@ def _nothing_to_read(pid: int) -> Error:
         # The name, in parentheses, may hold anything.
         name, fields = Path(f"/proc/{pid}/stat").read_bytes().split(b"(", 1)[1].rsplit(b")", 1)
     except (OSError, ValueError, IndexError):
-        return _refusal(pid, ProcessLookupError(errno.ESRCH, ""))
+        return _refusal(pid, "maps", ProcessLookupError(errno.ESRCH, ""))
     state, flags = fields.split()[0], int(fields.split()[6])
     if flags & _PF_KTHREAD:
         return Error(f"process {pid} ({printable(name)}) is a kernel thread: it has no memory of its own")
@@ -201,32 +269,36 @@ def _nothing_to_read(pid: int) -> Error:
     return SyscallError(errno.ESRCH, f"read('/proc/{pid}/maps')", hint)
 
 
-def _corrections(maps: _Maps, columns: native.Columns) -> dict[int, tuple[bytes, bool]]:
+def _corrections(process: Opened, columns: native.Columns) -> dict[int, tuple[bytes, bool]]:
     """Find the paths that the text tells wrongly, by asking the kernel about each doubtful one."""
-    doubtful = native.ESCAPED | (native.DELETED if maps.is_own else 0)
-    rows = [row for row, facts in enumerate(bytes(columns.path_facts)) if facts & doubtful]
-    if not rows:
+    doubtful = native.ESCAPED | (native.DELETED if process.is_own else 0)
+    if not columns.facts & doubtful:
         return {}
+    path_start, path_length = columns.column("path_start"), columns.column("path_length")
+    path_facts, path = columns.column("path_facts"), columns.column("path")
+    start, device, inode = columns.column("start"), columns.column("device"), columns.column("inode")
     corrections = {}
-    area_of = dict(zip(columns.path, range(len(columns.path)), strict=True))
-    for row in rows:
-        start, facts, area = columns.path_start[row], columns.path_facts[row], area_of[row]
-        told = columns.path_bytes[start : start + columns.path_length[row]], bool(facts & native.DELETED)
+    area_of = dict(zip(path, range(len(path)), strict=True))
+    for row, facts in enumerate(path_facts):
+        if not facts & doubtful:
+            continue
+        first, area = path_start[row], area_of[row]
+        told = columns.text[first : first + path_length[row]], bool(facts & native.DELETED)
         known = told
         if facts & native.ESCAPED:
-            known = _queried_path(maps, columns, area) or told
-        if maps.is_own:
-            known = _deleted_or_named_so(*known, columns.device[area], columns.inode[area])
+            known = _queried_path(process, start[area], device[area], inode[area]) or told
+        if process.is_own:
+            known = _deleted_or_named_so(*known, device[area], inode[area])
         if known != told:
             corrections[row] = known
     return corrections
 
 
-def _queried_path(maps: _Maps, columns: native.Columns, area: int) -> tuple[bytes, bool] | None:
+def _queried_path(process: Opened, address: int, device: int, inode: int) -> tuple[bytes, bool] | None:
     """Ask for a path as it is; None if the kernel cannot tell, or the area has changed."""
     with suppress(native.QueryUnsupportedError):
-        answer = maps.query(columns.start[area])
-        if answer and (answer.device, answer.inode) == (columns.device[area], columns.inode[area]):
+        answer = process.query(address)
+        if answer and (answer.device, answer.inode) == (device, inode):
             return answer.path, answer.deleted
     return None
 
@@ -241,23 +313,73 @@ def _deleted_or_named_so(path: bytes, deleted: bool, device: int, inode: int) ->
     return path, deleted
 
 
-def _found(maps: _Maps, address: int) -> Area | None:
-    """Make the area from a query; `_Undecided` if that is not enough to tell its kind."""
-    answer = maps.query(address)
+_known_kind = lru_cache(1024)(kind_of)
+
+
+def _found_here(address: int) -> Area | None:
+    """Find an area of this process. What most areas are is told here, with one query and little else."""
+    fields = native.query_own(address)
+    if fields is None:
+        return None
+    start, end, offset, device, inode, perms, path, deleted = fields
+    program_device, program_inode, program_start, program_end = _own.program
+    if path:
+        is_program = inode == program_inode and device == program_device
+        kind = _known_kind(path, deleted, perms, is_program=is_program)
+        if deleted or kind is Kind.FILE:
+            return _found(_own, native.Answer(*fields))
+    elif not is_plain_memory(path, perms):
+        kind = Kind.ANONYMOUS
+    elif native.is_single_threaded() and not program_start < start <= program_end:
+        kind = Kind.ANONYMOUS
+    else:
+        kind = _plain_kind(_own, native.Answer(*fields))
+    size = end - start
+    return tuple.__new__(
+        Area, (start, end, size, PERMS[perms], offset, device, inode, path, deleted, kind, None)
+    )
+
+
+def _found(process: Opened | _Own, answer: native.Answer | None) -> Area | None:
+    """Make an area from what a query told, and further queries."""
     if answer is None:
         return None
-    start, end, offset, device, inode, perms, path, deleted = answer
-    if maps.is_own:
-        path, deleted = _deleted_or_named_so(path, deleted, device, inode)
-    is_program = path.startswith(b"/") and as_linked(path, deleted) == maps.program
-    kind = kind_of(path, deleted, perms, is_program=is_program)
-    if kind is Kind.FILE:
-        raise _Undecided
-    if is_bss(path, perms) and start > 0 and _is_program(maps, start - 1):
-        kind = Kind.BSS
-    return Area(start, end, end - start, perms_text(perms), offset, device, inode, path, deleted, kind)
+    path, deleted = answer.path, answer.deleted
+    if process.is_own:
+        path, deleted = _deleted_or_named_so(path, deleted, answer.device, answer.inode)
+    kind = kind_of(path, deleted, answer.perms, is_program=process.is_program(answer))
+    if is_plain_memory(path, answer.perms):
+        kind = _plain_kind(process, answer)
+    elif kind is Kind.FILE and _is_executed(process, answer.path):
+        kind = Kind.LIBRARY
+    start, end, perms = answer.start, answer.end, PERMS[answer.perms]
+    return Area(
+        start, end, end - start, perms, answer.offset, answer.device, answer.inode, path, deleted, kind
+    )
 
 
-def _is_program(maps: _Maps, address: int) -> bool:
-    answer = maps.query(address)
-    return answer is not None and as_linked(answer.path, answer.deleted) == maps.program
+def _is_executed(process: Opened | _Own, path: bytes) -> bool:
+    """Tell whether any area of a file may be executed."""
+    code = process.query(0, native.CODE_FROM)
+    while code is not None and code.path != path:
+        code = process.query(code.end, native.CODE_FROM)
+    return code is not None
+
+
+def _plain_kind(process: Opened | _Own, plain: native.Answer) -> Kind:
+    """Tell what memory is for that might be anything."""
+    below = process.query(plain.start - 1) if plain.start else None
+    if below is not None and process.is_program(below):
+        return Kind.BSS
+    if process.is_own and native.is_single_threaded():
+        return Kind.ANONYMOUS
+    stacks = process.stacks()
+    if stacks is None:
+        is_stack = (
+            below is not None
+            and (below.perms, below.path) == (0, b"")
+            and looks_like_stack(below.end - below.start, plain.end - plain.start)
+        )
+    else:
+        is_stack = any(plain.start <= address < plain.end for address in stacks)
+    return Kind.THREAD_STACK if is_stack else Kind.ANONYMOUS

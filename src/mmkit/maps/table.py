@@ -1,0 +1,136 @@
+"""All that one reading tells of the areas of a process, as columns."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from operator import add, sub
+
+from mmkit._native.maps import BYTES, DELETED, TEXT, Columns
+from mmkit.maps.kinds import classify
+from mmkit.maps.paths import as_linked
+
+__all__ = ["Table"]
+
+AREA_COLUMNS = ("start", "end", "size", "offset", "device", "inode", "perms", "kind")
+
+#: The pages that nobody else has mapped: together they are the USS.
+_PRIVATE = ("private_clean", "private_dirty", "private_hugetlb")
+#: Fields that have kB, but are no amounts of memory.
+_NOT_AMOUNTS = frozenset({"kernelpagesize", "mmupagesize"})
+
+
+class Table:
+    """The areas of one process; `Areas` are selections of its rows.
+
+    Parameters
+    ----------
+    columns
+        What the text said.
+    pid
+        Whose it was; 0 if that is not known.
+    program
+        Target of /proc/PID/exe; None if it is not known.
+    corrections
+        Paths (rows of the path columns) that the text told wrongly, with whether they were deleted.
+    stacks
+        Tells an address in the stack of each thread but the main one, or None where that is not known; called
+        when kinds are first looked at.
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        pid: int,
+        program: bytes | None,
+        corrections: dict[int, tuple[bytes, bool]],
+        stacks: Callable[[], Sequence[int] | None],
+    ) -> None:
+        self.columns = columns
+        self.pid = pid
+        self.program = program
+        self._corrections = corrections
+        self._stacks = stacks
+        self._made: dict[str, memoryview[int]] = {}
+
+    def __len__(self) -> int:
+        return self.columns.areas
+
+    def column(self, name: str) -> memoryview[int]:
+        """Give a column by its name in `AREA_COLUMNS`, "path" or one of `fields`."""
+        column = self._made.get(name)
+        if column is None:
+            column = self._made[name] = self._make(name)
+        return column
+
+    def _make(self, name: str) -> memoryview[int]:
+        if name == "size":
+            return memoryview(array("Q", map(sub, self.column("end"), self.column("start")))).toreadonly()
+        if name == "kind":
+            codes = classify(self.columns, self.paths, self._program_rows(), self._stacks())
+            return memoryview(codes).toreadonly()
+        if name == "uss":
+            parts = [self.column(part) for part in _PRIVATE if part in self.fields]
+            whole = array("Q", parts[0])
+            for part in parts[1:]:
+                whole = array("Q", map(add, whole, part))
+            return memoryview(whole).toreadonly()
+        return self.columns.column(self._told.get(name, name))
+
+    def _program_rows(self) -> set[int]:
+        return {row for row, path in enumerate(self.paths) if path[0] and as_linked(*path) == self.program}
+
+    @cached_property
+    def _told(self) -> dict[str, str]:
+        """Fields of smaps by their names here: what the kernel calls them."""
+        return {name.lower(): name for name in self.columns.units}
+
+    @cached_property
+    def fields(self) -> dict[str, int]:
+        """The costs that the text told, and the unit of each. Empty without costs. An area has a size already."""
+        units = {name.lower(): unit for name, unit in self.columns.units.items() if name != "Size"}
+        return {"uss": BYTES, **units} if not units.keys().isdisjoint(_PRIVATE) else units
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where in the costs of an area each field is."""
+        return {name: place for place, name in enumerate(self.fields)}
+
+    @cached_property
+    def amounts(self) -> tuple[str, ...]:
+        """The fields that can be added up."""
+        return tuple(
+            name for name, unit in self.fields.items() if unit == BYTES and name not in _NOT_AMOUNTS
+        )
+
+    def values(self, name: str, numbers: memoryview[int]) -> Sequence[int] | list[str]:
+        """Turn what a column has for a field into its values."""
+        if self.fields[name] != TEXT:
+            return numbers
+        text = self.columns.text
+        known = {
+            number: text[number >> 16 :][: number & 0xFFFF].decode("utf-8", "backslashreplace")
+            for number in set(numbers)
+        }
+        return [known[number] for number in numbers]
+
+    @cached_property
+    def paths(self) -> list[tuple[bytes, bool]]:
+        """Each row of the path columns: the path, and whether it was deleted."""
+        text = self.columns.text
+        rows = zip(
+            self.columns.column("path_start"),
+            self.columns.column("path_length"),
+            self.columns.column("path_facts"),
+            strict=True,
+        )
+        paths = [(text[start : start + length], bool(facts & DELETED)) for start, length, facts in rows]
+        for row, correction in self._corrections.items():
+            paths[row] = correction
+        return paths
+
+    def row_at(self, address: int) -> int | None:
+        row = bisect_right(self.column("start"), address) - 1
+        return row if row >= 0 and address < self.column("end")[row] else None
