@@ -72,10 +72,11 @@ def both_ways(address):
 def no_query(monkeypatch):
     """A kernel older than Linux 6.11."""
 
-    def query(_descriptor, _address):
+    def query(*_arguments):
         raise process.native.QueryUnsupportedError
 
     monkeypatch.setattr(process.native, "query", query)
+    monkeypatch.setattr(process.native, "query_own", query)
 
 
 def has_query():

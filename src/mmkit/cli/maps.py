@@ -1,18 +1,24 @@
-"""``mmkit maps``: the memory map of a process, as a table, a picture or JSON."""
+"""``mmkit maps``: the memory map of a process, as a table, a tree, a picture or JSON, once or again and again."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 import click
+from rich.live import Live
 from rich.text import Text
+from rich.tree import Tree
 
 from mmkit import maps as mmkit_maps
 from mmkit.cli.output import OutputConsole
 from mmkit.errors import Error
 from mmkit.hints import size as written_size
-from mmkit.maps import Area, Areas, Kind
+from mmkit.maps import Area, Areas, Kind, Total, Totals
+from mmkit.maps.paths import printable
 from mmkit.maps.picture import draw, shortened
 
 __all__ = ["maps"]
@@ -27,6 +33,7 @@ _COLOURS = {
     Kind.BSS: "green",
     Kind.HEAP: "yellow",
     Kind.STACK: "yellow",
+    Kind.THREAD_STACK: "yellow",
     Kind.ANONYMOUS: "yellow",
     Kind.LIBRARY: "cyan",
     Kind.FILE: "blue",
@@ -35,62 +42,135 @@ _COLOURS = {
 _SHARED_COLOUR = "magenta"
 
 # Widths of the columns before the path; two addresses of user space with a dash fit in 25.
-_ADDRESS, _SIZE, _KIND = 25, 10, 9
+_ADDRESS, _SIZE, _KIND = 25, 10, 12
 _KIND_AT = _ADDRESS + 1 + _SIZE + 1 + len("rw-p") + 1
 _PATH_AT = _KIND_AT + _KIND + 1
+
+#: What -x shows of the costs, as far as the kernel tells it.
+_FEW_COSTS = ("rss", "pss", "uss", "private_dirty", "swap")
+#: What --watch shows.
+_WATCHED = ("size", "rss", "pss", "uss", "swap")
+_KIB = 1024
 
 
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.option("-x", "detail", flag_value="x", help="With what each area costs: resident, proportional, dirty.")
+@click.option("-X", "detail", flag_value="X", help="With everything that the kernel tells in smaps.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice([kind.value for kind in Kind]), help="Only these areas; repeatable.")
+@click.option("--tree", "style", flag_value="tree", help="By kind, then by file.")
 @click.option("--layout", "style", flag_value="layout", help="The picture of the address space.")
 @click.option("--json", "style", flag_value="json", help="Every area, for programs; sizes in bytes.")
+@click.option("--watch", "style", flag_value="watch", help="What each kind costs, and how that changes.")
+@click.option("--interval", type=click.FloatRange(min=0.01), default=1.0, help="Seconds between looks of --watch.")
 @click.pass_context
-def maps(context: click.Context, pid: int | None, style: str | None) -> None:
+def maps(
+    context: click.Context,
+    pid: int | None,
+    detail: str | None,
+    kinds: tuple[str, ...],
+    style: str | None,
+    interval: float,
+) -> None:
     """Show the memory map of process PID, or of this one.
 
-    The exit status is 42 if there is no such process any more, and 1 after any other error.
+    With -x and -X numbers are KiB, and the sums in the last row are those of smaps_rollup. The exit status is 42
+    if there is no such process any more, and 1 after any other error.
     """
+    if style == "layout" and kinds:
+        raise click.UsageError("a picture is of the whole address space: --kind goes with tables, --tree and --json")
+
+    def read() -> Areas:
+        areas = mmkit_maps.read(pid, costs=detail is not None or style == "watch")
+        return areas.where(kind=kinds) if kinds else areas
+
     try:
-        areas = mmkit_maps.read(pid)
+        if style == "watch":
+            with suppress(KeyboardInterrupt):
+                _watch(read, interval)
+        else:
+            _show(read(), style, detail)
     except Error as error:
         click.echo(f"mmkit maps: {error}", err=True)
         context.exit(_EXIT_GONE if isinstance(error, ProcessLookupError) else 1)
+
+
+def _show(areas: Areas, style: str | None, detail: str | None) -> None:
     if style == "layout":
         click.echo(draw(areas))
     elif style == "json":
         click.echo(json.dumps(_document(areas), indent=1))
+    elif style == "tree":
+        _console().print(_tree(areas), soft_wrap=True)
+    elif detail:
+        _print_costs(areas, _FEW_COSTS if detail == "x" else areas.costs)
     else:
         _print_table(areas)
+    if areas.torn:
+        click.echo("mmkit maps: the process changed its areas meanwhile: some were told twice, and cut", err=True)
+
+
+def _console() -> OutputConsole:
+    return OutputConsole(highlight=False)
+
+
+# ---- JSON -------------------------------------------------------------------------------------------
 
 
 def _document(areas: Areas) -> dict[str, object]:
     """Lay out areas for JSON. What of a path is not UTF-8 becomes lone surrogates: see os.fsdecode."""
+    totals = areas.total(by="kind")
     return {
         "pid": areas.pid,
         "program": os.fsdecode(areas.program) if areas.program is not None else None,
         "torn": areas.torn,
-        "areas": [area._asdict() | {"path": os.fsdecode(area.path)} for area in areas],
-        "total": {"size": sum(areas.column("size")), "by_kind": areas.total(by="kind")},
+        "areas": [_area_document(area) for area in areas],
+        "total": _total_document(totals.sum) | {"by_kind": _by_kind(totals)},
     }
 
 
+def _area_document(area: Area) -> dict[str, object]:
+    fields = area._asdict() | {"path": os.fsdecode(area.path)}
+    costs = fields.pop("costs")
+    return fields | {"costs": dict(costs)} if costs else fields
+
+
+def _total_document(total: Total) -> dict[str, object]:
+    return {"size": total.size, **total.costs}
+
+
+def _by_kind(totals: Totals) -> dict[str, object]:
+    return {kind: _total_document(total) if total.costs else total.size for kind, total in totals.items()}
+
+
+# ---- tables -----------------------------------------------------------------------------------------
+
+
 def _print_table(areas: Areas) -> None:
-    console = OutputConsole(highlight=False)
+    console = _console()
     # Lines that go to a file or to grep are as long as they need to be.
     width = console.width if console.is_terminal else None
     total = written_size(sum(areas.column("size")))
     lines = [Text(_line("address", "size", "perm", "kind", "path"), "bold")]
     lines += [_area_line(area, width) for area in areas]
-    lines += [Text(_line("total", total, "", "", f"{len(areas)} areas"), "bold")]
+    lines += [Text(_line("total", total, "", "", _count(len(areas))), "bold")]
     console.print(Text("\n").join(lines), soft_wrap=True)
+
+
+def _count(areas: int) -> str:
+    return "1 area" if areas == 1 else f"{areas} areas"
 
 
 def _line(address: str, size: str, perms: str, kind: str, path: str) -> str:
     return f"{address:<{_ADDRESS}} {size:>{_SIZE}} {perms:<4} {kind:<{_KIND}} {path}".rstrip()
 
 
+def _written_path(area: Area) -> str:
+    return area.name + (" (deleted)" if area.deleted else "")
+
+
 def _area_line(area: Area, width: int | None) -> Text:
-    start, end, name = f"{area.start:x}", f"{area.end:x}", area.name + (" (deleted)" if area.deleted else "")
+    start, end, name = f"{area.start:x}", f"{area.end:x}", _written_path(area)
     if width is not None:
         # vsyscall alone has longer addresses.
         end = end if len(start) < 16 else f"…{end[-7:]}"
@@ -98,3 +178,108 @@ def _area_line(area: Area, width: int | None) -> Text:
     line = Text(_line(f"{start}-{end}", written_size(area.size), area.perms, area.kind, name))
     line.stylize(_COLOURS.get(area.kind, _SHARED_COLOUR), _KIND_AT, _KIND_AT + len(area.kind))
     return line
+
+
+def _print_costs(areas: Areas, names: tuple[str, ...]) -> None:
+    """Print a column for the size and one for each cost: amounts in KiB, other numbers and text as they are."""
+    whole = areas.total().sum
+    names = tuple(name for name in names if name in areas.costs)
+    rows = [["address", "size", *names, "perm", "kind", "path"]]
+    for area in areas:
+        costs = [_written_cost(area.costs or {}, name, whole) for name in names]
+        written = [f"{area.start:x}-{area.end:x}", str(area.size // _KIB), *costs]
+        rows.append([*written, area.perms, area.kind, _written_path(area)])
+    sums = [str(whole.costs[name] // _KIB) if name in whole.costs else "" for name in names]
+    rows.append(["total", str(whole // _KIB), *sums, "", "", _count(len(areas))])
+    numbers = range(1, len(names) + 2)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if place in numbers else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    styles = ["bold", *[""] * len(areas), "bold"]
+    text = [Text(line, style) for line, style in zip(lines, styles, strict=True)]
+    _console().print(Text("\n").join(text), soft_wrap=True)
+
+
+def _written_cost(costs: Mapping[str, int | str], name: str, whole: Total) -> str:
+    value = costs.get(name, "")
+    is_amount = name in whole.costs or name.endswith("pagesize")
+    return str(value // _KIB) if is_amount and isinstance(value, int) else str(value)
+
+
+# ---- the tree ---------------------------------------------------------------------------------------
+
+
+def _tree(areas: Areas) -> Tree:
+    program = printable(areas.program) if areas.program else "program unknown"
+    root = Tree(Text(f"{program}, process {areas.pid}: {_summary(areas.total().sum)}", "bold"), guide_style="dim")
+    for kind, total in areas.total(by="kind").items():
+        members = areas.where(kind=kind)
+        branch = root.add(Text(f"{kind}: {_summary(total)}", _COLOURS.get(Kind(kind), _SHARED_COLOUR)))
+        for path, of_path in members.total(by="path").items():
+            leaf = branch
+            if path:
+                leaf = branch.add(Text(f"{printable(os.fsencode(path))}: {_summary(of_path)}"))
+            for area in members.where(path=path):
+                leaf.add(Text(_leaf(area)))
+    return root
+
+
+def _summary(total: Total) -> str:
+    resident = f", {written_size(total.rss)} resident" if "rss" in total.costs else ""
+    return f"{written_size(total)}{resident} in {_count(total.areas)}"
+
+
+def _leaf(area: Area) -> str:
+    resident = f", {written_size(area.rss)} resident" if area.costs and "rss" in area.costs else ""
+    return f"{area.start:x}-{area.end:x} {area.perms} {written_size(area.size)}{resident}"
+
+
+# ---- watching ---------------------------------------------------------------------------------------
+
+
+def _watch(read: Callable[[], Areas], interval: float) -> None:
+    """Show the totals again and again, until the process ends or somebody interrupts."""
+    console, began = _console(), time.monotonic()
+    areas = read()
+    before = areas.total()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            title = f"process {areas.pid}, after {time.monotonic() - began:.1f} s; in parentheses: since the start"
+            text = Text("\n").join([Text(title, "bold"), *_changes(before, areas.total())])
+            if console.is_terminal:
+                live.update(text, refresh=True)
+            else:
+                console.print(text, soft_wrap=True)
+            time.sleep(interval)
+            areas = read()
+
+
+def _changes(before: Totals, now: Totals) -> Iterator[Text]:
+    """Make the table of what each kind costs, and how much more that is than before."""
+    nothing = Total(0)
+    kinds = [*now, *(kind for kind in before if kind not in now)]
+    pairs = [(kind, before.get(kind, nothing), now.get(kind, nothing)) for kind in kinds]
+    names = [name for name in _WATCHED if name == "size" or name in now.sum.costs]
+    rows = [["kind", *names]]
+    for kind, old, new in [*pairs, ("total", before.sum, now.sum)]:
+        rows.append([kind, *(_changed(_part(old, name), _part(new, name)) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for place, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+        yield Text("  ".join(cells).rstrip(), "bold" if place in (0, len(rows) - 1) else "")
+
+
+def _part(total: Total, name: str) -> int:
+    return total.size if name == "size" else total.costs.get(name, 0)
+
+
+def _changed(old: int, new: int) -> str:
+    if new == old:
+        return written_size(new)
+    sign = "+" if new > old else "-"
+    return f"{written_size(new)} ({sign}{written_size(abs(new - old))})"

@@ -1,14 +1,15 @@
 """The memory map of a process: its areas, what they are for, and a picture of them.
 
-`read` gives every area of a process, `find` the one at an address, `layout` the picture that textbooks
-draw, with the real addresses.
+`read` gives every area of a process, with costs what each takes of the machine's memory as well; `find` the one at
+an address; `layout` the picture that textbooks draw, with the real addresses.
 """
 
 from __future__ import annotations
 
 from mmkit.maps.areas import Area, Areas
+from mmkit.maps.costs import Costs, Total, Totals
 from mmkit.maps.kinds import Kind
 from mmkit.maps.process import find, read
 
-__all__ = ["Area", "Areas", "Kind", "find", "layout", "read"]
+__all__ = ["Area", "Areas", "Costs", "Kind", "Total", "Totals", "find", "layout", "read"]
 from mmkit.maps.picture import layout

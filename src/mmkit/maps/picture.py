@@ -28,6 +28,8 @@ _PROGRAM = {
 _GROUPS = {
     "libraries": (Kind.LIBRARY,),
     "anonymous": (Kind.ANONYMOUS,),
+    "stacks of threads": (Kind.THREAD_STACK,),
+    "mmkit": (Kind.MMKIT,),
     "files": (Kind.FILE,),
     "shared memory": (Kind.SHM, Kind.SYSTEMV, Kind.MEMFD),
     "huge pages": (Kind.HUGETLB,),
