@@ -12,6 +12,9 @@ enum {
     LONGEST_TEXT = 0xFFFF,
 };
 
+/* What an amount is below: more than any address space has, so that few of them do not overflow. */
+static const uint64_t MOST_KILOBYTES = UINT64_C(1) << 50;
+
 static uint32_t load_unit(const char *at)
 {
     uint32_t unit;
@@ -103,7 +106,9 @@ static bool read_number(const char *at, const char *end, uint64_t *value, int *u
     *unit = MMK_FIELD_NUMBER;
     if (end - digit == 3 && memcmp(digit, " kB", 3) == 0) {
         *unit = MMK_FIELD_BYTES;
-        return !__builtin_mul_overflow(*value, (uint64_t)KILOBYTE, value);
+        bool is_amount = *value < MOST_KILOBYTES;
+        *value *= KILOBYTE;
+        return is_amount;
     }
     return digit == end;
 }

@@ -191,7 +191,7 @@ TEST(fields_that_are_unknown_missing_or_in_another_order_find_their_column)
 {
     maps_table t = parse("1000-2000 r--p 00000000 fe:00 7 /a\n"
                          "Rss: 8 kB\n"
-                         "Shiny_New_Field_With_A_Long_Nam: 18014398509481983 kB\n"
+                         "Shiny_New_Field_With_A_Long_Nam: 1125899906842623 kB\n"
                          "Name:           [anon:x y]\n"
                          "2000-3000 rw-p 00000000 00:00 0 \n"
                          "3000-4000 rw-p 00000000 00:00 0 \n"
@@ -203,7 +203,7 @@ TEST(fields_that_are_unknown_missing_or_in_another_order_find_their_column)
     CHECK(t.parser.area_count == 3 && t.parser.malformed == 0);
     CHECK(rss[0] == 8192 && rss[1] == 0 && rss[2] == 102400);
     CHECK(late[0] == 0 && late[1] == 0 && late[2] == 77);
-    CHECK(shiny[0] == UINT64_MAX - 1023 && shiny[1] == 0 && shiny[2] == 0);
+    CHECK(shiny[0] == (UINT64_C(1) << 60) - 1024 && shiny[1] == 0 && shiny[2] == 0);
     CHECK(text_is(&t, name[0], "[anon:x y]") && text_is(&t, name[1], "") && text_is(&t, name[2], ""));
     maps_table_free(&t);
 }
@@ -215,7 +215,7 @@ TEST(a_field_that_cannot_be_is_counted_and_changes_nothing)
         "Rss:                   x kB",                /* no number any more */
         "Rss:                 4 4 kB",                /* nor is this */
         "Rss:                   8 kB",                /* told before */
-        "Big:   18014398509481984 kB\nBig:        1 kB", /* more bytes than 64 bits count: text, then a number */
+        "Big:    1125899906842624 kB\nBig:        1 kB", /* more than memory has: text, then a number */
         "A_name_that_is_too_long_for_a_column_: 4 kB",
         "Rss                    4 kB",
         ": 4 kB",

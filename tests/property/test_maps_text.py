@@ -20,10 +20,10 @@ PATHS = st.one_of(
 
 
 @st.composite
-def area_lists(draw_):
+def area_lists(draw_, most=12):
     """Areas in ascending order: start, end, perms, offset, major, minor, inode, path, deleted."""
     areas, address = [], 0
-    for _ in range(draw_(st.integers(0, 12))):
+    for _ in range(draw_(st.integers(0, most))):
         start = address + PAGE * draw_(st.integers(0, 1 << 30))
         address = start + PAGE * draw_(st.integers(1, 1 << 20))
         path = draw_(PATHS)
@@ -110,3 +110,70 @@ def test_kinds_divide_the_areas(areas):
     assert sum(map(len, parts.values())) == len(read)
     totals = {str(kind): sum(part.column("size")) for kind, part in parts.items() if len(part)}
     assert totals == read.total(by="kind")
+
+
+# smaps
+
+FIELD_NAMES = st.one_of(
+    st.sampled_from(["Rss", "Pss", "Private_Clean", "Private_Dirty", "Private_Hugetlb", "Swap", "THPeligible"]),
+    st.from_regex(r"[A-Z][A-Za-z0-9_]{0,30}", fullmatch=True),
+).filter(lambda name: name.lower() not in ("size", "uss"))
+# As wide as the kernel writes them, and wider.
+KILOBYTES = st.one_of(st.integers(0, 9999), st.integers(0, (1 << 45) - 1)).map(lambda number: (number, "%8d kB" % number))
+NUMBERS = st.integers(0, (1 << 64) - 1).map(lambda number: (number, "%8d" % number))
+TEXTS = st.from_regex(r"[a-z]([a-z ]{0,40}[a-z])?", fullmatch=True).map(lambda text: (text, text))
+
+
+@st.composite
+def fields(draw_):
+    """What a kernel tells of each area: names, no two of which are one in lower case, and how values are made."""
+    names = draw_(st.lists(FIELD_NAMES, max_size=6, unique_by=str.lower))
+    return [(name, draw_(st.sampled_from([KILOBYTES, NUMBERS, TEXTS]))) for name in names]
+
+
+def written_field(name, text):
+    return f"{name}:".ljust(16).encode() + (b"" if text[:1].isspace() or text[:1].isdigit() else b" ") + text.encode() + b"\n"
+
+
+@given(area_lists(most=4), fields(), st.data())
+def test_what_the_kernel_writes_of_costs_is_read_back(areas, known, data):
+    text, expected = b"", []
+    for area in areas:
+        text += written(area)
+        expected.append({})
+        for name, values in known:
+            # Fields may be missing, of this area or that.
+            if data.draw(st.integers(0, 9)):
+                value, told = data.draw(values)
+                text += written_field(name, told)
+                expected[-1][name.lower()] = value * (1024 if values is KILOBYTES else 1)
+    read = Areas.parse(text)
+    assert (read.malformed, len(read)) == (0, len(areas))
+    for area, costs in zip(read, expected, strict=True):
+        told = dict(area.costs or {})
+        told.pop("uss", None)
+        assert costs.items() <= told.items()
+        assert not any(value for name, value in told.items() if name not in costs)
+    amounts = [name for name, values in known if values is KILOBYTES and name.lower() in read.costs]
+    for by in ("kind", "path", "perms"):
+        whole = read.total(by=by).sum
+        for name in amounts:
+            assert whole.costs[name.lower()] == sum(area.costs[name.lower()] for area in read)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            area_lists().map(lambda areas: b"".join(map(written, areas))),
+            st.tuples(FIELD_NAMES, st.one_of(KILOBYTES, NUMBERS, TEXTS)).map(lambda field: written_field(field[0], field[1][1])),
+        )
+    )
+)
+def test_any_fields_among_any_bytes_are_survived(parts):
+    areas = Areas.parse(b"".join(parts))
+    ends = [0, *areas.column("end")]
+    for area, previous_end in zip(areas, ends, strict=False):
+        assert previous_end <= area.start < area.end
+        assert area.costs is None or set(area.costs) == set(areas.costs)
+    assert areas.total().sum == sum(areas.column("size"))

@@ -1,8 +1,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +75,7 @@ def test_json_has_every_field_of_every_area(child):
     assert document["pid"] == int(child)
     assert os.fsencode(document["program"]) == areas.program
     assert [list(area.values())[:7] for area in document["areas"]] == [list(area[:7]) for area in areas]
+    assert "costs" not in document["areas"][0]
     assert [os.fsencode(area["path"]) for area in document["areas"]] == [area.path for area in areas]
     assert document["total"] == {"size": sum(areas.column("size")), "by_kind": areas.total()}
 
@@ -97,3 +100,104 @@ def test_any_other_error_exits_with_1():
 def test_what_is_no_pid_is_a_usage_error():
     assert run("zero").exit_code == 2
     assert run("0").exit_code == 2
+
+
+# What areas cost
+
+
+@pytest.fixture
+def stopped():
+    """A real process that is stopped, so that nothing of it changes."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        running.stdin.write(b"ready\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == b"ready\n"
+        running.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
+        yield running.pid
+        running.kill()
+
+
+def rollup(pid):
+    """The sums that the kernel makes itself, in KiB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split()[0].rstrip(":").lower(): int(line.split()[1]) for line in lines}
+
+
+@pytest.mark.parametrize("option", ["-x", "-X"])
+def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option):
+    header, *lines, total = run(str(stopped), option).output.splitlines()
+    # Of the row only what stands under numbers: perm, kind and path have no sum.
+    names = header.split()[1 : header.split().index("perm")]
+    at = [header.index(f" {name} ") + len(name) + 1 for name in names]
+    sums = {name: total[:end].split()[-1] for name, end in zip(names, at, strict=True) if total[end - 1] != " "}
+    expected = rollup(stopped)
+    assert int(sums["rss"]) == expected["rss"] > 0
+    assert 0 <= expected["pss"] - int(sums["pss"]) <= len(lines)
+    assert int(sums["private_dirty"]) == expected["private_dirty"]
+    assert int(sums["uss"]) == expected["private_clean"] + expected["private_dirty"]
+    areas = mmkit_maps.read(stopped)
+    assert int(sums["size"]) == sum(areas.column("size")) // 1024
+    assert total.split()[-2:] == [str(len(areas)), "areas"]
+    if option == "-X":
+        told = {line.split(":")[0].lower() for line in Path(f"/proc/{stopped}/smaps").read_text().splitlines()
+                if re.match(r"[A-Z]\w+:", line)}
+        assert set(header.split()) >= told
+
+
+def test_json_has_the_costs_when_they_are_asked_for(stopped):
+    document = json.loads(run(str(stopped), "-x", "--json").output)
+    areas = mmkit_maps.read(stopped, costs=True)
+    assert [area["costs"] for area in document["areas"]] == [dict(area.costs) for area in areas]
+    assert document["total"]["rss"] == rollup(stopped)["rss"] * 1024
+    assert document["total"]["by_kind"]["stack"]["rss"] == areas.total()["stack"].rss
+
+
+def test_only_the_kinds_asked_for_are_shown(child):
+    output = run(child, "--kind", "stack", "--kind", "heap").output
+    assert [line.split()[4] for line in output.splitlines()[1:-1]] == ["heap", "stack"]
+    assert output.splitlines()[-1].split()[-2:] == ["2", "areas"]
+    assert run(child, "--kind", "spam").exit_code == 2
+    refused = run(child, "--kind", "heap", "--layout")
+    assert refused.exit_code == 2
+    assert "--kind" in refused.output
+
+
+def test_the_tree_has_every_area_under_its_file_and_kind(child):
+    output = run(child, "--tree").output
+    areas = mmkit_maps.read(int(child))
+    assert all(f"{area.start:x}-{area.end:x} {area.perms}" in output for area in areas)
+    lines = [line.lstrip("│├└─ ").partition(":")[0] for line in output.splitlines()]
+    libc = next(area for area in areas if b"libc.so" in area.path and area.kind == "library")
+    assert lines.index("library") < lines.index(libc.name)
+    assert f"in {len(areas)} areas" in output.splitlines()[0]
+    assert "resident" not in output
+    assert "resident" in run(child, "--tree", "-x").output
+
+
+def test_watching_tells_what_has_changed_until_the_process_ends():
+    code = (
+        "import mmap, sys\n"
+        "print(flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    m = mmap.mmap(-1, 32 << 20); m.write(bytes(32 << 20)); print(flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+        victim.stdout.readline()
+        command = [sys.executable, "-m", "mmkit", "maps", str(victim.pid), "--watch", "--interval", "0.05"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+            first = [watcher.stdout.readline() for _ in range(3)]
+            victim.stdin.write(b"\n")
+            victim.stdin.flush()
+            victim.stdout.readline()
+            seen = ""
+            while "(+32 MiB)" not in seen:
+                seen = watcher.stdout.readline()
+                assert seen
+            victim.kill()
+            victim.wait()
+            _, errors = watcher.communicate(timeout=30)
+            assert watcher.returncode == 42
+    assert first[1].split() == ["kind", "size", "rss", "pss", "uss", "swap"]
+    assert "(" not in first[2]
+    assert f"process {victim.pid}" in errors

@@ -404,7 +404,7 @@ def thread_stack_address(int thread) -> int:
 
 
 def sums(groups, values, size_t group_count) -> list[int]:
-    """Add up a column of 8-byte values by another column of 4-byte numbers below `group_count`."""
+    """Add up a column of 8-byte values by another column of 4-byte numbers below `group_count`; at most 2**64 - 1."""
     cdef Py_buffer numbers, terms
     cdef uint32_t *group
     cdef uint64_t *value
@@ -421,6 +421,8 @@ def sums(groups, values, size_t group_count) -> list[int]:
             for i in range(rows):
                 if group[i] < group_count:
                     total[group[i]] += value[i]
+                    if total[group[i]] < value[i]:
+                        total[group[i]] = <uint64_t>-1
         finally:
             PyBuffer_Release(&terms)
     finally:

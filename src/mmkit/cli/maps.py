@@ -101,7 +101,7 @@ def _show(areas: Areas, style: str | None, detail: str | None) -> None:
     elif style == "json":
         click.echo(json.dumps(_document(areas), indent=1))
     elif style == "tree":
-        _console().print(_tree(areas), soft_wrap=True)
+        _console().print(_tree(areas))
     elif detail:
         _print_costs(areas, _FEW_COSTS if detail == "x" else areas.costs)
     else:
@@ -111,7 +111,11 @@ def _show(areas: Areas, style: str | None, detail: str | None) -> None:
 
 
 def _console() -> OutputConsole:
-    return OutputConsole(highlight=False)
+    console = OutputConsole(highlight=False)
+    if not console.is_terminal:
+        # Lines that go to a file or to grep are as long as they need to be.
+        console.width = 1 << 16
+    return console
 
 
 # ---- JSON -------------------------------------------------------------------------------------------
@@ -148,7 +152,6 @@ def _by_kind(totals: Totals) -> dict[str, object]:
 
 def _print_table(areas: Areas) -> None:
     console = _console()
-    # Lines that go to a file or to grep are as long as they need to be.
     width = console.width if console.is_terminal else None
     total = written_size(sum(areas.column("size")))
     lines = [Text(_line("address", "size", "perm", "kind", "path"), "bold")]

@@ -19,7 +19,8 @@ class Costs(Mapping[str, int | str]):
 
     Of an `Area` with costs each is an attribute as well: ``area.private_dirty`` is
     ``area.costs["private_dirty"]``. Values are text where the kernel writes text (``vmflags``). The same fields
-    are there whatever the area, in the kernel's order, after `uss`.
+    are there whatever the area, in the kernel's order. ``uss``, what only this process has (private_clean,
+    private_dirty and private_hugetlb together), is mmkit's own sum.
 
     References
     ----------

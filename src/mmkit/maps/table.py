@@ -90,8 +90,11 @@ class Table:
     @cached_property
     def fields(self) -> dict[str, int]:
         """The costs that the text told, and the unit of each. Empty without costs. An area has a size already."""
-        units = {name.lower(): unit for name, unit in self.columns.units.items() if name != "Size"}
-        return {"uss": BYTES, **units} if not units.keys().isdisjoint(_PRIVATE) else units
+        units = [(name.lower(), unit) for name, unit in self.columns.units.items() if name != "Size"]
+        names = [name for name, _ in units]
+        if any(name in names for name in _PRIVATE):
+            units.insert(names.index("pss") + 1 if "pss" in names else 0, ("uss", BYTES))
+        return dict(units)
 
     @cached_property
     def places(self) -> dict[str, int]:
