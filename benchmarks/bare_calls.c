@@ -67,3 +67,20 @@ int64_t bare_map_and_unmap(size_t length, int64_t n)
 {
     TIMED(n, map_and_unmap(length));
 }
+
+/* A file of /proc from its beginning to its end, into a buffer that holds it. */
+static int read_whole(int fd, char *buffer, size_t capacity)
+{
+    size_t length = 0;
+    ssize_t got;
+    if (lseek(fd, 0, SEEK_SET))
+        return -1;
+    while ((got = read(fd, buffer + length, capacity - length)) > 0)
+        length += (size_t)got;
+    return (int)got;
+}
+
+int64_t bare_read_whole(int fd, char *buffer, size_t capacity, int64_t n)
+{
+    TIMED(n, read_whole(fd, buffer, capacity));
+}

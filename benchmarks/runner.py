@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,15 @@ class Race:
     peer: str
     targets: Sequence[Target]
     enter: Callable[[ExitStack], Contestants]
+    #: At most so many rounds, where one takes seconds.
+    most_rounds: int | None = None
 
 
 def race(
-    name: str, *, peer: str, targets: Sequence[Target] = ()
+    name: str, *, peer: str, targets: Sequence[Target] = (), most_rounds: int | None = None
 ) -> Callable[[Callable[[ExitStack], Contestants]], Race]:
     """Make a race of a function that sets its contestants up; the `ExitStack` ends what it made."""
-    return lambda enter: Race(name, peer, targets, enter)
+    return lambda enter: Race(name, peer, targets, enter, most_rounds)
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,8 @@ def _sample(loops: Iterable[Loop], effort: Effort) -> dict[Loop, list[float]]:
 
 def run(race: Race, effort: Effort) -> Result:
     """Hold a race."""
+    if race.most_rounds is not None:
+        effort = replace(effort, rounds=min(effort.rounds, race.most_rounds))
     with ExitStack() as scope:
         contestants = race.enter(scope)
         if race.peer not in contestants:

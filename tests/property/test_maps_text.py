@@ -115,12 +115,16 @@ def test_kinds_divide_the_areas(areas):
 # smaps
 
 FIELD_NAMES = st.one_of(
-    st.sampled_from(["Rss", "Pss", "Private_Clean", "Private_Dirty", "Private_Hugetlb", "Swap", "THPeligible"]),
+    st.sampled_from(
+        ["Rss", "Pss", "Private_Clean", "Private_Dirty", "Private_Hugetlb", "Swap", "THPeligible"]
+    ),
     st.from_regex(r"[A-Z][A-Za-z0-9_]{0,30}", fullmatch=True),
 ).filter(lambda name: name.lower() not in ("size", "uss"))
 # As wide as the kernel writes them, and wider.
-KILOBYTES = st.one_of(st.integers(0, 9999), st.integers(0, (1 << 45) - 1)).map(lambda number: (number, "%8d kB" % number))
-NUMBERS = st.integers(0, (1 << 64) - 1).map(lambda number: (number, "%8d" % number))
+KILOBYTES = st.one_of(st.integers(0, 9999), st.integers(0, (1 << 45) - 1)).map(
+    lambda number: (number, f"{number:8d} kB")
+)
+NUMBERS = st.integers(0, (1 << 64) - 1).map(lambda number: (number, f"{number:8d}"))
 TEXTS = st.from_regex(r"[a-z]([a-z ]{0,40}[a-z])?", fullmatch=True).map(lambda text: (text, text))
 
 
@@ -132,7 +136,12 @@ def fields(draw_):
 
 
 def written_field(name, text):
-    return f"{name}:".ljust(16).encode() + (b"" if text[:1].isspace() or text[:1].isdigit() else b" ") + text.encode() + b"\n"
+    return (
+        f"{name}:".ljust(16).encode()
+        + (b"" if text[:1].isspace() or text[:1].isdigit() else b" ")
+        + text.encode()
+        + b"\n"
+    )
 
 
 @given(area_lists(most=4), fields(), st.data())
@@ -166,7 +175,9 @@ def test_what_the_kernel_writes_of_costs_is_read_back(areas, known, data):
         st.one_of(
             st.binary(max_size=60),
             area_lists().map(lambda areas: b"".join(map(written, areas))),
-            st.tuples(FIELD_NAMES, st.one_of(KILOBYTES, NUMBERS, TEXTS)).map(lambda field: written_field(field[0], field[1][1])),
+            st.tuples(FIELD_NAMES, st.one_of(KILOBYTES, NUMBERS, TEXTS)).map(
+                lambda field: written_field(field[0], field[1][1])
+            ),
         )
     )
 )

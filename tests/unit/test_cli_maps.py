@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -130,7 +129,9 @@ def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option
     # Of the row only what stands under numbers: perm, kind and path have no sum.
     names = header.split()[1 : header.split().index("perm")]
     at = [header.index(f" {name} ") + len(name) + 1 for name in names]
-    sums = {name: total[:end].split()[-1] for name, end in zip(names, at, strict=True) if total[end - 1] != " "}
+    sums = {
+        name: total[:end].split()[-1] for name, end in zip(names, at, strict=True) if total[end - 1] != " "
+    }
     expected = rollup(stopped)
     assert int(sums["rss"]) == expected["rss"] > 0
     assert 0 <= expected["pss"] - int(sums["pss"]) <= len(lines)
@@ -140,8 +141,11 @@ def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option
     assert int(sums["size"]) == sum(areas.column("size")) // 1024
     assert total.split()[-2:] == [str(len(areas)), "areas"]
     if option == "-X":
-        told = {line.split(":")[0].lower() for line in Path(f"/proc/{stopped}/smaps").read_text().splitlines()
-                if re.match(r"[A-Z]\w+:", line)}
+        told = {
+            line.split(":")[0].lower()
+            for line in Path(f"/proc/{stopped}/smaps").read_text().splitlines()
+            if re.match(r"[A-Z]\w+:", line)
+        }
         assert set(header.split()) >= told
 
 
@@ -182,7 +186,9 @@ def test_watching_tells_what_has_changed_until_the_process_ends():
         "for line in sys.stdin:\n"
         "    m = mmap.mmap(-1, 32 << 20); m.write(bytes(32 << 20)); print(flush=True)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as victim:
         victim.stdout.readline()
         command = [sys.executable, "-m", "mmkit", "maps", str(victim.pid), "--watch", "--interval", "0.05"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:

@@ -210,7 +210,11 @@ def test_totals_have_every_cost_and_together_they_are_the_rollup(stopped, by):
     assert {"rss", "pss", "uss", "swap", "locked"} <= whole.costs.keys()
     assert "kernelpagesize" not in whole.costs
     for name, total in totals.items():
-        group = [area for area in areas if {"kind": area.kind, "path": os.fsdecode(area.path), "perms": area.perms}[by] == name]
+        group = [
+            area
+            for area in areas
+            if {"kind": area.kind, "path": os.fsdecode(area.path), "perms": area.perms}[by] == name
+        ]
         assert (total.areas, total.rss, total.pss) == (
             len(group), sum(area.rss for area in group), sum(area.pss for area in group),
         )  # fmt: skip
@@ -292,7 +296,15 @@ def test_a_process_that_ends_while_its_costs_are_read_is_not_taken_for_a_smaller
 
 
 def test_a_hostile_name_survives_with_costs(tmp_path):
-    for name in (b"new\nline", b"Rss:  99 kB", b"\nRss:    99 kB\n", b"\xff\\012", b"x (deleted)", b"t\tab", b"n" * 255):
+    for name in (
+        b"new\nline",
+        b"Rss:  99 kB",
+        b"\nRss:    99 kB\n",
+        b"\xff\\012",
+        b"x (deleted)",
+        b"t\tab",
+        b"n" * 255,
+    ):
         path = os.fsencode(tmp_path) + b"/" + name
         with open(path, "wb+") as file:
             file.truncate(PAGE)

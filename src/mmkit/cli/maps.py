@@ -1,4 +1,4 @@
-"""``mmkit maps``: the memory map of a process, as a table, a tree, a picture or JSON, once or again and again."""
+"""``mmkit maps``: the memory map of a process, as a table, a tree, a picture or JSON; or watched."""
 
 from __future__ import annotations
 
@@ -52,17 +52,29 @@ _FEW_COSTS = ("rss", "pss", "uss", "private_dirty", "swap")
 _WATCHED = ("size", "rss", "pss", "uss", "swap")
 _KIB = 1024
 
+_KINDS = click.Choice([kind.value for kind in Kind])
+
 
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1), required=False)
-@click.option("-x", "detail", flag_value="x", help="With what each area costs: resident, proportional, dirty.")
+@click.option(
+    "-x", "detail", flag_value="x", help="With what each area costs: resident, proportional, dirty."
+)
 @click.option("-X", "detail", flag_value="X", help="With everything that the kernel tells in smaps.")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice([kind.value for kind in Kind]), help="Only these areas; repeatable.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice([kind.value for kind in Kind]),
+    help="Only these areas; repeatable.",
+)
 @click.option("--tree", "style", flag_value="tree", help="By kind, then by file.")
 @click.option("--layout", "style", flag_value="layout", help="The picture of the address space.")
 @click.option("--json", "style", flag_value="json", help="Every area, for programs; sizes in bytes.")
 @click.option("--watch", "style", flag_value="watch", help="What each kind costs, and how that changes.")
-@click.option("--interval", type=click.FloatRange(min=0.01), default=1.0, help="Seconds between looks of --watch.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.01), default=1.0, help="Seconds between looks of --watch."
+)
 @click.pass_context
 def maps(
     context: click.Context,
@@ -74,11 +86,13 @@ def maps(
 ) -> None:
     """Show the memory map of process PID, or of this one.
 
-    With -x and -X numbers are KiB, and the sums in the last row are those of smaps_rollup. The exit status is 42
-    if there is no such process any more, and 1 after any other error.
+    With -x and -X numbers are KiB, and the sums in the last row are those of smaps_rollup. The exit status
+    is 42 if there is no such process any more, and 1 after any other error.
     """
     if style == "layout" and kinds:
-        raise click.UsageError("a picture is of the whole address space: --kind goes with tables, --tree and --json")
+        raise click.UsageError(
+            "a picture is of the whole address space: --kind goes with tables, --tree and --json"
+        )
 
     def read() -> Areas:
         areas = mmkit_maps.read(pid, costs=detail is not None or style == "watch")
@@ -107,7 +121,9 @@ def _show(areas: Areas, style: str | None, detail: str | None) -> None:
     else:
         _print_table(areas)
     if areas.torn:
-        click.echo("mmkit maps: the process changed its areas meanwhile: some were told twice, and cut", err=True)
+        click.echo(
+            "mmkit maps: the process changed its areas meanwhile: some were told twice, and cut", err=True
+        )
 
 
 def _console() -> OutputConsole:
@@ -184,7 +200,7 @@ def _area_line(area: Area, width: int | None) -> Text:
 
 
 def _print_costs(areas: Areas, names: tuple[str, ...]) -> None:
-    """Print a column for the size and one for each cost: amounts in KiB, other numbers and text as they are."""
+    """Print a column for the size and one for each cost: amounts in KiB, what is none as it is."""
     whole = areas.total().sum
     names = tuple(name for name in names if name in areas.costs)
     rows = [["address", "size", *names, "perm", "kind", "path"]]
@@ -219,7 +235,9 @@ def _written_cost(costs: Mapping[str, int | str], name: str, whole: Total) -> st
 
 def _tree(areas: Areas) -> Tree:
     program = printable(areas.program) if areas.program else "program unknown"
-    root = Tree(Text(f"{program}, process {areas.pid}: {_summary(areas.total().sum)}", "bold"), guide_style="dim")
+    root = Tree(
+        Text(f"{program}, process {areas.pid}: {_summary(areas.total().sum)}", "bold"), guide_style="dim"
+    )
     for kind, total in areas.total(by="kind").items():
         members = areas.where(kind=kind)
         branch = root.add(Text(f"{kind}: {_summary(total)}", _COLOURS.get(Kind(kind), _SHARED_COLOUR)))
@@ -252,7 +270,8 @@ def _watch(read: Callable[[], Areas], interval: float) -> None:
     before = areas.total()
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            title = f"process {areas.pid}, after {time.monotonic() - began:.1f} s; in parentheses: since the start"
+            seconds = time.monotonic() - began
+            title = f"process {areas.pid}, after {seconds:.1f} s; in parentheses: since the start"
             text = Text("\n").join([Text(title, "bold"), *_changes(before, areas.total())])
             if console.is_terminal:
                 live.update(text, refresh=True)

@@ -1,7 +1,7 @@
 """The memory map of a process: its areas, what they are for, and a picture of them.
 
-`read` gives every area of a process, with costs what each takes of the machine's memory as well; `find` the one at
-an address; `layout` the picture that textbooks draw, with the real addresses.
+`read` gives every area of a process, with costs also what each takes of the machine's memory; `find` the one
+at an address; `layout` the picture that textbooks draw, with the real addresses.
 """
 
 from __future__ import annotations

@@ -187,10 +187,33 @@ class Areas(Sequence[Area]):
     def __getitem__(self, index: int | slice) -> Area | Areas:
         if isinstance(index, slice):
             return Areas(self._table, self._rows[index])
-        row = self._rows[index]
-        return next(iter(Areas(self._table, range(row, row + 1))))
+        return self._area(self._rows[index])
+
+    def _area(self, row: int) -> Area:
+        table = self._table
+        column = table.column
+        start, end = column("start")[row], column("end")[row]
+        path, deleted = table.paths[column("path")[row]]
+        costs = None
+        if table.fields:
+            values = (table.values(name, column(name)[row : row + 1])[0] for name in table.fields)
+            costs = Costs(table.places, tuple(values))
+        return Area(
+            start,
+            end,
+            end - start,
+            PERMS[column("perms")[row]],
+            column("offset")[row],
+            column("device")[row],
+            column("inode")[row],
+            path,
+            deleted,
+            _KINDS[column("kind")[row]],
+            costs,
+        )
 
     def __iter__(self) -> Iterator[Area]:
+        # As `_area` for each row, but column by column.
         paths = [self._table.paths[row] for row in self._selected("path")]
         return map(
             Area,
@@ -232,7 +255,7 @@ class Areas(Sequence[Area]):
             None if none of these areas does.
         """
         row = self._table.row_at(address)
-        return None if row is None or row not in self._rows else Areas(self._table, range(row, row + 1))[0]
+        return None if row is None or row not in self._rows else self._area(row)
 
     @property
     def costs(self) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ class Costs(Mapping[str, int | str]):
     """What one area costs: every field that smaps has for it, by its lower-case name; sizes in bytes.
 
     Of an `Area` with costs each is an attribute as well: ``area.private_dirty`` is
-    ``area.costs["private_dirty"]``. Values are text where the kernel writes text (``vmflags``). The same fields
-    are there whatever the area, in the kernel's order. ``uss``, what only this process has (private_clean,
-    private_dirty and private_hugetlb together), is mmkit's own sum.
+    ``area.costs["private_dirty"]``. Values are text where the kernel writes text (``vmflags``). The same
+    fields are there whatever the area, in the kernel's order. ``uss``, what only this process has
+    (private_clean, private_dirty and private_hugetlb together), is mmkit's own sum.
 
     References
     ----------
@@ -50,7 +50,7 @@ class Costs(Mapping[str, int | str]):
 
 
 class Total(int):
-    """What a group of areas has together: as a number its bytes of address space, and each cost as an attribute.
+    """What a group of areas has together: its bytes of address space as a number, each cost as an attribute.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Total(int):
     areas: int
     costs: dict[str, int]
 
-    def __new__(cls, size: int, areas: int = 0, costs: Mapping[str, int] | None = None) -> Total:
+    def __new__(cls, size: int, areas: int = 0, costs: Mapping[str, int] | None = None) -> Total:  # noqa: D102
         total = super().__new__(cls, size)
         total.areas = areas
         total.costs = dict(costs or {})
@@ -124,4 +124,3 @@ class Totals(dict[str, Total]):
             return "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
 
         return "\n".join(map(line, rows))
-

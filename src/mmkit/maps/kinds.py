@@ -19,9 +19,9 @@ class Kind(StrEnum):
     -----
     The kernel says outright what is a heap, a stack or its own; the rest is told from names and
     permissions. Uninitialised data of libraries and what ``malloc`` maps for large blocks look the same to
-    it, and are `ANONYMOUS` here. Stacks of threads do, too, but each thread of glibc has told the kernel of its
-    list of robust locks (set_robust_list(2)), which lies at the upper end of its stack. Where that is not
-    known, an area that looks like such a stack is taken for one: above a guard of at most 64 KiB.
+    it, and are `ANONYMOUS` here. Stacks of threads do, too, but each thread of glibc has told the kernel of
+    its list of robust locks (set_robust_list(2)), which lies at the upper end of its stack. Where that is
+    not known, an area that looks like such a stack is taken for one: above a guard of at most 64 KiB.
     """
 
     #: The executable's machine code.

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from mmkit.hints import size as written_size
-from mmkit.maps.areas import Area, Areas, printable
+from mmkit.maps.areas import Area, Areas
 from mmkit.maps.kinds import Kind
+from mmkit.maps.paths import printable
 from mmkit.maps.process import read
 
 __all__ = ["draw", "layout", "shortened"]

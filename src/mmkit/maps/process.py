@@ -31,8 +31,8 @@ def read(pid: int | None = None, costs: bool = False) -> Areas:
     pid
         The process; None for this one.
     costs
-        Read also what each area costs (``rss``, ``pss``, ``swap``, …: see `Area`). The kernel goes through all
-        pages for that, which takes about ten times as long.
+        Read also what each area costs (``rss``, ``pss``, ``swap``, …: see `Area`). The kernel goes through
+        all pages for that, which takes about ten times as long.
 
     Returns
     -------
@@ -196,7 +196,7 @@ class Opened:
 
 
 class _Own:
-    """This process, as `Opened`, without opening anything each time."""
+    """What `Opened` is, for this process, without opening anything each time."""
 
     is_own = True
 
@@ -328,9 +328,9 @@ def _found_here(address: int) -> Area | None:
         kind = _known_kind(path, deleted, perms, is_program=is_program)
         if deleted or kind is Kind.FILE:
             return _found(_own, native.Answer(*fields))
-    elif not is_plain_memory(path, perms):
-        kind = Kind.ANONYMOUS
-    elif native.is_single_threaded() and not program_start < start <= program_end:
+    elif not is_plain_memory(path, perms) or (
+        native.is_single_threaded() and not program_start < start <= program_end
+    ):
         kind = Kind.ANONYMOUS
     else:
         kind = _plain_kind(_own, native.Answer(*fields))

@@ -89,7 +89,7 @@ class Table:
 
     @cached_property
     def fields(self) -> dict[str, int]:
-        """The costs that the text told, and the unit of each. Empty without costs. An area has a size already."""
+        """The costs that the text told (an area has a size already), and the unit of each."""
         units = [(name.lower(), unit) for name, unit in self.columns.units.items() if name != "Size"]
         names = [name for name, _ in units]
         if any(name in names for name in _PRIVATE):
@@ -104,20 +104,17 @@ class Table:
     @cached_property
     def amounts(self) -> tuple[str, ...]:
         """The fields that can be added up."""
-        return tuple(
-            name for name, unit in self.fields.items() if unit == BYTES and name not in _NOT_AMOUNTS
-        )
+        return tuple(name for name, unit in self.fields.items() if unit == BYTES and name not in _NOT_AMOUNTS)
 
     def values(self, name: str, numbers: memoryview[int]) -> Sequence[int] | list[str]:
         """Turn what a column has for a field into its values."""
         if self.fields[name] != TEXT:
             return numbers
+        # A number is a place in the text, and a length: MMK_TEXT_START, MMK_TEXT_LENGTH.
         text = self.columns.text
-        known = {
-            number: text[number >> 16 :][: number & 0xFFFF].decode("utf-8", "backslashreplace")
-            for number in set(numbers)
-        }
-        return [known[number] for number in numbers]
+        pieces = [text[number >> 16 : (number >> 16) + (number & 0xFFFF)] for number in numbers]
+        known = {piece: piece.decode("utf-8", "backslashreplace") for piece in set(pieces)}
+        return [known[piece] for piece in pieces]
 
     @cached_property
     def paths(self) -> list[tuple[bytes, bool]]:
@@ -135,5 +132,6 @@ class Table:
         return paths
 
     def row_at(self, address: int) -> int | None:
+        """Tell which row holds an address."""
         row = bisect_right(self.column("start"), address) - 1
         return row if row >= 0 and address < self.column("end")[row] else None
