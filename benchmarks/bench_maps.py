@@ -215,8 +215,8 @@ if __name__ == "__main__":
     main(
         *(make(count) for make in (race_of_maps, race_of_smaps, race_of_find) for count in (FEW, MANY)),
         notes=(
-            "The floor leaves out open(2), which all others call, and closing. procmaps knows no smaps, psutil "
-            "no maps alone. The process has the areas of a Python beside the private ones. Races that would "
-            "take minutes have fewer rounds: 30, 20 or 10 with 20,000 areas, 50 of smaps with 300.",
+            "The floor leaves out open(2), which all others call, and closing. procmaps knows no smaps, "
+            "psutil no maps alone. The process has the areas of a Python beside the private ones. Races "
+            "that would take minutes have fewer rounds: 30, 20 or 10 with 20,000 areas, 50 of smaps with 300.",
         ),
     )

@@ -57,24 +57,14 @@ _KINDS = click.Choice([kind.value for kind in Kind])
 
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1), required=False)
-@click.option(
-    "-x", "detail", flag_value="x", help="With what each area costs: resident, proportional, dirty."
-)
+@click.option("-x", "detail", flag_value="x", help="With what each area costs: resident, dirty, swapped.")
 @click.option("-X", "detail", flag_value="X", help="With everything that the kernel tells in smaps.")
-@click.option(
-    "--kind",
-    "kinds",
-    multiple=True,
-    type=click.Choice([kind.value for kind in Kind]),
-    help="Only these areas; repeatable.",
-)
+@click.option("--kind", "kinds", multiple=True, type=_KINDS, help="Only these areas; may be repeated.")
 @click.option("--tree", "style", flag_value="tree", help="By kind, then by file.")
 @click.option("--layout", "style", flag_value="layout", help="The picture of the address space.")
 @click.option("--json", "style", flag_value="json", help="Every area, for programs; sizes in bytes.")
 @click.option("--watch", "style", flag_value="watch", help="What each kind costs, and how that changes.")
-@click.option(
-    "--interval", type=click.FloatRange(min=0.01), default=1.0, help="Seconds between looks of --watch."
-)
+@click.option("--interval", type=click.FloatRange(min=0.01), default=1.0, help="Seconds between two looks.")
 @click.pass_context
 def maps(
     context: click.Context,

@@ -72,7 +72,7 @@ class Table:
             codes = classify(self.columns, self.paths, self._program_rows(), self._stacks())
             return memoryview(codes).toreadonly()
         if name == "uss":
-            parts = [self.column(part) for part in _PRIVATE if part in self.fields]
+            parts = [self.column(part) for part in _PRIVATE if self.fields.get(part) == BYTES]
             whole = array("Q", parts[0])
             for part in parts[1:]:
                 whole = array("Q", map(add, whole, part))
@@ -91,8 +91,8 @@ class Table:
     def fields(self) -> dict[str, int]:
         """The costs that the text told (an area has a size already), and the unit of each."""
         units = [(name.lower(), unit) for name, unit in self.columns.units.items() if name != "Size"]
-        names = [name for name, _ in units]
-        if any(name in names for name in _PRIVATE):
+        if any(name in _PRIVATE and unit == BYTES for name, unit in units):
+            names = [name for name, _ in units]
             units.insert(names.index("pss") + 1 if "pss" in names else 0, ("uss", BYTES))
         return dict(units)
 
