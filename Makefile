@@ -10,7 +10,7 @@ NATIVE := $(shell find core CMakeLists.txt pyproject.toml src/mmkit/_native -nam
 BUILD_REQUIRES := 'scikit-build-core>=0.10' 'cython>=3.1' ninja
 
 .DEFAULT_GOAL := tour
-.PHONY: tour install test test-core check check-c sanitize bench docs dist clean help
+.PHONY: tour install test test-core check check-c sanitize fuzz bench docs dist clean help
 
 tour: install  ## Install into .venv if need be, and show what memory calls do on this machine
 	@$(BIN)/mmkit tour
@@ -52,13 +52,18 @@ check: $(VENV)/.checkers check-c  ## Run every linter and type checker
 	@# It leaves comments as they are.
 	! LC_ALL=C.UTF-8 grep -rnE --include='*.[ch]' '^.{121,}$$' core
 
-# Warnings are errors with every compiler that is here; the cross-compiler shows that aarch64 still builds.
+# Warnings are errors with every compiler that is here; the cross-compiler shows that aarch64 still builds. The
+# fuzzer runs for a moment: `make fuzz` is the long run.
 check-c:
 	sh core/tests/compile_everywhere.sh
 	sh core/tests/exported_symbols.sh build/core
+	sh core/fuzz/run.sh 5
 
 sanitize: install  ## Run the C tests under ASan+UBSan and under TSan, the Python tests under ASan
 	sh tests/sanitize.sh $(BIN)/python
+
+fuzz:  ## Fuzz the parser of maps and smaps under ASan and UBSan, ten minutes
+	sh core/fuzz/run.sh 600
 
 bench: install  ## Run every benchmark against its peers (minutes)
 	$(PIP) --no-build-isolation -e '.[bench]'

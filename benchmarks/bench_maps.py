@@ -217,6 +217,6 @@ if __name__ == "__main__":
         notes=(
             "The floor leaves out open(2), which all others call, and closing. procmaps knows no smaps, "
             "psutil no maps alone. The process has the areas of a Python beside the private ones. Races "
-            "that would take minutes have fewer rounds: 30, 20 or 10 with 20,000 areas, 50 of smaps with 300.",
+            "that would take minutes have fewer rounds: 30, 20 or 10 of 20,000 areas, 50 of smaps of 300.",
         ),
     )
