@@ -6,12 +6,12 @@ enum {
     MOST_PIECES = 16, /* each costs an allocation */
 };
 
-#define MUST(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s does not hold\n", #condition); \
-            abort(); \
-        } \
+#define MUST(condition)                                                                                                \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s does not hold\n", #condition);                                                         \
+            abort();                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 static void areas_ascend(const mmk_maps_parser *parser)

@@ -249,7 +249,8 @@ static char *take_plain_areas(mmk_maps_parser *parser, char *at, const char *end
     const char *end_before = NULL;
     for (; end - at >= LINE && parser->area_count < parser->areas.capacity; at += LINE) {
         mmk_area area = {.start = parser->previous_end};
-        bool valid = at[ADDRESS] == '-' && at[USUAL_PERMS - 1] == ' ' && take_perms(at + USUAL_PERMS, end, &area.perms) &&
+        bool valid = at[ADDRESS] == '-' && at[USUAL_PERMS - 1] == ' ' &&
+                     take_perms(at + USUAL_PERMS, end, &area.perms) &&
                      memcmp(at + USUAL_OFFSET, NO_FILE, sizeof NO_FILE - 1) == 0;
         if (!end_before || memcmp(at, end_before, ADDRESS) != 0)
             area.start = hex_address(at, &valid);

@@ -77,9 +77,9 @@ static inline maps_table maps_table_parse(const char *text, size_t length, size_
 static inline void maps_table_free(maps_table *table)
 {
     mmk_maps_parser *parser = &table->parser;
-    void *const columns[] = {parser->areas.start,  parser->areas.end,    parser->areas.offset, parser->areas.device,
-                             parser->areas.inode,  parser->areas.path,   parser->areas.perms,  parser->paths.start,
-                             parser->paths.length, parser->paths.perms,  parser->paths.facts,  table->text};
+    void *const columns[] = {parser->areas.start,  parser->areas.end,   parser->areas.offset, parser->areas.device,
+                             parser->areas.inode,  parser->areas.path,  parser->areas.perms,  parser->paths.start,
+                             parser->paths.length, parser->paths.perms, parser->paths.facts,  table->text};
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
         free(columns[i]);
     for (size_t i = 0; i < parser->field_count; i++)

@@ -63,19 +63,23 @@ static int text_is(const maps_table *in, uint64_t value, const char *text)
 
 TEST(every_field_of_a_line_is_read)
 {
-    maps_table t = parse("7f60896d9000-7f608982f000 r-xp 00026000 fe:01 339380                     /usr/lib/libc.so.6\n");
+    maps_table t =
+        parse("7f60896d9000-7f608982f000 r-xp 00026000 fe:01 339380                     /usr/lib/libc.so.6\n");
     CHECK(t.parser.area_count == 1 && t.parser.malformed == 0 && t.parser.torn == 0);
     CHECK(t.parser.areas.start[0] == 0x7f60896d9000 && t.parser.areas.end[0] == 0x7f608982f000);
     CHECK(t.parser.areas.perms[0] == (MMK_AREA_READ | MMK_AREA_EXEC));
-    CHECK(t.parser.areas.offset[0] == 0x26000 && t.parser.areas.device[0] == makedev(0xfe, 1) && t.parser.areas.inode[0] == 339380);
+    CHECK(t.parser.areas.offset[0] == 0x26000 && t.parser.areas.device[0] == makedev(0xfe, 1) &&
+          t.parser.areas.inode[0] == 339380);
     CHECK(path_is(&t, 0, "/usr/lib/libc.so.6"));
     maps_table_free(&t);
 }
 
 TEST(the_highest_addresses_fit)
 {
-    maps_table t = parse("fffffffffffff000-ffffffffffffffff --xs ffffffffffffffff ff:ff 18446744073709551615 [vsyscall]\n");
-    CHECK(t.parser.area_count == 1 && t.parser.areas.start[0] == 0xfffffffffffff000 && t.parser.areas.end[0] == UINT64_MAX);
+    maps_table t =
+        parse("fffffffffffff000-ffffffffffffffff --xs ffffffffffffffff ff:ff 18446744073709551615 [vsyscall]\n");
+    CHECK(t.parser.area_count == 1 && t.parser.areas.start[0] == 0xfffffffffffff000 &&
+          t.parser.areas.end[0] == UINT64_MAX);
     CHECK(t.parser.areas.inode[0] == UINT64_MAX && t.parser.areas.perms[0] == (MMK_AREA_EXEC | MMK_AREA_SHARED));
     maps_table_free(&t);
 }
@@ -83,11 +87,12 @@ TEST(the_highest_addresses_fit)
 TEST(areas_of_one_file_share_its_path_also_around_an_anonymous_one)
 {
     maps_table t = parse("1000-2000 r--p 00000000 fe:00 7 /a\n"
-                    "2000-3000 rw-p 00000000 00:00 0 \n"
-                    "3000-4000 r-xp 00001000 fe:00 7 /a\n"
-                    "4000-5000 r--p 00000000 fe:00 8 /b\n");
+                         "2000-3000 rw-p 00000000 00:00 0 \n"
+                         "3000-4000 r-xp 00001000 fe:00 7 /a\n"
+                         "4000-5000 r--p 00000000 fe:00 8 /b\n");
     CHECK(t.parser.area_count == 4 && t.parser.path_count == 3 && t.parser.kept == 4 && t.parser.areas.path[3] == 2);
-    CHECK(t.parser.areas.path[0] == t.parser.areas.path[2] && t.parser.areas.path[1] == 0 && path_is(&t, 1, "") && path_is(&t, 3, "/b"));
+    CHECK(t.parser.areas.path[0] == t.parser.areas.path[2] && t.parser.areas.path[1] == 0 && path_is(&t, 1, "") &&
+          path_is(&t, 3, "/b"));
     CHECK(t.parser.paths.perms[t.parser.areas.path[0]] == (MMK_AREA_READ | MMK_AREA_EXEC));
     maps_table_free(&t);
 }
@@ -95,7 +100,7 @@ TEST(areas_of_one_file_share_its_path_also_around_an_anonymous_one)
 TEST(two_files_of_one_path_have_a_row_each)
 {
     maps_table t = parse("1000-2000 r--p 00000000 fe:00 7 /a (deleted)\n"
-                    "2000-3000 r-xp 00000000 fe:00 8 /a (deleted)\n");
+                         "2000-3000 r-xp 00000000 fe:00 8 /a (deleted)\n");
     CHECK(t.parser.path_count == 3 && t.parser.areas.path[0] != t.parser.areas.path[1] && path_is(&t, 1, "/a"));
     maps_table_free(&t);
 }
@@ -103,9 +108,9 @@ TEST(two_files_of_one_path_have_a_row_each)
 TEST(only_the_escaped_newline_is_unescaped)
 {
     maps_table t = parse("1000-2000 r--p 00000000 fe:00 7 /new\\012line\n"
-                    "2000-3000 r--p 00000000 fe:00 8 /back\\slash\\\n"
-                    "3000-4000 r--p 00000000 fe:00 9 /tab\there \n"
-                    "4000-5000 r--p 00000000 fe:00 9 \\012\\012\\01");
+                         "2000-3000 r--p 00000000 fe:00 8 /back\\slash\\\n"
+                         "3000-4000 r--p 00000000 fe:00 9 /tab\there \n"
+                         "4000-5000 r--p 00000000 fe:00 9 \\012\\012\\01");
     CHECK(t.parser.area_count == 4 && t.parser.facts == MMK_PATH_ESCAPED);
     CHECK(path_is(&t, 0, "/new\nline") && (t.parser.paths.facts[t.parser.areas.path[0]] & MMK_PATH_ESCAPED));
     CHECK(path_is(&t, 1, "/back\\slash\\") && t.parser.paths.facts[t.parser.areas.path[1]] == 0);
@@ -116,11 +121,12 @@ TEST(only_the_escaped_newline_is_unescaped)
 TEST(deleted_is_a_fact_and_not_part_of_the_path)
 {
     maps_table t = parse("1000-2000 r--p 00000000 fe:00 7 /gone (deleted)\n"
-                    "2000-3000 r--p 00000000 fe:00 7 /gone\n"
-                    "3000-4000 r--p 00000000 fe:00 8 /x (deleted) (deleted)\n"
-                    "4000-5000 r--p 00000000 fe:00 9    (deleted)\n");
+                         "2000-3000 r--p 00000000 fe:00 7 /gone\n"
+                         "3000-4000 r--p 00000000 fe:00 8 /x (deleted) (deleted)\n"
+                         "4000-5000 r--p 00000000 fe:00 9    (deleted)\n");
     CHECK(path_is(&t, 0, "/gone") && t.parser.paths.facts[t.parser.areas.path[0]] == MMK_PATH_DELETED);
-    CHECK(path_is(&t, 1, "/gone") && t.parser.paths.facts[t.parser.areas.path[1]] == 0 && t.parser.areas.path[0] != t.parser.areas.path[1]);
+    CHECK(path_is(&t, 1, "/gone") && t.parser.paths.facts[t.parser.areas.path[1]] == 0 &&
+          t.parser.areas.path[0] != t.parser.areas.path[1]);
     CHECK(path_is(&t, 2, "/x (deleted)"));
     CHECK(path_is(&t, 3, "(deleted)") && t.parser.paths.facts[t.parser.areas.path[3]] == 0);
     maps_table_free(&t);
@@ -156,9 +162,9 @@ TEST(a_line_that_is_none_is_skipped_and_counted)
 TEST(an_area_told_twice_is_cut_and_counted)
 {
     maps_table t = parse("1000-3000 r--p 00000000 fe:00 7 /a\n"
-                    "2000-3000 r--p 00000000 fe:00 7 /a\n"
-                    "2000-5000 r--p 00001000 fe:00 7 /a\n"
-                    "4000-6000 rw-p 00000000 00:00 0 \n");
+                         "2000-3000 r--p 00000000 fe:00 7 /a\n"
+                         "2000-5000 r--p 00001000 fe:00 7 /a\n"
+                         "4000-6000 rw-p 00000000 00:00 0 \n");
     CHECK(t.parser.area_count == 3 && t.parser.torn == 3 && t.parser.malformed == 0);
     CHECK(t.parser.areas.start[1] == 0x3000 && t.parser.areas.end[1] == 0x5000 && t.parser.areas.offset[1] == 0x2000);
     CHECK(t.parser.areas.start[2] == 0x5000 && t.parser.areas.end[2] == 0x6000 && t.parser.areas.offset[2] == 0);
@@ -211,10 +217,10 @@ TEST(fields_that_are_unknown_missing_or_in_another_order_find_their_column)
 TEST(a_field_that_cannot_be_is_counted_and_changes_nothing)
 {
     static const char *const lines[] = {
-        "Rss:                   4",                   /* the unit was another */
-        "Rss:                   x kB",                /* no number any more */
-        "Rss:                 4 4 kB",                /* nor is this */
-        "Rss:                   8 kB",                /* told before */
+        "Rss:                   4",                      /* the unit was another */
+        "Rss:                   x kB",                   /* no number any more */
+        "Rss:                 4 4 kB",                   /* nor is this */
+        "Rss:                   8 kB",                   /* told before */
         "Big:    1125899906842624 kB\nBig:        1 kB", /* more than memory has: text, then a number */
         "A_name_that_is_too_long_for_a_column_: 4 kB",
         "Rss                    4 kB",
@@ -222,8 +228,8 @@ TEST(a_field_that_cannot_be_is_counted_and_changes_nothing)
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char text[512];
-        snprintf(text, sizeof text, "7f0000000000-7f0000002000 r--p 00000000 00:00 0 \nRss:                   8 kB\n%s\n",
-                 lines[i]);
+        snprintf(text, sizeof text,
+                 "7f0000000000-7f0000002000 r--p 00000000 00:00 0 \nRss:                   8 kB\n%s\n", lines[i]);
         maps_table t = parse(text);
         CHECK(t.parser.malformed == 1 && t.parser.area_count == 1);
         CHECK(values_of(&t, "Rss", MMK_FIELD_BYTES)[0] == 8192);

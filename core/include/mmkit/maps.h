@@ -88,7 +88,7 @@ enum {
 };
 
 #define MMK_TEXT_START(value) ((value) >> 16)
-#define MMK_TEXT_LENGTH(value) ((value)&0xFFFF)
+#define MMK_TEXT_LENGTH(value) ((value) & 0xFFFF)
 
 enum {
     MMK_FIELDS_MAX = 64,     /* Linux 6.18 has 26 */

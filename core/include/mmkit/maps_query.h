@@ -18,8 +18,8 @@ enum {
 
 /* Which area. */
 enum {
-    MMK_QUERY_HOLDING = 0,        /* the one that holds the address */
-    MMK_QUERY_CODE_FROM = 0x34,   /* the first executable one of a file that ends after the address */
+    MMK_QUERY_HOLDING = 0,      /* the one that holds the address */
+    MMK_QUERY_CODE_FROM = 0x34, /* the first executable one of a file that ends after the address */
 };
 
 /* An area by its address. ioctl(2) PROCMAP_QUERY on an open /proc/PID/maps.
