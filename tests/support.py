@@ -168,6 +168,18 @@ def locked_bytes() -> int:
     raise AssertionError("no VmLck")
 
 
+def undisturbed(look: Callable[[], Any], act: Callable[[], Any]) -> tuple[Any, Any]:
+    """Act, and return what was seen and what came of it, when both looks around it saw the same.
+
+    Which pages are shared, and with how many, changes when any other process on the machine begins or ends.
+    """
+    while True:
+        before = look()
+        result = act()
+        if look() == before:
+            return before, result
+
+
 def with_huge_pages(count: int) -> bool:
     """Try to have this many free huge pages of the default size."""
     pool = Path("/proc/sys/vm/nr_hugepages")

@@ -18,7 +18,7 @@ import mmkit
 from mmkit import maps
 from mmkit._native import maps as native
 from mmkit.maps import Areas, Kind, Total, Totals
-from support import PAGE, in_child, needs_root, sanitized
+from support import PAGE, in_child, needs_root, sanitized, undisturbed
 
 MIB = 1 << 20
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -73,7 +73,7 @@ def as_bytes(value):
 
 
 def test_every_field_of_smaps_is_there_in_bytes_under_its_lower_case_name(stopped):
-    areas, expected = maps.read(stopped, costs=True), told_by_the_kernel(stopped)
+    expected, areas = undisturbed(lambda: told_by_the_kernel(stopped), lambda: maps.read(stopped, costs=True))
     assert len(areas) == len(expected) > 10
     for area, fields in zip(areas, expected, strict=True):
         values = {name: as_bytes(value) for name, value in fields.items()}
@@ -190,17 +190,19 @@ def test_costs_are_columns_that_numpy_takes_as_they_are(stopped):
         maps.read(stopped).column("rss")
 
 
+def told_in_all(pid):
+    """smaps_rollup, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0].lower(): int(line.split()[1]) * 1024 for line in lines}
+
+
 @pytest.mark.parametrize("by", ["kind", "path", "perms"])
 def test_totals_have_every_cost_and_together_they_are_the_rollup(stopped, by):
-    areas = maps.read(stopped, costs=True)
+    rollup, areas = undisturbed(lambda: told_in_all(stopped), lambda: maps.read(stopped, costs=True))
     totals = areas.total(by=by)
     whole = totals.sum
     assert whole == whole.size == sum(area.size for area in areas)
     assert whole.areas == len(areas)
-    rollup = {
-        line.split(":")[0].lower(): int(line.split()[1]) * 1024
-        for line in Path(f"/proc/{stopped}/smaps_rollup").read_text().splitlines()[1:]
-    }
     for name, expected in rollup.items():
         # Only the proportional shares are rounded down, once an area and here once in all.
         rounding = len(areas) * 1024 if "pss" in name and name in whole.costs else 0
