@@ -1,4 +1,4 @@
-/* maps_internal.h: what the parts of the reader share: areas (maps.c), fields (maps_fields.c), queries (maps_query.c). */
+/* maps_internal.h: what areas (maps.c), fields (maps_fields.c) and queries (maps_query.c) share. */
 #ifndef MMKIT_MAPS_INTERNAL_H
 #define MMKIT_MAPS_INTERNAL_H
 
