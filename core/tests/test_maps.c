@@ -278,6 +278,75 @@ TEST(plain_areas_that_do_not_touch_have_their_own_starts)
     maps_table_free(&t);
 }
 
+TEST(a_usual_line_with_a_digit_that_is_none_is_skipped)
+{
+    static const char digits[] = {':', 'g', '`', 'F', ' ', '/', '@', '\x7f'};
+    for (size_t i = 0; i < sizeof digits; i++) {
+        for (size_t at = 0; at < 38; at++) {
+            char text[] = "7f0000001000-7f0000002000 rw-p 00000000 00:00 0 \n";
+            if (text[at] == '-' || at == 25 || (at >= 26 && at <= 30))
+                continue;
+            text[at] = digits[i];
+            maps_table t = parse(text);
+            CHECK(t.parser.area_count == 0 && t.parser.malformed == 1);
+            maps_table_free(&t);
+        }
+    }
+}
+
+TEST(plain_areas_that_nearly_touch_or_have_a_name_are_told_apart)
+{
+    /* The table grows by half: the third and fourth are read without a stop between them. */
+    maps_table t = parse("7e0000001000-7e0000002000 rw-p 00000000 00:00 0 \n"
+                         "7e0000003000-7e0000004000 rw-p 00000000 00:00 0 \n"
+                         "7f0000001000-7f0000002000 rw-p 00000000 00:00 0 \n"
+                         "7f0000002001-7f0000003000 rw-p 00000000 00:00 0 \n"
+                         "7f0000003000-7f0000004000 rw-p 00000000 00:00 0 /x\n");
+    CHECK(t.parser.area_count == 5 && t.parser.areas.start[3] == 0x7f0000002001);
+    CHECK(path_is(&t, 3, "") && path_is(&t, 4, "/x"));
+    maps_table_free(&t);
+}
+
+TEST(costs_go_to_the_area_above_them_also_around_one_that_was_dropped)
+{
+    maps_table t = parse("7f0000001000-7f0000003000 rw-p 00000000 00:00 0 \n"
+                         "Rss:                   8 kB\n"
+                         "Pss:                   8 kB\n"
+                         "7f0000003000-7f0000005000 r--p 00000000 00:00 0 \n"
+                         "Rss:                   4 kB\n"
+                         "7f0000004000-7f0000005000 r--p 00000000 00:00 0 \n"
+                         "Rss:                 100 kB\n"
+                         "Pss:                 100 kB\n"
+                         "7f0000005000-7f0000006000 rw-p 00000000 00:00 0 \n"
+                         "Rss:                  16 kB\n"
+                         "Pss:                  16 kB\n");
+    const uint64_t *rss = values_of(&t, "Rss", MMK_FIELD_BYTES), *pss = values_of(&t, "Pss", MMK_FIELD_BYTES);
+    CHECK(t.parser.area_count == 3 && t.parser.torn == 1 && t.parser.malformed == 0);
+    CHECK(rss[0] == 8192 && rss[1] == 4096 && rss[2] == 16384);
+    CHECK(pss[0] == 8192 && pss[1] == 0 && pss[2] == 16384);
+    maps_table_free(&t);
+}
+
+TEST(fields_are_told_apart_by_their_whole_name_unit_and_value)
+{
+    maps_table t = parse("1000-2000 rw-p 00000000 00:00 0 \n"
+                         "Rss:                   8 kB\n"
+                         "Rs:                    4 kB\n"
+                         "Huge:   1125899906842624 kB\n"
+                         "A_name_of_thirty_two_characters_: 4 kB\n"
+                         "VmFlags: rd mr\n"
+                         "2000-3000 rw-p 00000000 00:00 0 \n"
+                         "Rss:                   4\n"
+                         "VmFlags: rd\n");
+    const uint64_t *flags = values_of(&t, "VmFlags", MMK_FIELD_TEXT);
+    CHECK(values_of(&t, "Rs", MMK_FIELD_BYTES)[0] == 4096);
+    CHECK(values_of(&t, "Rss", MMK_FIELD_BYTES)[0] == 8192 && values_of(&t, "Rss", MMK_FIELD_BYTES)[1] == 0);
+    CHECK(text_is(&t, values_of(&t, "Huge", MMK_FIELD_TEXT)[0], "1125899906842624 kB"));
+    CHECK(text_is(&t, flags[0], "rd mr") && text_is(&t, flags[1], "rd"));
+    CHECK(t.parser.malformed == 2);
+    maps_table_free(&t);
+}
+
 TEST(every_prefix_and_every_changed_byte_is_survived)
 {
     static const char text[] = "1000-2000 r--p 00000000 fe:00 7                /a\\012b (deleted)\n"
@@ -291,11 +360,13 @@ TEST(every_prefix_and_every_changed_byte_is_survived)
         CHECK(t.parser.area_count <= 3 && t.parser.malformed <= 1);
         maps_table_free(&t);
     }
+    /* One of each kind that the parser tells apart. */
+    static const char bytes[] = "\n -0fgAZ:k\\\xff";
     char changed[sizeof text];
     for (size_t at = 0; at < sizeof text - 1; at++) {
-        for (int byte = 0; byte < 256; byte++) {
+        for (size_t byte = 0; byte < sizeof bytes; byte++) {
             memcpy(changed, text, sizeof text);
-            changed[at] = (char)byte;
+            changed[at] = bytes[byte];
             maps_table t = parse_bytes(changed, sizeof text - 1);
             CHECK(t.parser.area_count <= 4 && t.parser.kept < sizeof text);
             maps_table_free(&t);
@@ -338,6 +409,10 @@ int main(void)
     RUN(more_fields_than_there_are_columns_are_counted);
     RUN(the_costs_of_an_area_that_was_told_before_are_dropped_with_it);
     RUN(plain_areas_that_do_not_touch_have_their_own_starts);
+    RUN(a_usual_line_with_a_digit_that_is_none_is_skipped);
+    RUN(plain_areas_that_nearly_touch_or_have_a_name_are_told_apart);
+    RUN(costs_go_to_the_area_above_them_also_around_one_that_was_dropped);
+    RUN(fields_are_told_apart_by_their_whole_name_unit_and_value);
     RUN(every_prefix_and_every_changed_byte_is_survived);
     RUN(a_full_buffer_is_told_and_reading_goes_on_where_it_stopped);
     return 0;
