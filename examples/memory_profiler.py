@@ -6,6 +6,8 @@ memory is. It looks at what the kernel says of this process in /proc/self/smaps;
 Python object owns, too. Belongs to the chapter "Memory" (docs/memory.md).
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -147,4 +149,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()
