@@ -1,5 +1,6 @@
 #include <mmkit/region.h>
 
+#include <sys/shm.h>
 #include <time.h>
 
 #include <mmkit/registry.h>
@@ -68,6 +69,25 @@ static int map_plain(mmk_region *region, const mmk_request *request, size_t leng
     return 0;
 }
 
+static int attach_system_v(mmk_region *region, const mmk_request *request, size_t length)
+{
+    int flags = (request->prot & PROT_WRITE ? 0 : SHM_RDONLY) | (request->prot & PROT_EXEC ? SHM_EXEC : 0);
+    intptr_t address = mmk_sys_shmat(request->shmid, NULL, flags);
+    if (address < 0)
+        return (int)address;
+    region->base = (char *)address;
+    region->outer = (mmk_range){region->base, length};
+    return 0;
+}
+
+static int map_as_asked(mmk_region *region, const mmk_request *request, size_t length)
+{
+    bool plain = region->reserved == length && request->guard == 0;
+    if (request->system_v)
+        return plain && request->file_offset == 0 ? attach_system_v(region, request, length) : -EINVAL;
+    return plain ? map_plain(region, request, length) : map_reserved(region, request, length);
+}
+
 int mmk_region_map(mmk_region *region, const mmk_request *request)
 {
     size_t granule = request->granule ? request->granule : mmk_page_size();
@@ -92,8 +112,7 @@ int mmk_region_map(mmk_region *region, const mmk_request *request)
     };
     atomic_init(&region->length, length);
 
-    bool plain = region->reserved == length && request->guard == 0;
-    int error = plain ? map_plain(region, request, length) : map_reserved(region, request, length);
+    int error = map_as_asked(region, request, length);
     if (!error) {
         /* Left to itself the kernel lets a child have secret memory: a secret of two is none. */
         error = region->always_locked ? mmk_sys_madvise(region->base, length, MMK_MADV_DONTFORK) : 0;

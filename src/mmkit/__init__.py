@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
-from mmkit import compat, linux, maps
+from mmkit import compat, linux, maps, shared
 from mmkit.errors import ClosedError, Error, MemoryFault, OutOfMemory, SyscallError
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region, regions
+from mmkit.shared import SharedMemory, SystemVMemory
 
 __all__ = [
     "PAGE_SIZE",
@@ -26,12 +27,15 @@ __all__ = [
     "OutOfMemory",
     "Prot",
     "Region",
+    "SharedMemory",
     "SyscallError",
+    "SystemVMemory",
     "compat",
     "linux",
     "maps",
     "peek",
     "poke",
     "regions",
+    "shared",
     "supports",
 ]

@@ -116,6 +116,17 @@ def _mapping_hint(call: str) -> str:
     return _huge_page_hint(call) if "HUGETLB" in call else _address_space_hint(call)
 
 
+def _full_hint(call: str) -> str:
+    if "HUGE" in call:
+        return _huge_page_hint(call)
+    room = os.statvfs("/dev/shm")
+    return (
+        f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of {size(room.f_blocks * room.f_frsize)}. Remove "
+        "what was leaked (`mmkit shm reap`, `mmkit shm list`), mount it larger (`mount -o remount,size=`; "
+        "containers: --shm-size), or take space only when it is used with reserve=False."
+    )
+
+
 def _text(hint: str) -> Callable[[str], str]:
     return lambda _call: hint
 
@@ -183,6 +194,37 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("F_ADD_SEALS", errno.EPERM): _text(
         "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
     ),
+    ("shm_open", errno.ENOENT): _text("No segment has this name: `mmkit shm list` shows those that are there."),
+    ("shm_open", errno.EEXIST): _text(
+        "A segment has this name: attach it without create=True, or remove it with `mmkit shm remove`."
+    ),
+    ("shm_open", errno.EACCES): _text(
+        "Its owner and mode do not allow it; where reading is enough, attach with readonly=True."
+    ),
+    ("shm_open", errno.ELOOP): _text("A symbolic link has this name, which shared memory never is."),
+    ("shm_open", errno.EISDIR): _text("A directory has this name, which shared memory never is."),
+    ("shm_unlink", errno.ENOENT): _text("It was removed before."),
+    ("shm_unlink", errno.EPERM): _text("Only its owner or root may remove it from /dev/shm."),
+    ("shm_unlink", errno.EACCES): _text("Only its owner or root may remove it from /dev/shm."),
+    ("fallocate", errno.ENOSPC): _full_hint,
+    ("fallocate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`) or what the file system can hold."),
+    ("shmget", errno.ENOENT): _text("No segment has this key: create it, or see `mmkit shm list`."),
+    ("shmget", errno.EEXIST): _text(
+        "A segment has this key: attach it without create=True, or remove it with `mmkit shm remove`."
+    ),
+    ("shmget", errno.EACCES): _text(
+        "Its owner and mode do not allow it; where reading is enough, attach with readonly=True."
+    ),
+    ("shmat", errno.EACCES): _text(
+        "Its owner and mode do not allow it; where reading is enough, attach with readonly=True."
+    ),
+    ("shmat", errno.EINVAL): _text("There is no such segment, or no more; or the address cannot be used."),
+    ("shmat", errno.EIDRM): _text("The segment was removed."),
+    ("shmat", errno.ENOMEM): _address_space_hint,
+    ("shmctl", errno.EINVAL): _text("There is no such segment, or no more; or the command is unknown."),
+    ("shmctl", errno.EIDRM): _text("The segment was removed."),
+    ("shmctl", errno.EACCES): _text("Looking at it needs permission to read it."),
+    ("shmctl", errno.EPERM): _text("Only its owner, its creator or root may do that."),
     ("shmget", errno.ENOSPC): _text("kernel.shmmni segments exist, or kernel.shmall pages are in use."),
     ("shmget", errno.EINVAL): _text(
         "The size is 0 or beyond kernel.shmmax, or the segment exists and is smaller than asked."

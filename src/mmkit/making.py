@@ -17,7 +17,7 @@ from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
 from mmkit.hints import size
 
-__all__ = ["RegionFactories", "check_length", "live_regions"]
+__all__ = ["Demand", "RegionFactories", "check_length", "live_regions", "warn_of_ordinary_pages"]
 
 #: What to do when something asked for cannot be had: fail, go on without it and warn, or do not ask.
 Demand = Literal["require", "warn", "off"]
@@ -65,7 +65,7 @@ def _check_demand(argument: str, demand: str) -> None:
         raise ValueError(f"{argument} must be 'require', 'warn' or 'off', not {demand!r}")
 
 
-def _warn_of_ordinary_pages(hugepages: Demand, error: Error) -> None:
+def warn_of_ordinary_pages(hugepages: Demand, error: Error) -> None:
     """Say that huge pages could not be had, or raise why if they must be."""
     if hugepages == "require":
         raise error
@@ -97,6 +97,19 @@ class RegionFactories(RegionContents):
         self._map(length, int(prot), int(flags), **how)
         key = id(self)
         _live[key] = weakref.ref(self, lambda _: _live.pop(key, None))
+
+    @classmethod
+    def _of_segment(
+        cls, name: str | None, length: int, prot: Prot, *, fd: int = -1, shmid: int = -1, page: int = PAGE_SIZE
+    ) -> Self:
+        """Map shared memory whose name and end are somebody else's care: a file of memory, or System V's.
+
+        The region owns `fd` from then on.
+        """
+        flags = _SHARED | (_HUGETLB if page != PAGE_SIZE else 0)
+        region = cls._make("segment", name, length, prot, flags, fd=fd, shmid=shmid, granule=page, may_shrink=fd >= 0)
+        region._resizable = fd >= 0 and Prot.WRITE in prot
+        return region
 
     @classmethod
     def anonymous(
@@ -169,7 +182,7 @@ class RegionFactories(RegionContents):
             try:
                 region = make(name, length, prot, flags | _HUGETLB, _huge_page_size(), reserve, guard)
             except Error as error:
-                _warn_of_ordinary_pages(hugepages, error)
+                warn_of_ordinary_pages(hugepages, error)
         if region is None:
             region = make(name, length, prot, flags, PAGE_SIZE, reserve, guard)
         if kernel_name:
@@ -337,7 +350,7 @@ class RegionFactories(RegionContents):
             try:
                 return cls._make_sealable(length, name, seals, _huge_page_size())
             except Error as error:
-                _warn_of_ordinary_pages(hugepages, error)
+                warn_of_ordinary_pages(hugepages, error)
         return cls._make_sealable(length, name, seals, PAGE_SIZE)
 
     @classmethod

@@ -405,7 +405,7 @@ class Region(RegionFactories):
         """
         check_length(n)
         if not self._resizable:
-            raise Error("resize: of files, only one mapped with mode='r+' can be resized")
+            raise Error("resize: of files, only one mapped with mode='r+' can be resized; of System V memory, none")
         self._resize(n)
 
     def add_seals(self, seals: Seal) -> None:
@@ -489,8 +489,9 @@ class Region(RegionFactories):
         )
 
     def __del__(self) -> None:
-        # A file stays open, or memory with a name stays taken: worth a word. Plain memory is just freed.
-        if not self.closed and (self._backing in ("file", "memfd") or self._name):
+        # A file stays open, or memory with a name stays taken: worth a word. Plain memory is just freed, and
+        # of a segment the object that holds it tells.
+        if self._backing != "segment" and not self.closed and (self._backing in ("file", "memfd") or self._name):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:

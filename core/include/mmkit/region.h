@@ -103,15 +103,19 @@ typedef struct mmk_request {
     uint64_t file_offset; /* a multiple of the granule */
     bool may_shrink;      /* fd is a file that others may truncate */
     bool always_locked;   /* fd is from memfd_secret(2), whose pages are locked by nature */
+    bool system_v;        /* attach the System V segment `shmid` instead of calling mmap(2) */
+    int shmid;            /* with system_v; then length is its shm_segsz, flags MAP_SHARED, fd -1 */
 } mmk_request;
 
-/* Map, and enter the region in the registry. mmap(2).
+/* Map, and enter the region in the registry. mmap(2); shmat(2) for a System V segment, which closing detaches.
+ * To the kernel each area of an attached segment is one attachment: protecting a part of it, or closing it under
+ * a pointer that was handed out, changes shm_nattch as a second shmat(2) or a shmdt(2) would.
  *
  * returns  0 with *region filled
- *          -EINVAL     length is 0
+ *          -EINVAL     length is 0, or a reservation, guard or offset was asked for a System V segment
  *          -ENOMEM     no address space (or more than there can be), no memory for the registry, or the process
  *                      has too many areas
- *          -errno      of mmap(2)
+ *          -errno      of mmap(2) or shmat(2)
  * On error nothing stays mapped. MAP_POPULATE and MAP_LOCKED fail silently in the kernel: use
  * mmk_region_populate and mmk_region_lock. */
 MMK_API MMK_MUST_CHECK int mmk_region_map(mmk_region *region, const mmk_request *request);

@@ -41,6 +41,8 @@ cdef extern from "mmkit/region.h" nogil:
         uint64_t file_offset
         bool may_shrink
         bool always_locked
+        bool system_v
+        int shmid
 
     int mmk_region_map(mmk_region *region, const mmk_request *request)
     int mmk_region_close(mmk_region *region)

@@ -111,9 +111,9 @@ cdef class MappedRegion:
 
     def _map(
         self, size_t length, int prot, int flags, *, int fd=-1, size_t offset=0, size_t reserve=0, size_t guard=0,
-        size_t granule=0, bint may_shrink=False, bint always_locked=False
+        size_t granule=0, bint may_shrink=False, bint always_locked=False, int shmid=-1
     ):
-        """Map; the object owns fd from then on, and closes it with the region."""
+        """Map, or attach a System V segment; the object owns fd from then on, and closes it with the region."""
         cdef mmk_request request
         cdef size_t page = granule if granule else mmk_page_size()
         self.skew = offset & (page - 1)
@@ -129,10 +129,14 @@ cdef class MappedRegion:
         request.file_offset = offset - self.skew
         request.may_shrink = may_shrink
         request.always_locked = always_locked
+        request.system_v = shmid >= 0
+        request.shmid = shmid
         self.slow_storage = is_on_slow_storage(fd)
         cdef int error = mmk_region_map(&self.handle, &request)
         if error:
             self.handle.fd = -1
+            if shmid >= 0:
+                raise failure(error, "shmat", None, (shmid, Prot(prot)))
             raise failure(error, "mmap", (0, request.length), (Prot(prot), MapFlag(flags), fd, offset - self.skew))
 
     def _name_for_kernel(self, bytes name):

@@ -1,0 +1,156 @@
+"""How a segment's file comes to be, is found, and goes: nobody ever sees half of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+
+from mmkit.backing import set_size
+from mmkit.errors import Error
+from mmkit.flags import Prot
+from mmkit.hints import failure, size
+from mmkit.region import Region
+from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
+from mmkit.shared.record import Record, drop_beside, make_record, write_beside, write_on
+from mmkit.shared.reserve import reserve
+
+__all__ = ["Identity", "attach", "check_file", "check_mode", "create", "identity_of", "mark", "remove"]
+
+_READ_WRITE = Prot.READ | Prot.WRITE
+
+#: Device and inode number: what tells a segment from a later one of the same name.
+Identity = tuple[int, int]
+
+# Folders that cannot make a file without a name; reading O_TMPFILE, old kernels see O_DIRECTORY.
+_NEED_A_NAME = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+
+
+def identity_of(fd: int) -> Identity:
+    """Return what tells this file from all others."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def check_mode(mode: int) -> int:
+    """Return permission bits, or say why they are none."""
+    if mode & ~0o777:
+        raise ValueError(f"mode has the nine permission bits: {mode:#o} has more")
+    return mode
+
+
+def mark(fd: int, persist: bool) -> Record | None:
+    """Record on a segment who made it; the record itself if it has to stand beside the segment."""
+    record = make_record(persist)
+    return None if write_on(fd, record) else record
+
+
+def create(name: str, length: int, mode: int, *, space: bool, persist: bool) -> Region:
+    """Make a segment, complete, and give it its name in the end.
+
+    Raises
+    ------
+    SyscallError
+        ``EEXIST``: the name is taken. ``ENOSPC``: no space. Nothing is left behind.
+    """
+    fd, temporary = _open_unnamed()
+    try:
+        set_size(fd, length)
+        if space:
+            reserve(fd, 0, length, name)
+        os.fchmod(fd, mode)
+        beside = mark(fd, persist)
+        if beside:
+            write_beside("posix", os.fstat(fd).st_ino, beside)
+        region = Region._of_segment(name, length, _READ_WRITE, fd=fd)
+    except BaseException:
+        os.close(fd)
+        if temporary:
+            os.unlink(temporary)
+        raise
+    try:
+        _give_name(fd, temporary, name)
+    except BaseException:
+        if beside:
+            drop_beside("posix", os.fstat(fd).st_ino)
+        region.close()
+        raise
+    return region
+
+
+def _open_unnamed() -> tuple[int, str | None]:
+    """Open a new file that has no name, so that it goes if its maker does; else its temporary name."""
+    try:
+        return os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+    except OSError as error:
+        if error.errno not in _NEED_A_NAME:
+            raise failure(-(error.errno or 0), "open", None, (DIRECTORY, "O_TMPFILE")) from None
+        return _open_temporary()
+
+
+def _open_temporary() -> tuple[int, str]:
+    path = path_of(f"{HIDDEN}making-{secrets.token_hex(8)}")
+    try:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), path
+    except OSError as error:
+        raise failure(-(error.errno or 0), "open", None, (path, "O_CREAT")) from None
+
+
+def _give_name(fd: int, temporary: str | None, name: str) -> None:
+    try:
+        # With a source directory Python calls linkat(2), which can follow the link; the path is absolute, so
+        # it does not matter which directory.
+        os.link(temporary or f"/proc/self/fd/{fd}", path_of(name), src_dir_fd=fd, follow_symlinks=True)
+    except OSError as error:
+        raise failure(-(error.errno or 0), "shm_open", None, (name, "O_CREAT|O_EXCL")) from None
+    finally:
+        if temporary:
+            os.unlink(temporary)
+
+
+def attach(name: str, least: int, *, readonly: bool) -> Region:
+    """Map the segment of a name, whoever made it."""
+    flags = os.O_RDONLY if readonly else os.O_RDWR
+    try:
+        # NONBLOCK: a FIFO of that name must not be waited for.
+        fd = os.open(path_of(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        how = "O_RDONLY" if readonly else "O_RDWR"
+        raise failure(-(error.errno or 0), "shm_open", None, (name, how)) from None
+    try:
+        length = check_file(fd, repr(name), least)
+        return Region._of_segment(name, length, Prot.READ if readonly else _READ_WRITE, fd=fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def check_file(fd: int, what: str, least: int) -> int:
+    """Return the length of a segment's file, or say why it cannot be one."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise Error(f"{what} is not shared memory: it is no regular file")
+    if status.st_size == 0:
+        raise Error(
+            f"the segment {what} has no bytes: its maker has not given it a length yet, or died before it could. "
+            "mmkit's own appear complete; if this one stays so, remove it with `mmkit shm remove`"
+        )
+    if status.st_size < least:
+        raise ValueError(f"the segment {what} has {size(status.st_size)}: fewer than the {size(least)} asked for")
+    return status.st_size
+
+
+def remove(name: str, identity: Identity) -> None:
+    """Remove a name from /dev/shm, if it is still this segment's."""
+    path = path_of(name)
+    try:
+        status = os.lstat(path)
+        if (status.st_dev, status.st_ino) != identity:
+            raise failure(-errno.ENOENT, "shm_unlink", None, (name,))
+        os.unlink(path)
+    except OSError as error:
+        if isinstance(error, Error):
+            raise
+        raise failure(-(error.errno or 0), "shm_unlink", None, (name,)) from None
+    drop_beside("posix", identity[1])

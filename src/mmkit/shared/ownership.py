@@ -1,0 +1,86 @@
+"""What segments of every kind have in common: a region, an owner, an end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from typing import Self
+
+from mmkit.region import Region
+from mmkit.shared.record import Record, process_identity
+
+__all__ = ["Owned"]
+
+
+class Owned:
+    """A region that other processes have as well, and that one of them owns: the one that made it.
+
+    Ownership is the process's, not the object's: a forked child has the object and owns nothing.
+    """
+
+    __slots__ = ("__weakref__", "_owner", "_region", "_size")
+
+    _region: Region
+    _size: int
+    _owner: Record | None
+
+    def _take(self, region: Region, *, owned: bool) -> None:
+        self._region = region
+        self._size = len(region)
+        self._owner = process_identity() if owned else None
+
+    @property
+    def owned(self) -> bool:
+        """Whether this process made it, and has not removed it since."""
+        owner = self._owner
+        # The first is true in a child that was forked behind Python's back, too.
+        return owner is not None and owner is process_identity() and owner.pid == os.getpid()
+
+    @property
+    def region(self) -> Region:
+        """The memory as a `Region`: to protect, lock, advise, flush … it."""
+        return self._region
+
+    @property
+    def buf(self) -> memoryview:
+        """The memory as bytes: a new view each time, and the memory stays as long as any of them.
+
+        Raises
+        ------
+        ClosedError
+            It was closed.
+        """
+        return memoryview(self._region)
+
+    @property
+    def size(self) -> int:
+        """Bytes, as this process has it mapped."""
+        return self._size
+
+    @property
+    def closed(self) -> bool:
+        """Whether this process has given it up."""
+        return self._region.closed
+
+    def _remove(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        len(self._region)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if self.owned:
+                # Somebody else may have removed it.
+                with contextlib.suppress(FileNotFoundError):
+                    self._remove()
+        finally:
+            self._region.__exit__(kind, error, traceback)
+
+    def __del__(self) -> None:
+        region = getattr(self, "_region", None)
+        if region is None or region.closed:
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)

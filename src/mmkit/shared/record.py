@@ -1,0 +1,212 @@
+"""Who made a segment: the record that lets `reap` prove that it was leaked.
+
+The record stands in the extended attribute ``user.mmkit`` of the segment itself. Where there are none (tmpfs
+before Linux 6.6, System V memory), it stands in a file of its own in /dev/shm, with `HIDDEN` in front of its
+name. docs/shared-memory.md draws it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from mmkit.shared.names import DIRECTORY, HIDDEN
+
+__all__ = [
+    "Record",
+    "drop_beside",
+    "make_record",
+    "process_identity",
+    "read_beside",
+    "read_on",
+    "write_beside",
+    "write_on",
+]
+
+ATTRIBUTE = "user.mmkit"
+_MAGIC, _VERSION = "mmkit-segment", "1"
+#: Longer than any record that this version writes: what is longer is somebody else's.
+_MOST = 1024
+
+
+class Record(NamedTuple):
+    """Who made a segment, and what for.
+
+    Attributes
+    ----------
+    pid, start
+        The creating process, and when it began: in clock ticks since boot, as in /proc/PID/stat. Together
+        they name one process, where a pid alone is given again.
+    boot
+        Which boot that was (/proc/sys/kernel/random/boot_id).
+    pid_namespace, time_namespace, ipc_namespace
+        In which namespaces those numbers count: inode numbers of /proc/PID/ns.
+    persist
+        It is meant to outlive its creator.
+    """
+
+    pid: int
+    start: int
+    boot: str
+    pid_namespace: int
+    time_namespace: int
+    ipc_namespace: int
+    persist: bool
+
+    def encode(self) -> bytes:
+        """Write it as it is stored: words and numbers in ASCII."""
+        fields = " ".join(f"{name}={int(value) if name == 'persist' else value}" for name, value in self._asdict().items())
+        return f"{_MAGIC} {_VERSION} {fields}".encode("ascii")
+
+    @classmethod
+    def decode(cls, text: bytes) -> Record | None:
+        """Read what was stored; None if this is not such a record, or one of another version."""
+        try:
+            magic, version, *words = text.decode("ascii").split(" ")
+            if (magic, version) != (_MAGIC, _VERSION):
+                return None
+            fields = dict(word.split("=", 1) for word in words)
+            boot = fields.pop("boot")
+            numbers = {name: int(value) for name, value in fields.items()}
+            return cls(boot=boot, **numbers | {"persist": bool(numbers["persist"])})  # type: ignore[arg-type]
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def creator_lives(self) -> bool | None:
+        """Whether the creating process is still there; None if that cannot be known from here."""
+        here = process_identity()
+        if self.boot != here.boot:
+            return False
+        if (self.pid_namespace, self.time_namespace) != (here.pid_namespace, here.time_namespace):
+            return None
+        return _lives(self.pid, self.start)
+
+
+def _lives(pid: int, start: int) -> bool | None:
+    try:
+        # Not /proc alone: where it is mounted with hidepid=, what one may not see is not there.
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    except OverflowError:
+        return None
+    state, begun = _state_and_start(f"/proc/{pid}/stat")
+    if not start or not begun:
+        return None
+    # What is left of a zombie is its number.
+    return begun == start and state not in ("Z", "X")
+
+
+def _state_and_start(path: str) -> tuple[str, int]:
+    try:
+        # The second field is the program's name in parentheses, and may hold anything.
+        fields = Path(path).read_bytes().rpartition(b")")[2].split()
+        return fields[0].decode("ascii"), int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return "", 0
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+@cache
+def process_identity() -> Record:
+    """Return what a record says of this process."""
+    boot = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    namespaces = (_inode(f"/proc/self/ns/{kind}") for kind in ("pid", "time", "ipc"))
+    return Record(os.getpid(), _state_and_start("/proc/self/stat")[1], boot or "unknown", *namespaces, persist=False)
+
+
+os.register_at_fork(after_in_child=process_identity.cache_clear)
+
+
+def make_record(persist: bool) -> Record:
+    """Return the record of what this process makes."""
+    return process_identity()._replace(persist=persist)
+
+
+# ---- on the segment ---------------------------------------------------------------------------------
+
+_NO_ATTRIBUTES = (errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM, errno.ENOSYS)
+
+
+def write_on(fd: int, record: Record) -> bool:
+    """Write a record on a memory file; False if this kernel has no attributes there."""
+    try:
+        os.setxattr(fd, ATTRIBUTE, record.encode())
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+        return False
+    return True
+
+
+def read_on(file: int | str) -> Record | None:
+    """Read the record of a memory file: None if it has none, or nobody may read it here."""
+    try:
+        return Record.decode(os.getxattr(file, ATTRIBUTE))
+    except OSError:
+        return None
+
+
+# ---- beside it --------------------------------------------------------------------------------------
+
+
+def _path_beside(kind: str, number: int) -> str:
+    return f"{DIRECTORY}/{HIDDEN}record-{kind}-{number}"
+
+
+def write_beside(kind: str, number: int, record: Record) -> None:
+    """Write the record of a segment into a file of its own.
+
+    Where that is not possible, the segment is one that nobody can prove anything about.
+
+    Parameters
+    ----------
+    kind, number
+        What names the segment: ``"posix"`` and its inode number, ``"systemv"`` and its identifier.
+    record
+        What to write.
+    """
+    path = _path_beside(kind, number)
+    # What is there is about a segment that had the number before.
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, record.encode())
+        finally:
+            os.close(fd)
+
+
+def read_beside(kind: str, number: int, owner: int) -> Record | None:
+    """Read the record of a segment that belongs to a user; what somebody else wrote is no proof."""
+    try:
+        fd = os.open(_path_beside(kind, number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return Record.decode(os.read(fd, _MOST)) if os.fstat(fd).st_uid == owner else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def drop_beside(kind: str, number: int) -> None:
+    """Remove the record of a segment that is gone."""
+    with contextlib.suppress(OSError):
+        os.unlink(_path_beside(kind, number))
