@@ -491,7 +491,9 @@ class Region(RegionFactories):
     def __del__(self) -> None:
         # A file stays open, or memory with a name stays taken: worth a word. Plain memory is just freed, and
         # of a segment the object that holds it tells.
-        if self._backing != "segment" and not self.closed and (self._backing in ("file", "memfd") or self._name):
+        if self.closed or self._backing == "segment":
+            return
+        if self._backing in ("file", "memfd") or self._name:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:

@@ -136,5 +136,9 @@ cdef class MappedRegion:
     cdef object resize_failure(self, long code, size_t length)
     cdef object punch_failure(self, long code, span pages, const mmk_fault *fault)
     cdef object bad_access(self, const mmk_fault *fault)
-    cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1
-    cdef void release_buffer(self, Py_buffer *buffer) noexcept
+    cdef mmk_view *open_view(self, size_t offset, size_t length, bint must_write, bint *writable) except NULL
+    cdef void close_view(self, mmk_view *view) noexcept
+    cdef object denied(self, str what, size_t offset, size_t length)
+    cdef void fill_buffer(
+        self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length, bint writable
+    ) noexcept

@@ -641,23 +641,36 @@ cdef class MappedRegion:
     # ---- views --------------------------------------------------------------------------------------
 
     @cython.final
-    cdef int fill_buffer(self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length) except -1:
+    cdef mmk_view *open_view(self, size_t offset, size_t length, bint must_write, bint *writable) except NULL:
+        """Register a view, writable if all of the range is; to be given to close_view."""
         cdef mmk_view *view = <mmk_view *>PyMem_Malloc(sizeof(mmk_view))
         if not view:
             raise MemoryError
-        cdef bint writable = True
+        writable[0] = True
         cdef int error = mmk_view_open(&self.handle, view, self.skew + offset, length, True)
-        if error == -EACCES and not flags & PyBUF_WRITABLE:
-            writable = False
+        if error == -EACCES and not must_write:
+            writable[0] = False
             error = mmk_view_open(&self.handle, view, self.skew + offset, length, False)
         if error:
             PyMem_Free(view)
             if error == -EACCES:
-                what = "writable" if flags & PyBUF_WRITABLE else "readable"
-                raise BufferError(
-                    f"bytes {offset} to {offset + length} of the region are not all {what}: see protect()"
-                )
+                raise self.denied("writable" if must_write else "readable", offset, length)
             raise self.fail(error, "view", span(offset, length, 0, 0))
+        return view
+
+    @cython.final
+    cdef void close_view(self, mmk_view *view) noexcept:
+        mmk_view_close(&self.handle, view)
+        PyMem_Free(view)
+
+    @cython.final
+    cdef object denied(self, str what, size_t offset, size_t length):
+        return BufferError(f"bytes {offset} to {offset + length} of the region are not all {what}: see protect()")
+
+    @cython.final
+    cdef void fill_buffer(
+        self, Py_buffer *buffer, int flags, object exporter, size_t offset, size_t length, bint writable
+    ) noexcept:
         buffer.buf = self.handle.base + self.skew + offset
         buffer.len = length
         buffer.readonly = not writable
@@ -670,25 +683,22 @@ cdef class MappedRegion:
         buffer.shape = &buffer.len if flags & PyBUF_ND else NULL
         buffer.strides = &buffer.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
         buffer.suboffsets = NULL
-        buffer.internal = view
         buffer.obj = exporter
-        return 0
-
-    @cython.final
-    cdef void release_buffer(self, Py_buffer *buffer) noexcept:
-        mmk_view_close(&self.handle, <mmk_view *>buffer.internal)
-        PyMem_Free(buffer.internal)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self.fill_buffer(buffer, flags, self, 0, self.size())
+        cdef bint writable = False
+        cdef mmk_view *view = self.open_view(0, self.size(), flags & PyBUF_WRITABLE, &writable)
+        self.fill_buffer(buffer, flags, self, 0, self.size(), writable)
+        buffer.internal = view
 
     def __releasebuffer__(self, Py_buffer *buffer):
-        self.release_buffer(buffer)
+        self.close_view(<mmk_view *>buffer.internal)
 
     def view(self, start=None, stop=None):
         """Return a memoryview of part of the region, without copying.
 
-        The view keeps the region alive and open, and only its own part from being protected or discarded.
+        The view keeps the region alive and open, and only its own part from being protected or discarded. So does
+        what is made of it, even ``np.ndarray(buffer=region.view())``, which lets go of the memoryview.
 
         Parameters
         ----------
@@ -712,24 +722,35 @@ cdef class MappedRegion:
         return memoryview(Window(self, first, max(first, last) - first))
 
 
-@cython.no_gc_clear  # a view may be released after the collector has cleared this
+@cython.no_gc_clear  # __dealloc__ needs the region
 cdef class Window:
-    """Part of a region, to take a buffer of."""
+    """Part of a region, to take buffers of. It is a live view itself, from the first buffer to its own end.
+
+    numpy.ndarray(buffer=) keeps the address and the object that gave it, but no buffer: this object.
+    """
 
     cdef MappedRegion region
     cdef size_t offset
     cdef size_t length
+    cdef mmk_view *view
+    cdef bint writable
 
     def __cinit__(self, MappedRegion region not None, size_t offset, size_t length):
         self.region = region
         self.offset = offset
         self.length = length
 
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self.region.fill_buffer(buffer, flags, self, self.offset, self.length)
+    def __dealloc__(self):
+        if self.view:
+            self.region.close_view(self.view)
 
-    def __releasebuffer__(self, Py_buffer *buffer):
-        self.region.release_buffer(buffer)
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        cdef bint must_write = flags & PyBUF_WRITABLE
+        if not self.view:
+            self.view = self.region.open_view(self.offset, self.length, must_write, &self.writable)
+        elif must_write and not self.writable:
+            raise self.region.denied("writable", self.offset, self.length)
+        self.region.fill_buffer(buffer, flags, self, self.offset, self.length, self.writable)
 
 
 @cython.no_gc_clear  # __dealloc__ needs the region

@@ -51,7 +51,7 @@ class Owned:
         ClosedError
             It was closed.
         """
-        return memoryview(self._region)
+        return self._region.view()
 
     @property
     def size(self) -> int:

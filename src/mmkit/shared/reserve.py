@@ -47,7 +47,7 @@ def reserve(fd: int, start: int, end: int, what: str) -> None:
     OutOfMemory
         A control group's limit, or the machine's memory, would not hold it.
     """
-    check_headroom(end - start, what)
+    check_headroom(end - start, f"fallocate({what!r}, {size(end - start)})")
     try:
         _check_room(fd, end - start)
         for piece in range(start, end, _PIECE):
@@ -75,23 +75,36 @@ def lengthen(fd: int, end: int, what: str) -> None:
         raise failure(-(error.errno or 0), "fallocate", None, (what, size(end))) from None
 
 
-def check_headroom(length: int, what: str) -> None:
-    """Refuse what would have the kernel kill somebody; it is a look, and what others take meanwhile counts."""
+def check_headroom(length: int, call: str) -> None:
+    """Refuse what would have the kernel kill somebody; it is a look, and what others take meanwhile counts.
+
+    Parameters
+    ----------
+    length
+        Bytes that are to be taken.
+    call
+        What would take them, as an error writes it.
+
+    Raises
+    ------
+    OutOfMemory
+        A control group's limit, or the machine's memory, would not hold it.
+    """
     for group in _groups():
         room = group.room(length)
         if room is not None and room < length:
-            raise _too_much(length, what, f"the control group's limit in {group.limit}", room)
+            raise _too_much(call, f"the control group's limit in {group.limit}", room)
     if length >= _LARGE:
         fields = _fields("/proc/meminfo")
         room = 1024 * (fields.get("MemAvailable", _ENDLESS) + fields.get("SwapFree", 0))
         if room < length:
-            raise _too_much(length, what, "the machine's memory (MemAvailable in /proc/meminfo)", room)
+            raise _too_much(call, "the machine's memory (MemAvailable in /proc/meminfo)", room)
 
 
-def _too_much(length: int, what: str, limit: str, room: int) -> SyscallError:
+def _too_much(call: str, limit: str, room: int) -> SyscallError:
     return SyscallError(
         errno.ENOMEM,
-        f"fallocate({what!r}, {size(length)})",
+        call,
         f"Not tried: {limit} leaves {size(max(room, 0))}, and beyond it the kernel would kill the process. "
         "Raise the limit, ask for less, or take space only when it is used with reserve=False.",
     )
