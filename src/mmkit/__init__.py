@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from mmkit import compat, linux, maps, shared
-from mmkit.errors import ClosedError, Error, MemoryFault, OutOfMemory, SyscallError
+from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, OutOfMemory, SyscallError
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
@@ -21,6 +21,7 @@ __all__ = [
     "PAGE_SIZE",
     "Advice",
     "ClosedError",
+    "CorruptError",
     "Error",
     "MapFlag",
     "MemoryFault",

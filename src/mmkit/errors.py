@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 
-__all__ = ["ClosedError", "Error", "MemoryFault", "OutOfMemory", "SyscallError"]
+__all__ = ["ClosedError", "CorruptError", "Error", "MemoryFault", "OutOfMemory", "SyscallError"]
 
 
 class Error(Exception):
@@ -22,6 +22,10 @@ class OutOfMemory(Error, MemoryError):  # noqa: N818 - the contract's name
 
 class ClosedError(Error, ValueError):
     """The object was closed, or is not there in this process."""
+
+
+class CorruptError(Error):
+    """Data does not have the form that it must have: it was damaged, or is something else."""
 
 
 class MemoryFault(Error):  # noqa: N818 - the contract's name

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
+from mmkit.shared.arrays import array
 from mmkit.shared.posix import SharedMemory
 from mmkit.shared.system_v import SystemVMemory
 
-__all__ = ["SharedMemory", "SystemVMemory"]
+__all__ = ["SharedMemory", "SystemVMemory", "array"]

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 
 from mmkit.backing import set_size
 from mmkit.errors import Error
@@ -46,8 +47,10 @@ def mark(fd: int, persist: bool) -> Record | None:
     return None if write_on(fd, record) else record
 
 
-def create(name: str, length: int, mode: int, *, space: bool, persist: bool) -> Region:
-    """Make a segment, complete, and give it its name in the end.
+def create(
+    name: str, length: int, mode: int, *, space: bool, persist: bool, fill: Callable[[Region], None] | None = None
+) -> Region:
+    """Make a segment, complete (with what `fill` writes there), and give it its name in the end.
 
     Raises
     ------
@@ -70,12 +73,17 @@ def create(name: str, length: int, mode: int, *, space: bool, persist: bool) -> 
             os.unlink(temporary)
         raise
     try:
+        if fill:
+            fill(region)
         _give_name(fd, temporary, name)
     except BaseException:
         if beside:
             drop_beside("posix", os.fstat(fd).st_ino)
         region.close()
         raise
+    finally:
+        if temporary:
+            os.unlink(temporary)
     return region
 
 
@@ -104,9 +112,6 @@ def _give_name(fd: int, temporary: str | None, name: str) -> None:
         os.link(temporary or f"/proc/self/fd/{fd}", path_of(name), src_dir_fd=fd, follow_symlinks=True)
     except OSError as error:
         raise failure(-(error.errno or 0), "shm_open", None, (name, "O_CREAT|O_EXCL")) from None
-    finally:
-        if temporary:
-            os.unlink(temporary)
 
 
 def attach(name: str, least: int, *, readonly: bool) -> Region:

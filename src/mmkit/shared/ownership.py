@@ -19,15 +19,18 @@ class Owned:
     Ownership is the process's, not the object's: a forked child has the object and owns nothing.
     """
 
-    __slots__ = ("__weakref__", "_owner", "_region", "_size")
+    __slots__ = ("__weakref__", "_lives_by_views", "_owner", "_region", "_size")
 
     _region: Region
     _size: int
     _owner: Record | None
+    #: Nobody closes it: it goes when the last view does.
+    _lives_by_views: bool
 
     def _take(self, region: Region, *, owned: bool) -> None:
         self._region = region
         self._size = len(region)
+        self._lives_by_views = False
         self._owner = process_identity() if owned else None
 
     @property
@@ -81,6 +84,6 @@ class Owned:
 
     def __del__(self) -> None:
         region = getattr(self, "_region", None)
-        if region is None or region.closed:
+        if region is None or region.closed or (self._lives_by_views and not self.owned):
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)

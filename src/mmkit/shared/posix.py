@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 from mmkit._native.calls import PAGE_SIZE
@@ -44,7 +45,8 @@ class SharedMemory(Owned):
         Take the space of a new one now, so that no later access can find /dev/shm full; else pages are taken
         as they are written to, and an access gets SIGBUS when there are none.
     persist
-        A new one is meant to outlive this process: `mmkit.shared.reap` leaves it alone.
+        A new one is to outlive this process: it has no owner, only `unlink` removes it, and
+        `mmkit.shared.reap` leaves it alone.
 
     Raises
     ------
@@ -104,15 +106,25 @@ class SharedMemory(Owned):
         if create:
             if readonly:
                 raise ValueError("a new segment holds zeros: reading only makes sense for one that is there")
-            check_length(size)
-            region = _create(given, size, files.check_mode(mode), space=reserve, persist=persist)
+            region = _create(given, size, mode, space=reserve, persist=persist)
         elif given is None:
             raise ValueError("without a name there is nothing to attach: give one, or create=True")
         else:
             if size < 0:
                 raise ValueError(f"size must not be negative, as {size} is")
             region = files.attach(given, size, readonly=readonly)
-        self._hold(region, region.name, readonly, owned=create)
+        self._hold(region, region.name, readonly, owned=create and not persist)
+
+    @classmethod
+    def _filled(
+        cls, name: str | None, size: int, fill: Callable[[Region], None], mode: int, reserve: bool, persist: bool
+    ) -> Self:
+        """Make a segment that has contents by the time it has its name."""
+        given = None if name is None else check_name(name)
+        region = _create(given, size, mode, space=reserve, persist=persist, fill=fill)
+        segment = cls.__new__(cls)
+        segment._hold(region, region.name, readonly=False, owned=not persist)
+        return segment
 
     def _hold(self, region: Region, name: str | None, readonly: bool, *, owned: bool) -> None:
         announce(type(self), send_file)
@@ -346,13 +358,23 @@ class SharedMemory(Owned):
         return f"<SharedMemory {name} {state}>"
 
 
-def _create(name: str | None, size: int, mode: int, *, space: bool, persist: bool) -> Region:
+def _create(
+    name: str | None,
+    size: int,
+    mode: int,
+    *,
+    space: bool,
+    persist: bool,
+    fill: Callable[[Region], None] | None = None,
+) -> Region:
+    check_length(size)
+    files.check_mode(mode)
     while name is None:
         try:
-            return files.create(make_name(), size, mode, space=space, persist=persist)
+            return files.create(make_name(), size, mode, space=space, persist=persist, fill=fill)
         except FileExistsError:
             continue
-    return files.create(name, size, mode, space=space, persist=persist)
+    return files.create(name, size, mode, space=space, persist=persist, fill=fill)
 
 
 def _page_of(fd: int) -> int:

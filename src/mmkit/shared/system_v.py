@@ -44,7 +44,8 @@ class SystemVMemory(Owned):
     project
         For a path: ftok's second number, 1 to 255.
     persist
-        A new one is meant to outlive this process: `mmkit.shared.reap` leaves it alone.
+        A new one is to outlive this process: it has no owner, only `remove` removes it, and
+        `mmkit.shared.reap` leaves it alone.
 
     Raises
     ------
@@ -108,7 +109,7 @@ class SystemVMemory(Owned):
             identifier = shmget(number, size, _CREATE | check_mode(mode))
             try:
                 write_beside("systemv", identifier, make_record(persist))
-                self._attach(identifier, number, readonly, 0, owned=True)
+                self._attach(identifier, number, readonly, 0, owned=not persist)
             except BaseException:
                 shmctl(identifier, ShmCommand.RMID)
                 drop_beside("systemv", identifier)
