@@ -7,6 +7,7 @@ import click
 from mmkit.cli.doctor import doctor
 from mmkit.cli.maps import maps
 from mmkit.cli.output import Commands
+from mmkit.cli.shm import shm
 from mmkit.cli.tour import tour
 
 __all__ = ["main"]
@@ -21,3 +22,4 @@ def main() -> None:
 main.add_command(tour)
 main.add_command(maps)
 main.add_command(doctor)
+main.add_command(shm)

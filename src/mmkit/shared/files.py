@@ -17,7 +17,7 @@ from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
 from mmkit.shared.record import Record, drop_beside, make_record, write_beside, write_on
 from mmkit.shared.reserve import reserve
 
-__all__ = ["Identity", "attach", "check_file", "check_mode", "create", "identity_of", "mark", "remove"]
+__all__ = ["Identity", "attach", "check_file", "check_kind", "check_mode", "create", "identity_of", "mark", "remove"]
 
 _READ_WRITE = Prot.READ | Prot.WRITE
 
@@ -114,12 +114,19 @@ def _give_name(fd: int, temporary: str | None, name: str) -> None:
         raise failure(-(error.errno or 0), "shm_open", None, (name, "O_CREAT|O_EXCL")) from None
 
 
+def _open(path: str, flags: int) -> int:
+    try:
+        # A FIFO of that name must not be waited for.
+        return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    except BlockingIOError:
+        # It is a file, then, and `reap` has a lease on it for a moment: that is waited for.
+        return os.open(path, flags)
+
+
 def attach(name: str, least: int, *, readonly: bool) -> Region:
     """Map the segment of a name, whoever made it."""
-    flags = os.O_RDONLY if readonly else os.O_RDWR
     try:
-        # NONBLOCK: a FIFO of that name must not be waited for.
-        fd = os.open(path_of(name), flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = _open(path_of(name), (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         how = "O_RDONLY" if readonly else "O_RDWR"
         raise failure(-(error.errno or 0), "shm_open", None, (name, how)) from None
@@ -131,11 +138,17 @@ def attach(name: str, least: int, *, readonly: bool) -> Region:
         raise
 
 
-def check_file(fd: int, what: str, least: int) -> int:
-    """Return the length of a segment's file, or say why it cannot be one."""
+def check_kind(fd: int, what: str) -> os.stat_result:
+    """Return what fstat(2) says of a segment's file, or say that it cannot be one."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise Error(f"{what} is not shared memory: it is no regular file")
+    return status
+
+
+def check_file(fd: int, what: str, least: int) -> int:
+    """Return the length of a segment's file, or say why it cannot be one."""
+    status = check_kind(fd, what)
     if status.st_size == 0:
         raise Error(
             f"the segment {what} has no bytes: its maker has not given it a length yet, or died before it could. "

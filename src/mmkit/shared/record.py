@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mmkit.shared.names import DIRECTORY, HIDDEN
 
@@ -23,6 +24,7 @@ __all__ = [
     "process_identity",
     "read_beside",
     "read_on",
+    "start_time",
     "write_beside",
     "write_on",
 ]
@@ -101,6 +103,23 @@ def _lives(pid: int, start: int) -> bool | None:
         return None
     # What is left of a zombie is its number.
     return begun == start and state not in ("Z", "X")
+
+
+def start_time(pid: int) -> float | None | Literal[False]:
+    """Return when a process began, in seconds since the epoch; False if there is none, None if that is not told."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    state, start = _state_and_start(f"/proc/{pid}/stat")
+    if state in ("Z", "X"):
+        return False
+    if not start:
+        return None
+    now = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return now + start / os.sysconf("SC_CLK_TCK")
 
 
 def _state_and_start(path: str) -> tuple[str, int]:
