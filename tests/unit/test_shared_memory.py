@@ -318,6 +318,26 @@ def test_who_has_a_removed_segment_keeps_its_memory(name):
     theirs.close()
 
 
+def test_a_removed_segment_still_has_its_name_in_maps(name):
+    with SharedMemory(name, create=True, size=10) as ours:
+        assert mmkit.maps.find(ours.region.address).path == f"/dev/shm/{name}".encode()
+        ours.unlink()
+        area = mmkit.maps.find(ours.region.address)
+        assert (area.path, area.deleted) == (f"/dev/shm/{name}".encode(), True)
+
+
+@needs_root
+def test_a_mode_that_forbids_the_owner_too_is_no_hindrance(name):
+    def make():
+        with SharedMemory(name, create=True, size=10, mode=0) as ours:
+            ours.buf[0] = 7
+            with pytest.raises(PermissionError):
+                SharedMemory(name)
+        return name in names()
+
+    assert in_child(make, user=NOBODY) is False
+
+
 # ---- half-made ---------------------------------------------------------------------------------------
 
 

@@ -161,8 +161,8 @@ def _verdict(segment: Segment) -> str:
 
 def _command(pid: int) -> str:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
-        return printable(words or Path(f"/proc/{pid}/comm").read_bytes().strip())
+        # Not the command line: passwords stand there.
+        return printable(Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n"))
     except OSError:
         return "?"
 

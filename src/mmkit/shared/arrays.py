@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import Error
-from mmkit.region import Region
 from mmkit.shared.description import describe, read_description
 from mmkit.shared.posix import SharedMemory
 
@@ -107,12 +106,8 @@ def _make_array(
         raise ValueError(f"a shape has no negative extents, as {shape} has")
     length = math.prod(shape) * dtype.itemsize
     description = describe(dtype, shape, length)
-
-    def fill(region: Region) -> None:
-        region[length:] = description
-
     total = length + len(description)
-    segment = SharedMemory._filled(name, total, fill, mode, reserve, persist)
+    segment = SharedMemory._ending_with(name, total, description, mode, reserve, persist)
     return array_in(segment, dtype, shape)
 
 

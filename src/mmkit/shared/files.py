@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
 
 from mmkit.backing import set_size
 from mmkit.errors import Error
@@ -15,7 +15,7 @@ from mmkit.hints import failure, size
 from mmkit.region import Region
 from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
 from mmkit.shared.record import Record, drop_beside, make_record, write_beside, write_on
-from mmkit.shared.reserve import reserve
+from mmkit.shared.reserve import reserve, write
 
 __all__ = ["Identity", "attach", "check_file", "check_kind", "check_mode", "create", "identity_of", "mark", "remove"]
 
@@ -47,10 +47,8 @@ def mark(fd: int, persist: bool) -> Record | None:
     return None if write_on(fd, record) else record
 
 
-def create(
-    name: str, length: int, mode: int, *, space: bool, persist: bool, fill: Callable[[Region], None] | None = None
-) -> Region:
-    """Make a segment, complete (with what `fill` writes there), and give it its name in the end.
+def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end: bytes = b"") -> Region:
+    """Make a segment, complete (with what `end` holds in its last bytes), give it its name, and map it.
 
     Raises
     ------
@@ -59,32 +57,49 @@ def create(
     """
     fd, temporary = _open_unnamed()
     try:
-        set_size(fd, length)
-        if space:
-            reserve(fd, 0, length, name)
-        os.fchmod(fd, mode)
-        beside = mark(fd, persist)
-        if beside:
-            write_beside("posix", os.fstat(fd).st_ino, beside)
-        region = Region._of_segment(name, length, _READ_WRITE, fd=fd)
-    except BaseException:
+        beside = _complete(fd, name, length, mode, space, persist, end)
+        try:
+            _give_name(fd, temporary, name)
+        except BaseException:
+            if beside:
+                drop_beside("posix", os.fstat(fd).st_ino)
+            raise
+        return _map_named(fd, name, length)
+    finally:
         os.close(fd)
         if temporary:
             os.unlink(temporary)
-        raise
+
+
+def _complete(fd: int, name: str, length: int, mode: int, space: bool, persist: bool, end: bytes) -> bool:
+    """Give a new file all that a segment has but its name; whether its record stands beside it."""
+    set_size(fd, length)
+    if space:
+        reserve(fd, 0, length, name)
+    if end:
+        write(fd, end, length - len(end), name)
+    record = mark(fd, persist)
+    os.fchmod(fd, mode)  # it may forbid even its owner all this
+    if record:
+        write_beside("posix", os.fstat(fd).st_ino, record)
+    return record is not None
+
+
+def _map_named(fd: int, name: str, length: int) -> Region:
+    """Map a file that has just got its name, by that name: else /proc/PID/maps would call it #123 for ever."""
     try:
-        if fill:
-            fill(region)
-        _give_name(fd, temporary, name)
+        own = os.open(path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        own = os.dup(fd)  # a mode that forbids it, or somebody has removed it again
+    try:
+        if identity_of(own) != identity_of(fd):
+            os.dup2(fd, own, inheritable=False)
+        return Region._of_segment(name, length, _READ_WRITE, fd=own)
     except BaseException:
-        if beside:
-            drop_beside("posix", os.fstat(fd).st_ino)
-        region.close()
+        os.close(own)
+        with contextlib.suppress(Error):
+            remove(name, identity_of(fd))
         raise
-    finally:
-        if temporary:
-            os.unlink(temporary)
-    return region
 
 
 def _open_unnamed() -> tuple[int, str | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,8 +12,8 @@ from mmkit.maps import Areas, Kind
 __all__ = ["Found", "Holder", "Scan", "scan"]
 
 _PIECE = 1 << 18
-#: Lines of /proc/PID/maps that may be about shared memory. The others need not be taken apart.
-_LINE = re.compile(rb"^.*(?:/dev/shm/|/memfd:|/SYSV|/dev/zero|/anon_hugepage|\[anon_shmem:).*\n", re.MULTILINE)
+#: What lines of /proc/PID/maps about shared memory hold. The others need not be taken apart.
+_SIGNS = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem:")
 #: How the links in /proc/PID/fd to shared memory begin.
 _LINKS = ("/dev/shm/", "/memfd:")
 _KINDS = (Kind.SHM, Kind.MEMFD, Kind.SYSTEMV, Kind.ANONYMOUS, Kind.HUGETLB)
@@ -132,9 +131,11 @@ def _ipc_namespace(pid: int) -> int:
 
 
 def _look_at_mappings(pid: int, found: dict[Key, Found]) -> None:
-    lines = _LINE.findall(_text_of_maps(pid))
-    if not lines:
+    text = _text_of_maps(pid)
+    signs = [sign for sign in _SIGNS if sign in text]
+    if not signs:
         return
+    lines = [line for line in text.splitlines(keepends=True) if any(sign in line for sign in signs)]
     for area in Areas.parse(b"".join(lines), pid=pid).where(kind=_KINDS):
         if area.kind in (Kind.ANONYMOUS, Kind.HUGETLB) and not (area.shared and area.inode):
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Self
 
 from mmkit._native.calls import PAGE_SIZE
@@ -116,12 +115,12 @@ class SharedMemory(Owned):
         self._hold(region, region.name, readonly, owned=create and not persist)
 
     @classmethod
-    def _filled(
-        cls, name: str | None, size: int, fill: Callable[[Region], None], mode: int, reserve: bool, persist: bool
+    def _ending_with(
+        cls, name: str | None, size: int, end: bytes, mode: int, reserve: bool, persist: bool
     ) -> Self:
-        """Make a segment that has contents by the time it has its name."""
+        """Make a segment whose last bytes are there by the time it has its name."""
         given = None if name is None else check_name(name)
-        region = _create(given, size, mode, space=reserve, persist=persist, fill=fill)
+        region = _create(given, size, mode, space=reserve, persist=persist, end=end)
         segment = cls.__new__(cls)
         segment._hold(region, region.name, readonly=False, owned=not persist)
         return segment
@@ -359,22 +358,16 @@ class SharedMemory(Owned):
 
 
 def _create(
-    name: str | None,
-    size: int,
-    mode: int,
-    *,
-    space: bool,
-    persist: bool,
-    fill: Callable[[Region], None] | None = None,
+    name: str | None, size: int, mode: int, *, space: bool, persist: bool, end: bytes = b""
 ) -> Region:
     check_length(size)
     files.check_mode(mode)
     while name is None:
         try:
-            return files.create(make_name(), size, mode, space=space, persist=persist, fill=fill)
+            return files.create(make_name(), size, mode, space=space, persist=persist, end=end)
         except FileExistsError:
             continue
-    return files.create(name, size, mode, space=space, persist=persist, fill=fill)
+    return files.create(name, size, mode, space=space, persist=persist, end=end)
 
 
 def _page_of(fd: int) -> int:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mmkit.errors import SyscallError
 from mmkit.hints import failure, size
 
-__all__ = ["check_headroom", "lengthen", "reserve"]
+__all__ = ["check_headroom", "lengthen", "reserve", "write"]
 
 #: A signal ends fallocate(2) on tmpfs, and undoes what it did: in small pieces a timer cannot starve it.
 _PIECE = 4 << 20
@@ -73,6 +73,14 @@ def lengthen(fd: int, end: int, what: str) -> None:
         os.posix_fallocate(fd, end - 1, 1)
     except OSError as error:
         raise failure(-(error.errno or 0), "fallocate", None, (what, size(end))) from None
+
+
+def write(fd: int, data: bytes, offset: int, what: str) -> None:
+    """Write into a memory file, where a store would get SIGBUS if there is no space."""
+    try:
+        os.pwrite(fd, data, offset)
+    except OSError as error:
+        raise failure(-(error.errno or 0), "fallocate", None, (what, size(len(data)))) from None
 
 
 def check_headroom(length: int, call: str) -> None:
