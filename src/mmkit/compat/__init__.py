@@ -9,6 +9,6 @@ b'hello' (0, 5)
 
 from __future__ import annotations
 
-from mmkit.compat import mmap
+from mmkit.compat import mmap, shared_memory
 
-__all__ = ["mmap"]
+__all__ = ["mmap", "shared_memory"]
