@@ -25,7 +25,9 @@ def names() -> set[str]:
 
 
 def _may_mount() -> bool:
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    return (
+        os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    )
 
 
 needs_mounts = pytest.mark.skipif(not _may_mount(), reason="needs a mount namespace of its own")

@@ -121,8 +121,9 @@ def _full_hint(call: str) -> str:
         return _huge_page_hint(call)
     room = os.statvfs("/dev/shm")
     return (
-        f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of {size(room.f_blocks * room.f_frsize)}. Remove "
-        "what was leaked (`mmkit shm reap`, `mmkit shm list`), mount it larger (`mount -o remount,size=`; "
+        f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
+        f"{size(room.f_blocks * room.f_frsize)}. "
+        "Remove what was leaked (`mmkit shm reap`, `mmkit shm list`), mount it larger (`mount -o remount,size=`; "
         "containers: --shm-size), or take space only when it is used with reserve=False."
     )
 
@@ -194,7 +195,9 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("F_ADD_SEALS", errno.EPERM): _text(
         "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
     ),
-    ("shm_open", errno.ENOENT): _text("No segment has this name: `mmkit shm list` shows those that are there."),
+    ("shm_open", errno.ENOENT): _text(
+        "No segment has this name: `mmkit shm list` shows those that are there."
+    ),
     ("shm_open", errno.EEXIST): _text(
         "A segment has this name: attach it without create=True, or remove it with `mmkit shm remove`."
     ),

@@ -100,14 +100,23 @@ class RegionFactories(RegionContents):
 
     @classmethod
     def _of_segment(
-        cls, name: str | None, length: int, prot: Prot, *, fd: int = -1, shmid: int = -1, page: int = PAGE_SIZE
+        cls,
+        name: str | None,
+        length: int,
+        prot: Prot,
+        *,
+        fd: int = -1,
+        shmid: int = -1,
+        page: int = PAGE_SIZE,
     ) -> Self:
         """Map shared memory whose name and end are somebody else's care: a file of memory, or System V's.
 
         The region owns `fd` from then on.
         """
         flags = _SHARED | (_HUGETLB if page != PAGE_SIZE else 0)
-        region = cls._make("segment", name, length, prot, flags, fd=fd, shmid=shmid, granule=page, may_shrink=fd >= 0)
+        region = cls._make(
+            "segment", name, length, prot, flags, fd=fd, shmid=shmid, granule=page, may_shrink=fd >= 0
+        )
         region._resizable = fd >= 0 and Prot.WRITE in prot
         return region
 

@@ -405,7 +405,9 @@ class Region(RegionFactories):
         """
         check_length(n)
         if not self._resizable:
-            raise Error("resize: of files, only one mapped with mode='r+' can be resized; of System V memory, none")
+            raise Error(
+                "resize: of files, only one mapped with mode='r+' can be resized; of System V memory, none"
+            )
         self._resize(n)
 
     def add_seals(self, seals: Seal) -> None:

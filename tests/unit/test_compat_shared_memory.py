@@ -5,7 +5,6 @@ import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import sysconfig
 import venv
 from multiprocessing import shared_memory as standard
@@ -67,8 +66,12 @@ def substituted(tmp_path_factory):
 def test_cpythons_own_tests_pass_with_it(substituted, method, tmp_path):
     # As a file: spawned children import it.
     program = tmp_path / "suite.py"
-    program.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in SUITE.splitlines()))
-    done = subprocess.run([substituted, program, method], capture_output=True, text=True, timeout=110, cwd=tmp_path)
+    program.write_text(
+        "if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in SUITE.splitlines())
+    )
+    done = subprocess.run(
+        [substituted, program, method], capture_output=True, text=True, timeout=110, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "SharedMemory" in done.stderr
 
@@ -76,7 +79,7 @@ def test_cpythons_own_tests_pass_with_it(substituted, method, tmp_path):
 # ---- beside the standard module ------------------------------------------------------------------------
 
 
-@pytest.fixture()
+@pytest.fixture
 def name():
     name = f"mmkit-compat-{os.getpid()}"
     yield name
@@ -96,10 +99,27 @@ def test_it_has_what_the_standard_module_has():
     assert len(compat._make_filename()) == len(standard._make_filename())
 
 
-ITEMS = ["howdy", b"HoWdY", -273.154, 100, None, True, False, "", b"", "exactly8", "x" * 100, 2**63 - 1, -(2**63), "ü"]
+ITEMS = [
+    "howdy",
+    b"HoWdY",
+    -273.154,
+    100,
+    None,
+    True,
+    False,
+    "",
+    b"",
+    "exactly8",
+    "x" * 100,
+    2**63 - 1,
+    -(2**63),
+    "ü",
+]
 
 
-@pytest.mark.parametrize(("writer", "reader"), [(standard, compat), (compat, standard)], ids=["read", "written"])
+@pytest.mark.parametrize(
+    ("writer", "reader"), [(standard, compat), (compat, standard)], ids=["read", "written"]
+)
 def test_each_reads_the_others_lists(writer, reader, name):
     ours = writer.ShareableList(ITEMS, name=name)
     theirs = reader.ShareableList(name=name)

@@ -24,7 +24,7 @@ DTYPES = [
 ]  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def name():
     name = f"mmkit-array-{os.getpid()}"
     yield name
@@ -39,7 +39,7 @@ def test_dtype_and_shape_come_back_and_the_memory_is_the_same(name, dtype, shape
         theirs = shared.array(name)
         assert (theirs.dtype, theirs.shape) == (np.dtype(dtype), shape) == (ours.dtype, ours.shape)
         assert not ours.view("u1").any() if ours.size and shape else True
-        ours.reshape(-1).view("V%d" % ours.itemsize)[:] = b"\x01" * ours.itemsize
+        ours.reshape(-1).view(f"V{ours.itemsize}")[:] = b"\x01" * ours.itemsize
         assert theirs.tobytes() == ours.tobytes()
         assert ours.flags.aligned
         assert ours.flags.c_contiguous
@@ -104,7 +104,9 @@ def test_a_segment_without_an_array_is_told_and_stays(name, contents):
 
 def end(text, *, version=1, text_length=None, length=24, checksum=None):
     crc = zlib.crc32(text) if checksum is None else checksum
-    return text + struct.pack("<8sIIQII", b"mmkarray", version, len(text) if text_length is None else text_length, length, crc, 0)
+    return text + struct.pack(
+        "<8sIIQII", b"mmkarray", version, len(text) if text_length is None else text_length, length, crc, 0
+    )
 
 
 GOOD = b"{'descr': '<f8', 'shape': (3,)}"

@@ -21,14 +21,16 @@ BOTH = pytest.mark.parametrize(
     "imports",
     [
         "from mmkit import SharedMemory",
-        pytest.param(STANDARD, marks=pytest.mark.xfail(strict=False, reason="a defect of the standard module")),
+        pytest.param(
+            STANDARD, marks=pytest.mark.xfail(strict=False, reason="a defect of the standard module")
+        ),
     ],
     ids=["mmkit", "standard"],
 )
 FILES = Path(__file__).parent
 
 
-@pytest.fixture()
+@pytest.fixture
 def name():
     name = f"mmkit-defect-{os.getpid()}"
     yield name
@@ -52,7 +54,10 @@ def program(imports, code, **how):
 def test_an_attaching_process_exits_and_the_segment_stays(imports, name):
     # https://github.com/python/cpython/issues/82300
     Path(f"/dev/shm/{name}").write_bytes(b"precious")
-    done = program(imports, f"segment = SharedMemory({name!r})\nassert bytes(segment.buf) == b'precious'\nsegment.close()")
+    done = program(
+        imports,
+        f"segment = SharedMemory({name!r})\nassert bytes(segment.buf) == b'precious'\nsegment.close()",
+    )
     assert name in names()
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -61,7 +66,9 @@ def test_an_attaching_process_exits_and_the_segment_stays(imports, name):
 def test_a_process_that_unpickled_it_exits_and_the_segment_stays(imports, name):
     Path(f"/dev/shm/{name}").write_bytes(b"precious")
     # Killed, so that nobody cleans up after it.
-    writer = f"import pickle\nprint(pickle.dumps(SharedMemory({name!r}), 4).hex(), flush=True)\nos.killpg(0, 9)"
+    writer = (
+        f"import pickle\nprint(pickle.dumps(SharedMemory({name!r}), 4).hex(), flush=True)\nos.killpg(0, 9)"
+    )
     data = program(imports, writer, start_new_session=True).stdout.strip()
     reader = f"import pickle\nsegment = pickle.loads(bytes.fromhex({data!r}))\nsegment.close()"
     done = program(imports, reader)

@@ -26,7 +26,7 @@ from segment_tools import HERE, behind_a_small_tmpfs, names, needs_mounts
 from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run, sanitized, with_huge_pages
 
 
-@pytest.fixture()
+@pytest.fixture
 def name():
     name = f"mmkit-test-{os.getpid()}"
     yield name
@@ -84,14 +84,24 @@ def test_a_name_is_made_up_when_none_is_given():
 
 
 def test_names_appear_as_given_and_a_leading_slash_is_the_c_librarys(name):
-    for given in (name, f"/{name}", f"{name} with spaces", f"{name}-ü", f"{name}\n\x1b[31m", f"{name}\udcff", "x" * 255):
+    for given in (
+        name,
+        f"/{name}",
+        f"{name} with spaces",
+        f"{name}-ü",
+        f"{name}\n\x1b[31m",
+        f"{name}\udcff",
+        "x" * 255,
+    ):
         with SharedMemory(given, create=True, size=1) as segment:
             assert segment.name == given.removeprefix("/")
             assert segment.name in names()
             SharedMemory(given).close()
 
 
-@pytest.mark.parametrize("bad", ["", "/", ".", "..", "a/b", "//a", "/a/", "a\0b", "x" * 256, "ü" * 128, "\ud800", ".mmkit-x"])
+@pytest.mark.parametrize(
+    "bad", ["", "/", ".", "..", "a/b", "//a", "/a/", "a\0b", "x" * 256, "ü" * 128, "\ud800", ".mmkit-x"]
+)
 def test_what_can_be_no_name_is_refused_before_anything_is_made(bad):
     before = names()
     with pytest.raises(ValueError, match="cannot name a segment"):
@@ -514,9 +524,8 @@ def test_closing_under_a_live_view_raises_and_changes_nothing(name):
 
 
 def test_leaving_the_block_under_a_live_view_removes_the_name_and_says_what_lives(name):
-    with pytest.raises(BufferError, match="live view"):
-        with SharedMemory(name, create=True, size=10) as segment:
-            view = segment.buf
+    with pytest.raises(BufferError, match="live view"), SharedMemory(name, create=True, size=10) as segment:
+        view = segment.buf
     assert name not in names()
     view[0] = 7
     del view
@@ -555,7 +564,12 @@ def test_a_closed_segment_says_so(name):
         theirs = SharedMemory(name)
         theirs.close()
         assert theirs.closed
-        for use in (lambda: theirs.buf, lambda: theirs.fd, lambda: theirs.resize(), lambda: theirs.__enter__()):
+        for use in (
+            lambda: theirs.buf,
+            lambda: theirs.fd,
+            lambda: theirs.resize(),
+            lambda: theirs.__enter__(),
+        ):
             with pytest.raises(mmkit.ClosedError):
                 use()
         assert not segment.closed
@@ -625,7 +639,10 @@ def test_huge_pages_are_had_or_the_caller_knows():
     else:
         with pytest.raises(mmkit.Error):
             SharedMemory.memfd(100, hugepages="require")
-    with pytest.warns(RuntimeWarning, match="ordinary pages"), SharedMemory.memfd(1 << 42, hugepages="warn", reserve=False) as segment:
+    with (
+        pytest.warns(RuntimeWarning, match="ordinary pages"),
+        SharedMemory.memfd(1 << 42, hugepages="warn", reserve=False) as segment,
+    ):
         assert segment.region._page_size == PAGE
 
 
@@ -696,7 +713,10 @@ def test_pickled_by_name_it_is_the_same_segment_attached_alike(name, protocol):
 def test_a_name_that_another_segment_took_is_told_from_the_pickled_one(name):
     with SharedMemory(name, create=True, size=10) as segment:
         data = pickle.dumps(segment, 4)
-    with SharedMemory(name, create=True, size=10), pytest.raises(mmkit.Error, match="another one has its name"):
+    with (
+        SharedMemory(name, create=True, size=10),
+        pytest.raises(mmkit.Error, match="another one has its name"),
+    ):
         pickle.loads(data)
 
 
@@ -739,7 +759,9 @@ assert resource_tracker._resource_tracker._fd is None
 # ---- the end of the interpreter -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("views", ["", "view = segment.buf", "import numpy; view = numpy.ndarray(10, 'u1', segment.buf)"])
+@pytest.mark.parametrize(
+    "views", ["", "view = segment.buf", "import numpy; view = numpy.ndarray(10, 'u1', segment.buf)"]
+)
 def test_an_interpreter_ends_quietly_and_leaves_the_segment_to_its_owners_word(name, views):
     done = run(f"import mmkit\nsegment = mmkit.SharedMemory({name!r}, create=True, size=10)\n{views}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -749,7 +771,10 @@ def test_an_interpreter_ends_quietly_and_leaves_the_segment_to_its_owners_word(n
 def test_with_warnings_on_the_end_of_the_interpreter_names_what_was_not_closed(name):
     code = f"import mmkit\nsegment = mmkit.SharedMemory({name!r}, create=True, size=10)"
     done = subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-c", code], capture_output=True, text=True, env=HERE
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        env=HERE,
     )
     assert done.returncode == 0
     assert "ResourceWarning: unclosed <SharedMemory" in done.stderr

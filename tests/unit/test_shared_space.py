@@ -16,7 +16,7 @@ from support import SANITIZED, exit_signal, in_child
 LIMIT = 64 << 20
 
 
-@pytest.fixture()
+@pytest.fixture
 def limited_group():
     """A control group of 64 MiB; its procs file."""
     for folder, limit in (("/sys/fs/cgroup/memory", "limit_in_bytes"), ("/sys/fs/cgroup", "max")):
@@ -51,7 +51,9 @@ def test_more_than_the_control_group_may_have_is_an_error_and_not_a_kill(limited
             lambda: SharedMemory.memfd(2 * LIMIT),
             lambda: mmkit.SystemVMemory(size=2 * LIMIT, create=True),
         ):
-            with pytest.raises(mmkit.OutOfMemory, match="control group's limit in .*mmkit-test.* leaves .* MiB"):
+            with pytest.raises(
+                mmkit.OutOfMemory, match="control group's limit in .*mmkit-test.* leaves .* MiB"
+            ):
                 segment()
         with SharedMemory(create=True, size=LIMIT // 4) as segment:
             with pytest.raises(mmkit.OutOfMemory, match="reserve=False"):

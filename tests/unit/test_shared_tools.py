@@ -21,13 +21,20 @@ from mmkit import SharedMemory, SystemVMemory, linux, shared
 from mmkit.cli import main
 from mmkit.flags import ShmCommand
 from mmkit.shared import reaping, record
-from segment_tools import HERE, behind_a_small_tmpfs, mount_over_dev_shm, names, needs_mounts, new_ipc_namespace
+from segment_tools import (
+    HERE,
+    behind_a_small_tmpfs,
+    mount_over_dev_shm,
+    names,
+    needs_mounts,
+    new_ipc_namespace,
+)
 from support import NOBODY, PAGE, in_child, needs_root
 
 KEY = 0x6D6E0000 | os.getpid() & 0xFFFF
 
 
-@pytest.fixture()
+@pytest.fixture
 def name():
     name = f"mmkit-tool-{os.getpid()}"
     yield name
@@ -100,7 +107,12 @@ def test_a_posix_segment_is_listed_with_its_maker_and_holders(name):
             assert (segment.size, segment.resident) == (2 * PAGE + 1, 3 * PAGE)
             assert (segment.owner, segment.mode) == (os.geteuid(), 0o640)
             assert (segment.creator, segment.creator_alive) == (os.getpid(), True)
-            assert (segment.made_by_mmkit, segment.persist, segment.removed, segment.attached) == (True, False, False, True)
+            assert (segment.made_by_mmkit, segment.persist, segment.removed, segment.attached) == (
+                True,
+                False,
+                False,
+                True,
+            )
             holders = {holder.pid: holder for holder in segment.holders}
             assert holders.keys() == {os.getpid(), pid}
             assert holders[pid] == (pid, 3 * PAGE, True) or holders[pid].mapped == 6 * PAGE
@@ -288,7 +300,14 @@ def test_a_zombie_is_dead(name):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"mmkit-segment", b"mmkit-segment 2 pid=1", b"mmkit-segment 1 pid=1", b"\xff" * 100, b"mmkit-segment 1 pid=x"],
+    [
+        b"",
+        b"mmkit-segment",
+        b"mmkit-segment 2 pid=1",
+        b"mmkit-segment 1 pid=1",
+        b"\xff" * 100,
+        b"mmkit-segment 1 pid=x",
+    ],
 )
 def test_a_record_that_says_nothing_clear_proves_nothing(name, text):
     by_the_dead(lambda: SharedMemory(name, create=True, size=1))
@@ -305,7 +324,9 @@ def test_who_attaches_while_it_is_reaped_waits_and_is_not_killed(name):
     code = f"import mmkit\nmmkit.SharedMemory({name!r}).close()\nprint('attached')"
     with reaping._leased(f"/dev/shm/{name}") as fd:
         assert fd is not None
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=HERE) as other:
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=HERE
+        ) as other:
             # It waits in open(2): the kernel asks for the lease back.
             while fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK and other.poll() is None:
                 threading.Event().wait(0.001)
@@ -402,7 +423,9 @@ def test_segments_of_another_ipc_namespace_are_not_taken_for_ours(name):
         with SystemVMemory(KEY, PAGE, create=True) as ours:
             assert one(kind="systemv", name=f"{KEY:#010x}", creator=os.getpid()).id == ours.id
             # The outer one is seen by who has it, as one that cannot be attached from here.
-            others = [each for each in found(kind="systemv", name=f"{KEY:#010x}") if each.creator != os.getpid()]
+            others = [
+                each for each in found(kind="systemv", name=f"{KEY:#010x}") if each.creator != os.getpid()
+            ]
             assert {holder.pid for each in others for holder in each.holders} == {os.getpid(), os.getppid()}
             assert all(each.removed for each in others)
         shared.reap()
@@ -424,7 +447,17 @@ def test_the_command_lists_for_people_and_for_programs(name):
         shown = shm("list")
         assert shown.exit_code == 0
         line = next(line for line in shown.output.splitlines() if name in line)
-        assert line.split() == ["posix", name, "20", "KiB", "20", "KiB", str(os.geteuid()), "0600", *f"{os.getpid()} alive {os.getpid()}".split()]
+        assert line.split() == [
+            "posix",
+            name,
+            "20",
+            "KiB",
+            "20",
+            "KiB",
+            str(os.geteuid()),
+            "0600",
+            *f"{os.getpid()} alive {os.getpid()}".split(),
+        ]
         assert f"id {other.id} key {KEY:#010x}" in shown.output
         documents = {document["name"]: document for document in json.loads(shm("list", "--json").output)}
         assert documents[name]["holders"] == [{"pid": os.getpid(), "mapped": 5 * PAGE, "opened": True}]
@@ -433,7 +466,13 @@ def test_the_command_lists_for_people_and_for_programs(name):
 
 def test_the_command_tells_who_has_one(name):
     with SharedMemory(name, create=True, size=PAGE), SystemVMemory(KEY, 10, create=True) as other:
-        for arguments in ((name,), (f"/{name}",), ("--id", str(other.id)), ("--key", hex(KEY)), ("--key", str(KEY))):
+        for arguments in (
+            (name,),
+            (f"/{name}",),
+            ("--id", str(other.id)),
+            ("--key", hex(KEY)),
+            ("--key", str(KEY)),
+        ):
             answer = shm("attached", *arguments)
             assert answer.exit_code == 0
             assert "1 have it" in answer.output

@@ -54,9 +54,9 @@ def test_what_one_writes_the_other_reads_whatever_names_it(tmp_path):
 
 
 def test_two_projects_of_a_path_are_two_segments(tmp_path):
-    with SystemVMemory(tmp_path, 10, create=True, project=1) as one:
-        with SystemVMemory(tmp_path, 10, create=True, project=2) as two:
-            assert one.id != two.id
+    one = SystemVMemory(tmp_path, 10, create=True, project=1)
+    with one, SystemVMemory(tmp_path, 10, create=True, project=2) as two:
+        assert one.id != two.id
 
 
 def test_a_key_is_the_same_with_and_without_its_sign():
@@ -301,9 +301,8 @@ def test_a_process_gets_it_as_an_argument_and_its_exit_leaves_it(method):
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_pickled_it_is_the_same_segment(protocol):
-    with SystemVMemory(size=10, create=True) as ours:
-        with pickle.loads(pickle.dumps(ours, protocol)) as copy:
-            assert (copy.id, copy.owned) == (ours.id, False)
+    with SystemVMemory(size=10, create=True) as ours, pickle.loads(pickle.dumps(ours, protocol)) as copy:
+        assert (copy.id, copy.owned) == (ours.id, False)
 
 
 def test_with_protocol_5_contents_travel_and_become_a_segment_that_goes_with_its_holder():

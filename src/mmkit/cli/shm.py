@@ -73,7 +73,9 @@ def attached(name: str | None, identifier: int | None, key: int | None) -> None:
         table = _table("pid", "mapped", "open", "command")
         for holder in segment.holders:
             mapped = written_size(holder.mapped) if holder.mapped else "-"
-            table.add_row(str(holder.pid), mapped, "yes" if holder.opened else "no", Text(_command(holder.pid)))
+            table.add_row(
+                str(holder.pid), mapped, "yes" if holder.opened else "no", Text(_command(holder.pid))
+            )
         if segment.holders:
             _print(table)
 
@@ -200,7 +202,9 @@ def _listing(found: Iterable[Segment]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in ("size", "resident", "mapped") else "left", no_wrap=True)
+        table.add_column(
+            column, justify="right" if column in ("size", "resident", "mapped") else "left", no_wrap=True
+        )
     return table
 
 

@@ -1,9 +1,10 @@
 """`multiprocessing.shared_memory` on mmkit's segments: the same interface, the same behaviour.
 
-That includes the resource tracker: by default a segment goes when the process tree that made or attached it has
-ended, as the standard module has it. `mmkit.SharedMemory` is the one without that. What differs is what nobody can
-have relied on: a segment appears complete, memory stays as long as any array or view on it (`SharedMemory.close`
-raises BufferError where the standard module lets numpy crash), and `ShareableList` counts bytes, not characters.
+That includes the resource tracker: by default a segment goes when the process tree that made or attached it
+has ended, as the standard module has it. `mmkit.SharedMemory` is the one without that. What differs is what
+nobody can have relied on: a segment appears complete, memory stays as long as any array or view on it
+(`SharedMemory.close` raises BufferError where the standard module lets numpy crash), and `ShareableList`
+counts bytes, not characters.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import errno
 import os
 import secrets
 import struct
+import types
 from collections.abc import Iterable, Iterator
 from functools import partial
-from types import GenericAlias
 from typing import Any, Final
 
 from mmkit.errors import Error, SyscallError
@@ -51,8 +52,8 @@ class SharedMemory:
     size
         Bytes of a new one; ignored when attaching.
     track
-        Tell multiprocessing's resource tracker of it, which removes it when the processes are gone that were told of
-        by one tracker: as Python 3.13 has it, and what earlier ones always do.
+        Tell multiprocessing's resource tracker of it, which removes it when the processes are gone that were
+        told of by one tracker: as Python 3.13 has it, and what earlier ones always do.
     """
 
     # Read by subclasses and by CPython's tests, as the standard module has them.
@@ -234,8 +235,8 @@ def _format_of(value: Any, item: Item) -> str:  # noqa: ANN401 - what struct pac
 class ShareableList:
     """A list of fixed length in shared memory, as :class:`multiprocessing.shared_memory.ShareableList`.
 
-    It holds int, float, bool, str, bytes and None. Text and bytes have the room that they had at first, up to the next
-    multiple of 8 bytes; NUL bytes at their end are not kept.
+    It holds int, float, bool, str, bytes and None. Text and bytes have the room that they had at first, up to
+    the next multiple of 8 bytes; NUL bytes at their end are not kept.
 
     Parameters
     ----------
@@ -245,10 +246,12 @@ class ShareableList:
         What its segment is called.
     """
 
+    _count: int
+
     def __init__(self, sequence: Iterable[Item] | None = None, *, name: str | None = None) -> None:
         if sequence is None and name is not None:
             self.shm = SharedMemory(name)
-            (self._count,) = _WORD.unpack_from(self._memory, 0)
+            self._count = int(_WORD.unpack_from(self._memory, 0)[0])
             self._check_layout()
             return
         items = list(sequence or ())
@@ -271,7 +274,11 @@ class ShareableList:
 
     def _check_layout(self) -> None:
         needed = self._items_start + (_FORMAT.size + _CODE.size) * self._count
-        if self._count < 0 or needed > len(self._memory) or needed + self._offset(self._count) > len(self._memory):
+        if (
+            self._count < 0
+            or needed > len(self._memory)
+            or needed + self._offset(self._count) > len(self._memory)
+        ):
             raise ValueError(f"the segment {self.shm.name!r} holds no ShareableList")
 
     # ---- where things are -----------------------------------------------------------------------------
@@ -285,7 +292,7 @@ class ShareableList:
 
     @property
     def _items_start(self) -> int:
-        return _WORD.size * (self._count + 2)
+        return 8 * (self._count + 2)
 
     @property
     def _formats_start(self) -> int:
@@ -379,4 +386,5 @@ class ShareableList:
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({list(self)}, name={self.shm.name!r})"
 
-    __class_getitem__ = classmethod(GenericAlias)
+    def __class_getitem__(cls, item: Any) -> types.GenericAlias:  # noqa: ANN401 - as list has it
+        return types.GenericAlias(cls, item)

@@ -1,7 +1,7 @@
 """Memory that processes share: POSIX and System V segments, numpy arrays in them, and what finds leaked ones.
 
-`SharedMemory` has a name in /dev/shm, or none (`SharedMemory.memfd`); `SystemVMemory` has a number; `array` is a numpy
-array by name. `segments` lists what there is on the machine, and `reap` removes what was leaked.
+`SharedMemory` has a name in /dev/shm, or none (`SharedMemory.memfd`); `SystemVMemory` has a number; `array`
+is a numpy array by name. `segments` lists what there is on the machine, and `reap` removes what was leaked.
 """
 
 from __future__ import annotations

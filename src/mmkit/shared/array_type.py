@@ -20,15 +20,15 @@ __all__ = ["SharedArray", "array_in"]
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """A numpy array in memory that other processes share. Made by `mmkit.shared.array`.
 
-    It is an array like any other, and what is computed from it is plain arrays. The memory stays as long as any
-    array on it; nothing needs to be closed.
+    It is an array like any other, and what is computed from it is plain arrays. The memory stays as long as
+    any array on it; nothing needs to be closed.
 
-    As a context manager, in the process that made it, it removes its name at the end of the block; ``unlink`` of
-    its `segment` does so at any time. An array that its maker let go of without that is warned about, unless it was
-    made to persist: its memory stays taken.
+    As a context manager, in the process that made it, it removes its name at the end of the block; ``unlink``
+    of its `segment` does so at any time. An array that its maker let go of without that is warned about,
+    unless it was made to persist: its memory stays taken.
 
-    Through :mod:`multiprocessing` the whole array travels by its name, and is the same memory there; parts of it, and
-    anything through plain :mod:`pickle`, travel as contents and arrive as plain arrays.
+    Through :mod:`multiprocessing` the whole array travels by its name, and is the same memory there; parts of
+    it, and anything through plain :mod:`pickle`, travel as contents and arrive as plain arrays.
     """
 
     _segment: SharedMemory | None = None
@@ -47,7 +47,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             with contextlib.suppress(FileNotFoundError):
                 segment.unlink()
 
-    def __array_wrap__(  # type: ignore[override]
+    def __array_wrap__(
         self, array: np.ndarray[Any, Any], context: object = None, return_scalar: bool = False
     ) -> Any:  # noqa: ANN401
         if array is self:

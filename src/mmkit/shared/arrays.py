@@ -37,8 +37,8 @@ def array(
     name
         What its segment is called in /dev/shm; None makes up a name, for a new one.
     shape, dtype
-        Of a new one; None is float64, as numpy has it. When attaching they come from the segment: what is given
-        must agree with what is there.
+        Of a new one; None is float64, as numpy has it. When attaching they come from the segment: what is
+        given must agree with what is there.
     create
         Make it, of zeros, and own it. Else attach what is there.
     mode, readonly, reserve, persist
@@ -118,7 +118,9 @@ def attach_array(name: str, *, readonly: bool, identity: Identity | None = None)
     segment = SharedMemory(name, readonly=readonly)
     try:
         if identity not in (None, segment._identity):
-            raise Error(f"the array {name!r} that was pickled has been removed: another segment has its name now")
+            raise Error(
+                f"the array {name!r} that was pickled has been removed: another segment has its name now"
+            )
         dtype, shape = read_description(segment.region, name)
     except BaseException:
         segment.close()

@@ -1,7 +1,7 @@
 """What stands behind an array's data in its segment: dtype and shape, for who attaches.
 
-docs/shared-memory.md draws it. It stands at the end, so that data begins at offset 0 for programs that know nothing
-of it; its last bytes say where it begins.
+docs/shared-memory.md draws it. It stands at the end, so that data begins at offset 0 for programs that know
+nothing of it; its last bytes say where it begins.
 """
 
 from __future__ import annotations
@@ -55,21 +55,27 @@ def read_description(region: Region, name: str | None) -> tuple[np.dtype[Any], t
     end = region[max(0, total - _END.size) :]
     if len(end) < _END.size or not end.startswith(_MAGIC):
         raise Error(
-            f"the segment {name!r} holds no array of mmkit's. np.ndarray(shape, dtype, buffer=SharedMemory(…).buf) "
-            "makes one of its bytes"
+            f"the segment {name!r} holds no array of mmkit's. "
+            "np.ndarray(shape, dtype, buffer=SharedMemory(…).buf) makes one of its bytes"
         )
     _, version, text_length, length, checksum, _ = _END.unpack(end)
     if version != _VERSION:
         raise Error(f"the array in the segment {name!r} has format {version}: this mmkit reads {_VERSION}")
     start = total - _END.size - text_length
     if start < length or text_length > _LONGEST:
-        raise CorruptError(f"the description of the array in the segment {name!r} says more bytes than there are")
+        raise CorruptError(
+            f"the description of the array in the segment {name!r} says more bytes than there are"
+        )
     text = region[start : start + text_length]
     if zlib.crc32(text) != checksum:
-        raise CorruptError(f"the description of the array in the segment {name!r} is damaged: its checksum is wrong")
+        raise CorruptError(
+            f"the description of the array in the segment {name!r} is damaged: its checksum is wrong"
+        )
     dtype, shape = _parsed(text, name)
     if dtype.itemsize * _product(shape) != length:
-        raise CorruptError(f"the array in the segment {name!r} has {length} bytes: {shape} of {dtype} need others")
+        raise CorruptError(
+            f"the array in the segment {name!r} has {length} bytes: {shape} of {dtype} need others"
+        )
     return dtype, shape
 
 
@@ -82,7 +88,9 @@ def _parsed(text: bytes, name: str | None) -> tuple[np.dtype[Any], tuple[int, ..
         if dtype.hasobject or not all(type(extent) is int and extent >= 0 for extent in shape):
             raise ValueError("no dtype and shape of shared memory")
     except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
-        raise CorruptError(f"the description of the array in the segment {name!r} is damaged: {error}") from None
+        raise CorruptError(
+            f"the description of the array in the segment {name!r} is damaged: {error}"
+        ) from None
     return dtype, tuple(shape)
 
 

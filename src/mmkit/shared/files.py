@@ -17,7 +17,17 @@ from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
 from mmkit.shared.record import Record, drop_beside, make_record, write_beside, write_on
 from mmkit.shared.reserve import reserve, write
 
-__all__ = ["Identity", "attach", "check_file", "check_kind", "check_mode", "create", "identity_of", "mark", "remove"]
+__all__ = [
+    "Identity",
+    "attach",
+    "check_file",
+    "check_kind",
+    "check_mode",
+    "create",
+    "identity_of",
+    "mark",
+    "remove",
+]
 
 _READ_WRITE = Prot.READ | Prot.WRITE
 
@@ -86,7 +96,7 @@ def _complete(fd: int, name: str, length: int, mode: int, space: bool, persist: 
 
 
 def _map_named(fd: int, name: str, length: int) -> Region:
-    """Map a file that has just got its name, by that name: else /proc/PID/maps would call it #123 for ever."""
+    """Map a file that has just got its name, by that name: else /proc/PID/maps called it #123 for ever."""
     try:
         own = os.open(path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -166,11 +176,13 @@ def check_file(fd: int, what: str, least: int) -> int:
     status = check_kind(fd, what)
     if status.st_size == 0:
         raise Error(
-            f"the segment {what} has no bytes: its maker has not given it a length yet, or died before it could. "
+            f"the segment {what} has no bytes: its maker has not given it a length yet, or died before that. "
             "mmkit's own appear complete; if this one stays so, remove it with `mmkit shm remove`"
         )
     if status.st_size < least:
-        raise ValueError(f"the segment {what} has {size(status.st_size)}: fewer than the {size(least)} asked for")
+        raise ValueError(
+            f"the segment {what} has {size(status.st_size)}: fewer than the {size(least)} asked for"
+        )
     return status.st_size
 
 

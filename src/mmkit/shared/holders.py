@@ -40,8 +40,8 @@ class Holder(NamedTuple):
 class Key(NamedTuple):
     """What tells one piece of shared memory from all others.
 
-    An inode number alone does not: that of a System V segment is its identifier, on the device where the kernel keeps
-    memory files, too; and each IPC namespace counts its own.
+    An inode number alone does not: that of a System V segment is its identifier, on the device where the
+    kernel keeps memory files, too; and each IPC namespace counts its own.
     """
 
     kind: Kind

@@ -78,13 +78,13 @@ def segments() -> list[Segment]:
     Returns
     -------
     list of Segment
-        By kind, then by name. What only exists where nobody may look (a memfd of another user's process) is not
-        among them.
+        By kind, then by name. What only exists where nobody may look (a memfd of another user's process) is
+        not among them.
 
     Notes
     -----
-    Reads /dev/shm, /proc/sysvipc/shm, and for each process /proc/PID/maps and /proc/PID/fd. It takes no locks: what
-    changes meanwhile may be seen before or after.
+    Reads /dev/shm, /proc/sysvipc/shm, and for each process /proc/PID/maps and /proc/PID/fd. It takes no
+    locks: what changes meanwhile may be seen before or after.
 
     References
     ----------
@@ -94,7 +94,9 @@ def segments() -> list[Segment]:
     rest = dict(seen.found)
     listed = [*_posix(rest, seen), *_system_v(rest, seen)]
     listed += [_without_name(key, memory) for key, memory in rest.items()]
-    return sorted(listed, key=lambda segment: (_ORDER.index(segment.kind), segment.name, segment.id or 0, segment.inode))
+    return sorted(
+        listed, key=lambda segment: (_ORDER.index(segment.kind), segment.name, segment.id or 0, segment.inode)
+    )
 
 
 _ORDER = ("posix", "systemv", "memfd", "anonymous")
@@ -125,9 +127,7 @@ def _posix(rest: dict[Key, Found], seen: Scan) -> Iterator[Segment]:
                     yield _named(entry, status, rest, seen)
 
 
-def _named(
-    entry: os.DirEntry[str], status: os.stat_result, rest: dict[Key, Found], seen: Scan
-) -> Segment:
+def _named(entry: os.DirEntry[str], status: os.stat_result, rest: dict[Key, Found], seen: Scan) -> Segment:
     memory = rest.pop(Key(Kind.SHM, status.st_dev, status.st_ino, 0), None)
     holders = memory.holders if memory else ()
     record = read_on(entry.path) or read_beside("posix", status.st_ino, status.st_uid)
@@ -216,7 +216,11 @@ def _made_by_the_living(pid: int, changed: int) -> bool | None:
 def _without_name(key: Key, memory: Found) -> Segment:
     status = memory.status()
     kind = _NAMES.get(key.kind, "anonymous")
-    record = next((record for link in memory.links if (record := read_on(link))), None) if kind == "memfd" else None
+    record = (
+        next((record for link in memory.links if (record := read_on(link))), None)
+        if kind == "memfd"
+        else None
+    )
     return Segment(
         kind,
         _name_of(kind, os.fsdecode(memory.path)),

@@ -25,9 +25,9 @@ Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 def announce(kind: type, reduce: Callable[[Any], Any], *, at_once: bool = False) -> None:
     """Tell multiprocessing how to send what stays on this machine.
 
-    Its pickler cannot be told from others by what it asks, and with protocol 5, its default from Python 3.14 on,
-    it would send contents that the receiver does not need. Importing it for that costs 15 ms: so only then, or
-    `at_once`.
+    Its pickler cannot be told from others by what it asks, and with protocol 5, its default from Python 3.14
+    on, it would send contents that the receiver does not need. Importing it for that costs 15 ms: so only
+    then, or `at_once`.
     """
     if kind in _announced:
         return

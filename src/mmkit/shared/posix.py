@@ -50,8 +50,8 @@ class SharedMemory(Owned):
     Raises
     ------
     SyscallError
-        ``ENOENT`` (a `FileNotFoundError`), ``EEXIST`` (a `FileExistsError`), ``EACCES`` (a `PermissionError`);
-        ``ENOSPC``: /dev/shm is full; ``EFBIG``: beyond ``RLIMIT_FSIZE``.
+        ``ENOENT`` (a `FileNotFoundError`), ``EEXIST`` (a `FileExistsError`), ``EACCES`` (a
+        `PermissionError`); ``ENOSPC``: /dev/shm is full; ``EFBIG``: beyond ``RLIMIT_FSIZE``.
     OutOfMemory
         A control group's limit would not hold it (the kernel would kill), or no address space is left.
     ValueError
@@ -194,10 +194,16 @@ class SharedMemory(Owned):
 
     @classmethod
     def _make_memfd(cls, size: int, name: str, seals: Seal, page: int, reserve: bool) -> Self:
-        kind = MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | (MemfdFlag.HUGETLB if page != PAGE_SIZE else MemfdFlag(0))
+        kind = (
+            MemfdFlag.CLOEXEC
+            | MemfdFlag.ALLOW_SEALING
+            | (MemfdFlag.HUGETLB if page != PAGE_SIZE else MemfdFlag(0))
+        )
         with sized_memfd(name, kind, size, page) as fd:
             if reserve:
-                take_space(fd, 0, os.fstat(fd).st_size, "huge memfd" if page != PAGE_SIZE else f"memfd:{name}")
+                take_space(
+                    fd, 0, os.fstat(fd).st_size, "huge memfd" if page != PAGE_SIZE else f"memfd:{name}"
+                )
             # Nobody finds a memfd that nobody holds: without attributes nothing needs to stand beside it.
             files.mark(fd, persist=False)
             region = Region._of_segment(f"memfd:{name}", size, _READ_WRITE, fd=fd, page=page)
@@ -293,8 +299,8 @@ class SharedMemory(Owned):
         if size is not None:
             if size < there:
                 raise ValueError(
-                    f"a segment never becomes shorter, and this one has {there} bytes: whoever has mapped more than "
-                    f"{size} would get SIGBUS. resize() without a size maps what others have added"
+                    f"a segment never becomes shorter, and this one has {there} bytes: whoever has mapped "
+                    f"more than {size} would get SIGBUS. resize() without a size maps what others have added"
                 )
             if size > there:
                 self._lengthen(there, size, reserve)
@@ -327,7 +333,8 @@ class SharedMemory(Owned):
     def unlink(self) -> None:
         """Remove the name: who has the memory keeps it, and nobody else can attach it.
 
-        Before or after `close`, by any process that may. A segment that has taken the name since is left alone.
+        Before or after `close`, by any process that may. A segment that has taken the name since is left
+        alone.
 
         Raises
         ------

@@ -1,8 +1,9 @@
 """`reap`: remove what is provably leaked, and nothing else.
 
-Leaked is what mmkit made, was not meant to persist, whose creator is dead, and that nobody has. The last is the
-kernel's word, not a look around: it gives a write lease on a file only while nobody else has the file open or
-mapped, in whatever process, namespace or message on its way; and it counts the attachments of System V segments.
+Leaked is what mmkit made, was not meant to persist, whose creator is dead, and that nobody has. The last is
+the kernel's word, not a look around: it gives a write lease on a file only while nobody else has the file
+open or mapped, in whatever process, namespace or message on its way; and it counts the attachments of System
+V segments.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _F_SETSIG = 10
 def reap(dry_run: bool = False) -> list[Segment]:
     """Remove the segments that are provably leaked.
 
-    That is: made by mmkit, not meant to persist, their creator dead, and nobody has them. What a user may not look
-    at is unknown, and stays.
+    That is: made by mmkit, not meant to persist, their creator dead, and nobody has them. What a user may not
+    look at is unknown, and stays.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ def _drop_remains() -> None:
         if kind == "making":
             _drop_unfinished(path_of(name))
         elif kind == "record":
-            _drop_record(*rest.split("-", 1), inodes)
+            _drop_record(rest, inodes)
 
 
 def _drop_unfinished(path: str) -> None:
@@ -157,7 +158,8 @@ def _drop_unfinished(path: str) -> None:
             os.unlink(path)
 
 
-def _drop_record(kind: str, number: str, inodes: set[int]) -> None:
+def _drop_record(what: str, inodes: set[int]) -> None:
+    kind, _, number = what.partition("-")
     if kind not in ("posix", "systemv") or not number.isdecimal():
         return
     record = read_beside(kind, int(number), os.geteuid())
@@ -167,7 +169,10 @@ def _drop_record(kind: str, number: str, inodes: set[int]) -> None:
     if kind == "posix":
         gone = int(number) not in inodes
     else:
-        same = (record.boot, record.ipc_namespace) == (process_identity().boot, process_identity().ipc_namespace)
+        same = (record.boot, record.ipc_namespace) == (
+            process_identity().boot,
+            process_identity().ipc_namespace,
+        )
         gone = same and int(number) not in {row["shmid"] for row in system_v_rows()}
     if gone:
         drop_beside(kind, int(number))

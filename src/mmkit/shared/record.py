@@ -61,7 +61,9 @@ class Record(NamedTuple):
 
     def encode(self) -> bytes:
         """Write it as it is stored: words and numbers in ASCII."""
-        fields = " ".join(f"{name}={int(value) if name == 'persist' else value}" for name, value in self._asdict().items())
+        fields = " ".join(
+            f"{name}={int(value) if name == 'persist' else value}" for name, value in self._asdict().items()
+        )
         return f"{_MAGIC} {_VERSION} {fields}".encode("ascii")
 
     @classmethod
@@ -105,8 +107,8 @@ def _lives(pid: int, start: int) -> bool | None:
     return begun == start and state not in ("Z", "X")
 
 
-def start_time(pid: int) -> float | None | Literal[False]:
-    """Return when a process began, in seconds since the epoch; False if there is none, None if that is not told."""
+def start_time(pid: int) -> float | Literal[False] | None:
+    """Return when a process began, in seconds since the epoch; False if it is gone, None if nobody tells."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -144,8 +146,15 @@ def process_identity() -> Record:
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    namespaces = (_inode(f"/proc/self/ns/{kind}") for kind in ("pid", "time", "ipc"))
-    return Record(os.getpid(), _state_and_start("/proc/self/stat")[1], boot or "unknown", *namespaces, persist=False)
+    return Record(
+        pid=os.getpid(),
+        start=_state_and_start("/proc/self/stat")[1],
+        boot=boot or "unknown",
+        pid_namespace=_inode("/proc/self/ns/pid"),
+        time_namespace=_inode("/proc/self/ns/time"),
+        ipc_namespace=_inode("/proc/self/ns/ipc"),
+        persist=False,
+    )
 
 
 os.register_at_fork(after_in_child=process_identity.cache_clear)

@@ -1,8 +1,8 @@
 """Space that is really there: taken at creation, and never more than a control group lets the process have.
 
 A file in memory has pages only where it was written to. Where none is left then, the writer gets SIGBUS; so
-space is taken beforehand, by posix_fallocate(3). What that call takes counts as the memory of the process, and
-past the limit of its control group it does not fail: the kernel kills. So the limits are looked at first.
+space is taken beforehand, by posix_fallocate(3). What that call takes counts as the memory of the process,
+and past the limit of its control group it does not fail: the kernel kills. So the limits are looked at first.
 """
 
 from __future__ import annotations
@@ -216,7 +216,9 @@ def _chain(mount: str, root: str, path: str) -> Iterator[str]:
 
 def _group(folder: str, is_second: bool) -> _Group:
     if is_second:
-        names = ("max", "current", "swap.max", "swap.current", "stat")
-        return _Group(*(f"{folder}/memory.{name}" for name in names), "")
-    names = ("limit_in_bytes", "usage_in_bytes", "memsw.limit_in_bytes", "memsw.usage_in_bytes", "stat")
-    return _Group(*(f"{folder}/memory.{name}" for name in names), "total_")
+        names = ("max", "current", "swap.max", "swap.current")
+    else:
+        names = ("limit_in_bytes", "usage_in_bytes", "memsw.limit_in_bytes", "memsw.usage_in_bytes")
+    limit, usage, swap_limit, swap_usage = (f"{folder}/memory.{name}" for name in names)
+    statistics = f"{folder}/memory.stat"
+    return _Group(limit, usage, swap_limit, swap_usage, statistics, "" if is_second else "total_")

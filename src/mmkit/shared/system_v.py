@@ -30,8 +30,8 @@ class SystemVMemory(Owned):
     Parameters
     ----------
     key
-        The number all agree on; or the path of a file that exists, of which ``ftok(3)`` makes a number; or None,
-        for a new one that only its `id` names (``IPC_PRIVATE``).
+        The number all agree on; or the path of a file that exists, of which ``ftok(3)`` makes a number; or
+        None, for a new one that only its `id` names (``IPC_PRIVATE``).
     size
         Bytes of a new one. When attaching, how many there must be at least.
     create
@@ -50,8 +50,8 @@ class SystemVMemory(Owned):
     Raises
     ------
     SyscallError
-        ``ENOENT`` (a `FileNotFoundError`), ``EEXIST`` (a `FileExistsError`), ``EACCES`` (a `PermissionError`);
-        ``ENOSPC``: kernel.shmmni or kernel.shmall; ``EINVAL``: beyond kernel.shmmax.
+        ``ENOENT`` (a `FileNotFoundError`), ``EEXIST`` (a `FileExistsError`), ``EACCES`` (a
+        `PermissionError`); ``ENOSPC``: kernel.shmmni or kernel.shmall; ``EINVAL``: beyond kernel.shmmax.
     OutOfMemory
         A control group's limit would not hold it, or no address space is left.
     ValueError
@@ -117,8 +117,8 @@ class SystemVMemory(Owned):
             return
         if key is None:
             raise ValueError(
-                "without a key there is nothing to attach: give one, or create=True; SystemVMemory.attach(id) "
-                "attaches what only its identifier names"
+                "without a key there is nothing to attach: give one, or create=True; "
+                "SystemVMemory.attach(id) attaches what only its identifier names"
             )
         if size < 0:
             raise ValueError(f"size must not be negative, as {size} is")
@@ -236,7 +236,9 @@ class SystemVMemory(Owned):
 
     def __repr__(self) -> str:
         key = "" if self._key is None else f" key {self._key & (1 << _KEY_BITS) - 1:#x}"
-        state = "detached" if self.closed else f"{self.size} bytes" + (", read-only" if self._readonly else "")
+        state = (
+            "detached" if self.closed else f"{self.size} bytes" + (", read-only" if self._readonly else "")
+        )
         return f"<SystemVMemory {self._id}{key} {state}>"
 
 
