@@ -122,9 +122,9 @@ def _full_hint(call: str) -> str:
     room = os.statvfs("/dev/shm")
     return (
         f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
-        f"{size(room.f_blocks * room.f_frsize)}. "
-        "Remove what was leaked (`mmkit shm reap`, `mmkit shm list`), mount it larger (`mount -o remount,size=`; "
-        "containers: --shm-size), or take space only when it is used with reserve=False."
+        f"{size(room.f_blocks * room.f_frsize)}. Remove what was leaked (`mmkit shm reap`), mount it larger "
+        "(`mount -o remount,size=`; containers: --shm-size), or take space only when it is used: "
+        "reserve=False."
     )
 
 

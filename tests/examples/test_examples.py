@@ -181,7 +181,7 @@ def read_or_end(fd):
 @EVERY_PROGRAM
 def test_a_program_names_the_chapter_that_names_it(name):
     docstring = " ".join(ast.get_docstring(ast.parse(PROGRAMS[name].read_text())).split())
-    (chapter,) = re.findall(r'Belongs to the chapter "\w+" \(docs/(\w+)\.md\)\.', docstring)
+    (chapter,) = re.findall(r'Belongs to the chapter "[\w ]+" \(docs/([\w-]+)\.md\)\.', docstring)
     assert f"examples/{name}.py" in (ROOT / "docs" / f"{chapter}.md").read_text()
 
 
@@ -363,3 +363,28 @@ def test_the_mapper_shows_each_command():
     assert "search lines 0999\n19985\n" in text
     assert "10000 replaced" in text
     assert "10000 lines, checksum " in text
+
+
+# ---- shared memory ----------------------------------------------------------------------------------
+
+
+def test_system_v_hello_has_the_child_write_the_parent_read_and_the_segment_gone():
+    shown = output("system_v_hello")
+    (pid,) = re.findall(r"child: wrote +'hello from process (\d+)'", shown)
+    assert f"the parent reads 'hello from process {pid}'" in shown
+    assert re.search(r"afterwards: +segment \d+: (Invalid argument|Identifier removed)", shown)
+
+
+def test_posix_hello_survives_the_others_death_and_leaves_no_name():
+    shown = output("posix_hello")
+    assert shown.count("memory holds b'hello world'; the name is there: True") == 2
+    assert "it ended by  SIGKILL" in shown
+    assert "afterwards:  the name is there: False" in shown
+
+
+def test_shared_array_is_filled_by_every_process_and_read_without_copying():
+    shown = output("shared_array")
+    assert "which ended with [0, 0, 0, 0]" in shown
+    assert shown.count("filled: True") == 4
+    assert "written there, read here: [1, 2, 3]" in shown
+    assert "still reads True" in shown

@@ -3,9 +3,11 @@
 from typing import assert_type
 
 import mmkit
-from mmkit import Advice, MapFlag, Prot, Region, linux
+from mmkit import Advice, MapFlag, Prot, Region, SharedMemory, SystemVMemory, linux, shared
 from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
+from mmkit.shared import Segment
+from mmkit.shared.array_type import SharedArray
 from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
 
 region = Region.anonymous(4096, prot=Prot.READ | Prot.WRITE, lock="warn", hugepages="off")
@@ -48,6 +50,19 @@ with mmap.mmap(-1, 100, access=mmap.ACCESS_WRITE, trackfd=False) as mapped:
     mapped.madvise(mmap.MADV_COLLAPSE)
     assert_type(mapped.protect(mmap.PROT_READ), tuple[int, int])
     assert_type(memoryview(mapped), memoryview[int])
+with SharedMemory("name", create=True, size=10, mode=0o640) as segment:
+    assert_type(segment, SharedMemory)
+    assert_type(segment.buf, memoryview)
+    assert_type(segment.name, str | None)
+    assert_type(segment.region, Region)
+assert_type(SharedMemory.memfd(10), SharedMemory)
+with SystemVMemory("/path", 10, create=True) as numbered:
+    assert_type(numbered.id, int)
+    assert_type(numbered.stat(), ShmidDs)
+assert_type(SystemVMemory.attach(7, readonly=True), SystemVMemory)
+assert_type(shared.array("name", (2, 3), "f8", create=True), SharedArray)
+assert_type(shared.segments(), list[Segment])
+assert_type(shared.reap(dry_run=True), list[Segment])
 
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""System V shared memory: the child writes, the parent reads, the segment is removed.
+
+The two agree on a number and on nothing else. The kernel counts who is attached, and keeps the segment until
+it was removed and nobody is. Belongs to the chapter "Shared memory" (docs/shared-memory.md).
+
+        parent                      the segment                     child
+        SystemVMemory(create=True)  ┌────────────────────────┐      SystemVMemory.attach(id)
+        buf[:] ───────────────────▶ │ hello from the child   │ ◀─── buf[:5] = b"hello"
+                                    └────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import mmkit
+from mmkit import SystemVMemory
+
+SIZE = 4096
+
+
+def main() -> None:
+    """Make a segment, have a child write into it, read it, and see it go."""
+    with SystemVMemory(size=SIZE, create=True) as segment:
+        print(f"made:            segment {segment.id}, {segment.size} bytes")
+        tell("attached by us", segment)
+        run_in_a_child(lambda: write_greeting(segment.id))
+        tell("the child ended", segment)
+
+        text = bytes(segment.buf).rstrip(b"\0").decode()
+        print(f"the parent reads {text!r}")
+
+        with SystemVMemory.attach(segment.id, readonly=True) as reader:
+            tell("a reader more", segment)
+            print(f"the reader's buffer is read-only: {reader.buf.readonly}")
+            try:
+                reader.region[0] = 1
+            except mmkit.MemoryFault as fault:
+                print(f"it writes:       {type(fault).__name__}: {fault.reason}")
+        identifier = segment.id
+
+    # Leaving the block has removed it: this process made it.
+    try:
+        SystemVMemory.attach(identifier)
+    except mmkit.SyscallError as error:
+        print(f"afterwards:      segment {identifier}: {error.strerror}")
+
+
+def write_greeting(identifier: int) -> None:
+    """Attach the segment by its number, as any other process could, and write into it."""
+    with SystemVMemory.attach(identifier) as segment:
+        # A forked child has its parent's attachment as well: one more than before.
+        tell("child: attached", segment)
+        greeting = f"hello from process {os.getpid()}".encode()
+        segment.buf[: len(greeting)] = greeting
+        print(f"child: wrote     {greeting.decode()!r}")
+        print(f"child: owner?    {segment.owned}: leaving the block removes nothing")
+
+
+def tell(when: str, segment: SystemVMemory) -> None:
+    """Print what the kernel counts."""
+    status = segment.stat()
+    print(f"{when + ':':<16} {status.shm_nattch} attachments, made by process {status.shm_cpid}")
+
+
+def run_in_a_child(work: object) -> None:
+    """Fork, run it there, and wait."""
+    assert callable(work)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            sys.stdout.flush()
+            status = 0
+        finally:
+            os._exit(status)
+    os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()
