@@ -6,9 +6,9 @@ dtype and shape stand in the segment: who attaches needs the name only. Belongs 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
+from multiprocessing.connection import Pipe
 from typing import Any
 
 # Python warns of a fork in a process with threads, which numpy's library of linear algebra would start.
@@ -39,7 +39,7 @@ def main() -> None:
             print(f"  band {band}:   red {part[..., 0].mean():5.1f}, filled: {bool(part[..., 1].all())}")
 
         # Through multiprocessing the array travels as its name, and is the same memory where it arrives.
-        inbox, outbox = multiprocessing.Pipe()
+        inbox, outbox = Pipe()
         outbox.send(picture)
         received = inbox.recv()
         received[0, 0] = [1, 2, 3]
