@@ -1,8 +1,8 @@
 """Shared memory: making, attaching and removing segments, and arrays in them.
 
-What mmkit does more than its peers is in its figures: the segment's space is taken (the others' pages are taken when
-they are touched, and the row "touched" has everybody touch them), the control group's limits are looked at, the
-maker is recorded, and the segment appears complete.
+What mmkit does more than its peers is in its figures: the segment's space is taken (the others' pages are
+taken when they are touched, as everybody does in the second race), the control group's limits are looked at,
+the maker is recorded, and the segment appears complete.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def _sysv_ipc(statement: str, **names: object) -> Statement | None:
     return None if sysv_ipc is None else Statement(statement, sysv_ipc=sysv_ipc, **names)
 
 
+def _touch(buffer: memoryview, pages: range) -> None:
+    for page in pages:
+        buffer[page] = 1
+
+
 # ---- POSIX ------------------------------------------------------------------------------------------
 
 
@@ -71,7 +76,7 @@ def _cycle(size: int, touch: str) -> Contestants:
         f"{touch.format('m')}; m.close(); s.unlink()"
     )
     step = mmkit.PAGE_SIZE
-    pages = {"pages": range(0, size, step)} if touch else {}
+    pages: dict[str, object] = {"pages": range(0, size, step), "touch": _touch} if touch else {}
     return known(
         {
             "mmkit": Statement(own, make=mmkit.SharedMemory, name=name, size=size, **pages),
@@ -100,7 +105,7 @@ def cycle(scope: ExitStack) -> Contestants:
 def cycle_touched(scope: ExitStack) -> Contestants:
     """Everybody pays for the pages, one way or the other."""
     del scope
-    return _cycle(1 << 20, "\n        for page in pages: {0}[page] = 1\n        ")
+    return _cycle(1 << 20, "; touch({0}, pages)")
 
 
 @race("attach 4 KiB by name and let go", peer="multiprocessing")
@@ -114,7 +119,8 @@ def attach(scope: ExitStack) -> Contestants:
             "mmkit.compat": Statement("s = make(name); s.close()", make=Compatible, name=name),
             "multiprocessing": Statement("s = make(name); s.close()", make=Standard, name=name),
             "posix_ipc": _posix_ipc(
-                "s = posix_ipc.SharedMemory(name); m = mmap(s.fd, s.size); s.close_fd(); m.close()", name=f"/{name}"
+                "s = posix_ipc.SharedMemory(name); m = mmap(s.fd, s.size); s.close_fd(); m.close()",
+                name=f"/{name}",
             ),
         }
     )
@@ -122,7 +128,7 @@ def attach(scope: ExitStack) -> Contestants:
 
 @race("buf", peer="multiprocessing")
 def buffer(scope: ExitStack) -> Contestants:
-    """A new view each time, against the one that the standard module keeps."""
+    """Take a new view each time, against the one that the standard module keeps."""
     ours = scope.enter_context(mmkit.SharedMemory(create=True, size=SIZE))
     theirs = Standard(create=True, size=SIZE)
     scope.callback(theirs.unlink)
@@ -135,15 +141,18 @@ def buffer(scope: ExitStack) -> Contestants:
 
 @race("make, attach, detach and remove a System V segment of 4 KiB", peer="sysv_ipc")
 def system_v_cycle(scope: ExitStack) -> Contestants:
-    """mmkit's record of the maker stands in a file of its own here."""
+    """Make and remove: the record of the maker stands in a file of its own here."""
     del scope
     return known(
         {
             "mmkit": Statement(
-                "s = make(size=size, create=True); s.detach(); s.remove()", make=mmkit.SystemVMemory, size=SIZE
+                "s = make(size=size, create=True); s.detach(); s.remove()",
+                make=mmkit.SystemVMemory,
+                size=SIZE,
             ),
             "sysv_ipc": _sysv_ipc(
-                "s = sysv_ipc.SharedMemory(None, sysv_ipc.IPC_CREX, size=size); s.detach(); s.remove()", size=SIZE
+                "s = sysv_ipc.SharedMemory(None, sysv_ipc.IPC_CREX, size=size); s.detach(); s.remove()",
+                size=SIZE,
             ),
         }
     )

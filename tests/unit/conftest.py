@@ -1,4 +1,6 @@
-"""Fixtures of the Region tests."""
+"""Fixtures of the unit tests."""
+
+import os
 
 import pytest
 
@@ -17,3 +19,13 @@ def path(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * (4 * PAGE // 256))
     return path
+
+
+@pytest.fixture
+def name():
+    """A name for shared memory, whose segments are gone afterwards; tests may add to it."""
+    name = f"mmkit-test-{os.getpid()}"
+    yield name
+    for left in os.listdir("/dev/shm"):
+        if left.startswith(name):
+            os.unlink(f"/dev/shm/{left}")

@@ -1,6 +1,5 @@
 """`mmkit.compat.shared_memory` in place of `multiprocessing.shared_memory`, in every interpreter of a tree."""
 
-import contextlib
 import importlib.util
 import os
 import signal
@@ -77,14 +76,6 @@ def test_cpythons_own_tests_pass_with_it(substituted, method, tmp_path):
 
 
 # ---- beside the standard module ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def name():
-    name = f"mmkit-compat-{os.getpid()}"
-    yield name
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"/dev/shm/{name}")
 
 
 def public(kind):

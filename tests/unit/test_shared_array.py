@@ -1,9 +1,7 @@
 """Promises of `mmkit.shared.array`: numpy arrays by name."""
 
-import contextlib
 import gc
 import multiprocessing
-import os
 import pickle
 import struct
 import warnings
@@ -22,14 +20,6 @@ DTYPES = [
     [("x", "f4"), ("y", "<i8", (2, 3))],
     {"names": ["a", "b"], "formats": ["i1", "f8"], "offsets": [0, 16], "itemsize": 32},
 ]  # fmt: skip
-
-
-@pytest.fixture
-def name():
-    name = f"mmkit-array-{os.getpid()}"
-    yield name
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"/dev/shm/{name}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -27,15 +27,6 @@ BOTH = pytest.mark.parametrize(
     ],
     ids=["mmkit", "standard"],
 )
-FILES = Path(__file__).parent
-
-
-@pytest.fixture
-def name():
-    name = f"mmkit-defect-{os.getpid()}"
-    yield name
-    if name in names():
-        os.unlink(f"/dev/shm/{name}")
 
 
 def program(imports, code, **how):
@@ -45,7 +36,6 @@ def program(imports, code, **how):
         text=True,
         timeout=60,
         env=HERE,
-        cwd=FILES,
         **how,
     )
 

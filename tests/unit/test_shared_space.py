@@ -1,7 +1,9 @@
-"""Promises about space: a control group's limit is looked at before the kernel would kill."""
+"""Promises about space: it is there, or an error says so; no signal, no kill."""
 
 import contextlib
+import errno
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -11,7 +13,13 @@ import mmkit
 from mmkit import SharedMemory
 from mmkit.shared import reserve
 from segment_tools import behind_a_small_tmpfs, mount_over_dev_shm, names, needs_mounts
-from support import SANITIZED, exit_signal, in_child
+from support import (
+    PAGE,
+    SANITIZED,
+    exit_signal,
+    in_child,
+    sanitized,
+)
 
 LIMIT = 64 << 20
 
@@ -121,3 +129,98 @@ def test_a_dev_shm_without_a_limit_is_no_full_one():
             segment.resize(20 << 20)
 
     in_child(make)
+
+
+# ---- space -------------------------------------------------------------------------------------------
+
+
+@needs_mounts
+def test_a_full_dev_shm_is_an_error_at_creation_and_leaves_nothing(name):
+    def fill():
+        with pytest.raises(mmkit.SyscallError, match=r"--shm-size") as caught:
+            SharedMemory(name, create=True, size=1 << 20)
+        assert caught.value.errno == errno.ENOSPC
+        assert os.listdir("/dev/shm") == []
+        with SharedMemory(name, create=True, size=100 << 10) as segment:
+            with pytest.raises(mmkit.SyscallError) as caught:
+                segment.resize(1 << 20)
+            assert caught.value.errno == errno.ENOSPC
+            assert os.fstat(segment.fd).st_size == segment.size == 100 << 10
+            segment.buf[:] = bytes(100 << 10)
+
+    in_child(behind_a_small_tmpfs(fill, "256k"))
+
+
+@needs_mounts
+def test_sparse_space_is_asked_for_by_name_and_a_guarded_access_tells_when_it_is_missing(name):
+    def overfill():
+        with SharedMemory(name, create=True, size=1 << 20, reserve=False) as segment:
+            assert os.fstat(segment.fd).st_blocks == 0
+            with pytest.raises(mmkit.MemoryFault, match="no memory"):
+                segment.region[:] = bytes(1 << 20)
+
+    in_child(behind_a_small_tmpfs(overfill, "256k"))
+
+
+def test_space_is_taken_at_creation_in_full(name):
+    with SharedMemory(name, create=True, size=10 * PAGE + 1) as segment:
+        assert os.fstat(segment.fd).st_blocks * 512 == 11 * PAGE
+        segment.resize(20 * PAGE)
+        assert os.fstat(segment.fd).st_blocks * 512 == 20 * PAGE
+    with SharedMemory(name, create=True, size=10 * PAGE, reserve=False) as segment:
+        segment.resize(20 * PAGE, reserve=False)
+        assert os.fstat(segment.fd).st_blocks * 512 == PAGE
+
+
+def test_a_timer_does_not_starve_the_taking_of_much_space(name):
+    ticks = []
+    before = signal.signal(signal.SIGALRM, lambda *_: ticks.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    try:
+        with SharedMemory(name, create=True, size=128 << 20):
+            pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ticks
+
+
+def test_a_limit_on_file_size_is_an_error_and_leaves_nothing(name):
+    def make():
+        with pytest.raises(mmkit.SyscallError, match="RLIMIT_FSIZE") as caught:
+            SharedMemory(name, create=True, size=2 << 20)
+        assert caught.value.errno == errno.EFBIG
+        with SharedMemory(name, create=True, size=1 << 20) as segment:
+            with pytest.raises(mmkit.SyscallError, match="RLIMIT_FSIZE"):
+                segment.resize(2 << 20)
+            assert segment.size == 1 << 20
+
+    in_child(make, limits={resource.RLIMIT_FSIZE: 1 << 20})
+    assert name not in names()
+
+
+@sanitized
+def test_a_limit_on_address_space_is_an_error_and_leaves_nothing(name):
+    def make():
+        usage = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+        resource.setrlimit(resource.RLIMIT_AS, (usage + (32 << 20), resource.RLIM_INFINITY))
+        with pytest.raises(mmkit.OutOfMemory, match="RLIMIT_AS"):
+            SharedMemory(name, create=True, size=64 << 20)
+        with pytest.raises(mmkit.OutOfMemory, match="RLIMIT_AS"):
+            SharedMemory(f"{name}-large")
+        return len(os.listdir("/proc/self/fd"))
+
+    with SharedMemory(f"{name}-large", create=True, size=64 << 20, reserve=False):
+        in_child(make)
+        assert f"{name}-large" in names()
+    assert name not in names()
+
+
+def test_too_many_open_files_is_an_error_and_leaves_nothing(name):
+    def make():
+        with pytest.raises(mmkit.SyscallError) as caught:
+            SharedMemory(name, create=True, size=1)
+        assert caught.value.errno == errno.EMFILE
+
+    in_child(make, limits={resource.RLIMIT_NOFILE: 3})
+    assert name not in names()

@@ -34,13 +34,9 @@ from support import NOBODY, PAGE, in_child, needs_root
 KEY = 0x6D6E0000 | os.getpid() & 0xFFFF
 
 
-@pytest.fixture
-def name():
-    name = f"mmkit-tool-{os.getpid()}"
-    yield name
-    for left in names():
-        if left.startswith(name):
-            os.unlink(f"/dev/shm/{left}")
+@pytest.fixture(autouse=True)
+def _no_system_v_segment_stays():
+    yield
     with contextlib.suppress(OSError):
         linux.shmctl(linux.shmget(KEY, 0, 0), ShmCommand.RMID)
 

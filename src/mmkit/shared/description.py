@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import struct
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import CorruptError, Error
@@ -71,7 +72,12 @@ def read_description(region: Region, name: str | None) -> tuple[np.dtype[Any], t
         raise CorruptError(
             f"the description of the array in the segment {name!r} is damaged: its checksum is wrong"
         )
-    dtype, shape = _parsed(text, name)
+    try:
+        dtype, shape = _parsed(text)
+    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
+        raise CorruptError(
+            f"the description of the array in the segment {name!r} is damaged: {error}"
+        ) from None
     if dtype.itemsize * _product(shape) != length:
         raise CorruptError(
             f"the array in the segment {name!r} has {length} bytes: {shape} of {dtype} need others"
@@ -79,18 +85,14 @@ def read_description(region: Region, name: str | None) -> tuple[np.dtype[Any], t
     return dtype, shape
 
 
-def _parsed(text: bytes, name: str | None) -> tuple[np.dtype[Any], tuple[int, ...]]:
+@lru_cache(maxsize=64)
+def _parsed(text: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
     from numpy.lib import format as npy
 
-    try:
-        fields = ast.literal_eval(text.decode("ascii"))
-        dtype, shape = npy.descr_to_dtype(fields["descr"]), fields["shape"]
-        if dtype.hasobject or not all(type(extent) is int and extent >= 0 for extent in shape):
-            raise ValueError("no dtype and shape of shared memory")
-    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
-        raise CorruptError(
-            f"the description of the array in the segment {name!r} is damaged: {error}"
-        ) from None
+    fields = ast.literal_eval(text.decode("ascii"))
+    dtype, shape = npy.descr_to_dtype(fields["descr"]), fields["shape"]
+    if dtype.hasobject or not all(type(extent) is int and extent >= 0 for extent in shape):
+        raise ValueError("no dtype and shape of shared memory")
     return dtype, tuple(shape)
 
 

@@ -14,7 +14,7 @@ from mmkit.flags import Prot
 from mmkit.hints import failure, size
 from mmkit.region import Region
 from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
-from mmkit.shared.record import Record, drop_beside, make_record, write_beside, write_on
+from mmkit.shared.record import drop_beside, write_beside, write_on
 from mmkit.shared.reserve import reserve, write
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "check_mode",
     "create",
     "identity_of",
-    "mark",
     "remove",
 ]
 
@@ -49,12 +48,6 @@ def check_mode(mode: int) -> int:
     if mode & ~0o777:
         raise ValueError(f"mode has the nine permission bits: {mode:#o} has more")
     return mode
-
-
-def mark(fd: int, persist: bool) -> Record | None:
-    """Record on a segment who made it; the record itself if it has to stand beside the segment."""
-    record = make_record(persist)
-    return None if write_on(fd, record) else record
 
 
 def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end: bytes = b"") -> Region:
@@ -88,11 +81,11 @@ def _complete(fd: int, name: str, length: int, mode: int, space: bool, persist: 
         reserve(fd, 0, length, name)
     if end:
         write(fd, end, length - len(end), name)
-    record = mark(fd, persist)
+    marked = write_on(fd, persist)
     os.fchmod(fd, mode)  # it may forbid even its owner all this
-    if record:
-        write_beside("posix", os.fstat(fd).st_ino, record)
-    return record is not None
+    if not marked:
+        write_beside("posix", os.fstat(fd).st_ino, persist)
+    return not marked
 
 
 def _map_named(fd: int, name: str, length: int) -> Region:

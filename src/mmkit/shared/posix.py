@@ -16,6 +16,7 @@ from mmkit.shared import files
 from mmkit.shared.names import check_name, make_name
 from mmkit.shared.ownership import Owned
 from mmkit.shared.pickling import announce, reduce_file, send_file
+from mmkit.shared.record import write_on
 from mmkit.shared.reserve import lengthen
 from mmkit.shared.reserve import reserve as take_space
 
@@ -205,7 +206,7 @@ class SharedMemory(Owned):
                     fd, 0, os.fstat(fd).st_size, "huge memfd" if page != PAGE_SIZE else f"memfd:{name}"
                 )
             # Nobody finds a memfd that nobody holds: without attributes nothing needs to stand beside it.
-            files.mark(fd, persist=False)
+            write_on(fd, persist=False)
             region = Region._of_segment(f"memfd:{name}", size, _READ_WRITE, fd=fd, page=page)
         segment = cls.__new__(cls)
         segment._hold(region, None, readonly=False, owned=False)

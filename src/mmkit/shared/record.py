@@ -157,12 +157,22 @@ def process_identity() -> Record:
     )
 
 
-os.register_at_fork(after_in_child=process_identity.cache_clear)
-
-
 def make_record(persist: bool) -> Record:
     """Return the record of what this process makes."""
     return process_identity()._replace(persist=persist)
+
+
+@cache
+def _encoded(persist: bool) -> bytes:
+    return make_record(persist).encode()
+
+
+def _forget() -> None:
+    process_identity.cache_clear()
+    _encoded.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 # ---- on the segment ---------------------------------------------------------------------------------
@@ -170,10 +180,10 @@ def make_record(persist: bool) -> Record:
 _NO_ATTRIBUTES = (errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM, errno.ENOSYS)
 
 
-def write_on(fd: int, record: Record) -> bool:
-    """Write a record on a memory file; False if this kernel has no attributes there."""
+def write_on(fd: int, persist: bool) -> bool:
+    """Write this process's record on a memory file; False if this kernel has no attributes there."""
     try:
-        os.setxattr(fd, ATTRIBUTE, record.encode())
+        os.setxattr(fd, ATTRIBUTE, _encoded(persist))
     except OSError as error:
         if error.errno not in _NO_ATTRIBUTES:
             raise
@@ -196,8 +206,8 @@ def _path_beside(kind: str, number: int) -> str:
     return f"{DIRECTORY}/{HIDDEN}record-{kind}-{number}"
 
 
-def write_beside(kind: str, number: int, record: Record) -> None:
-    """Write the record of a segment into a file of its own.
+def write_beside(kind: str, number: int, persist: bool) -> None:
+    """Write this process's record of a segment into a file of its own.
 
     Where that is not possible, the segment is one that nobody can prove anything about.
 
@@ -205,17 +215,16 @@ def write_beside(kind: str, number: int, record: Record) -> None:
     ----------
     kind, number
         What names the segment: ``"posix"`` and its inode number, ``"systemv"`` and its identifier.
-    record
-        What to write.
+    persist
+        Whether it is meant to outlive the process.
     """
     path = _path_beside(kind, number)
     # What is there is about a segment that had the number before.
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    drop_beside(kind, number)
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, record.encode())
+            os.write(fd, _encoded(persist))
         finally:
             os.close(fd)
 
@@ -235,6 +244,9 @@ def read_beside(kind: str, number: int, owner: int) -> Record | None:
 
 
 def drop_beside(kind: str, number: int) -> None:
-    """Remove the record of a segment that is gone."""
-    with contextlib.suppress(OSError):
-        os.unlink(_path_beside(kind, number))
+    """Remove the record of a segment that is gone, if there is one."""
+    path = _path_beside(kind, number)
+    # Asking is cheaper than being refused.
+    if os.access(path, os.F_OK, follow_symlinks=False):
+        with contextlib.suppress(OSError):
+            os.unlink(path)

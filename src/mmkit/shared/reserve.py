@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +24,9 @@ __all__ = ["check_headroom", "lengthen", "reserve", "write"]
 
 #: A signal ends fallocate(2) on tmpfs, and undoes what it did: in small pieces a timer cannot starve it.
 _PIECE = 4 << 20
-#: From this length on the memory of the whole machine is looked at as well.
-_LARGE = 1 << 20
+#: For how many seconds a look at the limits holds, and for which part of what was left (a power of two).
+_LOOK_HOLDS = 0.1
+_LOOK_SHARE = 6
 _ENDLESS = 1 << 62
 
 
@@ -98,15 +100,40 @@ def check_headroom(length: int, call: str) -> None:
     OutOfMemory
         A control group's limit, or the machine's memory, would not hold it.
     """
+    if _looked.covers(length):
+        return
+    least = _ENDLESS
     for group in _groups():
         room = group.room(length)
         if room is not None and room < length:
             raise _too_much(call, f"the control group's limit in {group.limit}", room)
-    if length >= _LARGE:
-        fields = _fields("/proc/meminfo")
-        room = 1024 * (fields.get("MemAvailable", _ENDLESS) + fields.get("SwapFree", 0))
-        if room < length:
-            raise _too_much(call, "the machine's memory (MemAvailable in /proc/meminfo)", room)
+        least = min(least, room or _ENDLESS)
+    fields = _fields("/proc/meminfo")
+    room = 1024 * (fields.get("MemAvailable", _ENDLESS) + fields.get("SwapFree", 0))
+    if room < length:
+        raise _too_much(call, "the machine's memory (MemAvailable in /proc/meminfo)", room)
+    _looked.at(min(least, room) - length)
+
+
+class _Look:
+    """What the last look found, which holds for a while and for little: looking costs as much as the rest."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._budget = 0
+
+    def covers(self, length: int) -> bool:
+        if length > self._budget or time.monotonic() > self._until:
+            return False
+        self._budget -= length
+        return True
+
+    def at(self, left: int) -> None:
+        self._until = time.monotonic() + _LOOK_HOLDS
+        self._budget = left >> _LOOK_SHARE
+
+
+_looked = _Look()
 
 
 def _too_much(call: str, limit: str, room: int) -> SyscallError:

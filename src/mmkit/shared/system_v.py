@@ -14,7 +14,7 @@ from mmkit.region import Region
 from mmkit.shared.files import check_mode
 from mmkit.shared.ownership import Owned
 from mmkit.shared.pickling import announce, reduce_system_v, send_system_v
-from mmkit.shared.record import drop_beside, make_record, write_beside
+from mmkit.shared.record import drop_beside, write_beside
 from mmkit.shared.reserve import check_headroom
 from mmkit.structs import ShmidDs
 
@@ -108,7 +108,7 @@ class SystemVMemory(Owned):
             check_headroom(size, f"shmget({number:#x}, {written_size(size)})")
             identifier = shmget(number, size, _CREATE | check_mode(mode))
             try:
-                write_beside("systemv", identifier, make_record(persist))
+                write_beside("systemv", identifier, persist)
                 self._attach(identifier, number, readonly, 0, owned=not persist)
             except BaseException:
                 shmctl(identifier, ShmCommand.RMID)

@@ -1,0 +1,263 @@
+"""Promises of `mmkit.SharedMemory`: owners, makers that die, views, ends."""
+
+import contextlib
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import mmkit
+from mmkit import SharedMemory, shared
+from segment_tools import HERE, names
+from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run
+
+# ---- owners -----------------------------------------------------------------------------------------
+
+
+def test_the_owners_block_removes_and_an_attachers_does_not(name):
+    with SharedMemory(name, create=True, size=1) as ours:
+        with SharedMemory(name) as theirs:
+            assert (ours.owned, theirs.owned) == (True, False)
+        assert name in names()
+    assert name not in names()
+    assert not ours.owned
+
+
+@pytest.mark.parametrize("end", ["exit", "return", "kill"])
+def test_a_forked_childs_end_removes_nothing(name, end):
+    with SharedMemory(name, create=True, size=1) as ours:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with contextlib.suppress(BaseException), ours:
+                code = 0 if not ours.owned else 2
+                if end == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        assert status == (signal.SIGKILL if end == "kill" else 0)
+        assert name in names()
+        assert ours.owned
+    assert name not in names()
+
+
+def test_removed_and_closed_in_either_order(name):
+    for first, second in (("close", "unlink"), ("unlink", "close")):
+        segment = SharedMemory(name, create=True, size=1)
+        getattr(segment, first)()
+        getattr(segment, second)()
+        assert segment.closed
+        assert name not in names()
+        segment.close()
+        with pytest.raises(FileNotFoundError, match="removed before"):
+            segment.unlink()
+
+
+def test_a_block_ends_well_where_it_was_removed_inside_or_by_somebody_else(name):
+    with SharedMemory(name, create=True, size=1) as segment:
+        segment.unlink()
+    with SharedMemory(name, create=True, size=1):
+        os.unlink(f"/dev/shm/{name}")
+    assert name not in names()
+
+
+def test_a_segment_that_took_the_name_since_is_left_alone(name):
+    first = SharedMemory(name, create=True, size=1)
+    os.unlink(f"/dev/shm/{name}")
+    with SharedMemory(name, create=True, size=2) as second:
+        with pytest.raises(FileNotFoundError):
+            first.unlink()
+        first.close()
+        assert name in names()
+        assert SharedMemory(name).__exit__(None, None, None) is None
+        assert second.size == 2
+
+
+def test_who_has_a_removed_segment_keeps_its_memory(name):
+    with SharedMemory(name, create=True, size=10) as ours:
+        theirs = SharedMemory(name)
+        ours.buf[0] = 7
+    assert theirs.buf[0] == 7
+    theirs.close()
+
+
+def test_a_removed_segment_still_has_its_name_in_maps(name):
+    with SharedMemory(name, create=True, size=10) as ours:
+        assert mmkit.maps.find(ours.region.address).path == f"/dev/shm/{name}".encode()
+        ours.unlink()
+        area = mmkit.maps.find(ours.region.address)
+        assert (area.path, area.deleted) == (f"/dev/shm/{name}".encode(), True)
+
+
+@needs_root
+def test_a_mode_that_forbids_the_owner_too_is_no_hindrance(name):
+    def make():
+        with SharedMemory(name, create=True, size=10, mode=0) as ours:
+            ours.buf[0] = 7
+            with pytest.raises(PermissionError):
+                SharedMemory(name)
+        return name in names()
+
+    assert in_child(make, user=NOBODY) is False
+
+
+# ---- half-made ---------------------------------------------------------------------------------------
+
+
+def test_a_maker_killed_at_any_moment_leaves_a_complete_segment_or_none(name):
+    """Of three kinds, since each is complete when something else is: space, array, sparse."""
+    size = 3 * PAGE
+    seconds = float(os.environ.get("MMKIT_STRESS_SECONDS", "2"))
+    end, killed = time.monotonic() + seconds, 0
+    while killed < 100 or time.monotonic() < end:
+        kind = killed % 3
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                if kind == 1:
+                    shared.array(name, size, "u1", create=True).segment.unlink()
+                else:
+                    SharedMemory(name, create=True, size=size, reserve=kind == 0).unlink()
+        time.sleep(random.random() * 0.003)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        killed += 1
+        if name not in names():
+            continue
+        if kind == 1:
+            shared.array(name, size, "u1").segment.unlink()
+        else:
+            with SharedMemory(name, size=size) as left:
+                assert left.size == size
+                assert os.fstat(left.fd).st_blocks * 512 == (size if kind == 0 else 0)
+                assert os.getxattr(left.fd, "user.mmkit").startswith(b"mmkit-segment 1 ")
+                left.unlink()
+    assert not {found for found in names() if found.startswith((name, ".mmkit-making"))}
+
+
+# ---- views --------------------------------------------------------------------------------------------
+
+
+def test_closing_under_a_live_view_raises_and_changes_nothing(name):
+    with SharedMemory(name, create=True, size=10) as segment:
+        view = segment.buf
+        with pytest.raises(BufferError, match="live view"):
+            segment.close()
+        view[0] = 7
+        view.release()
+        assert segment.buf[0] == 7
+
+
+def test_leaving_the_block_under_a_live_view_removes_the_name_and_says_what_lives(name):
+    with pytest.raises(BufferError, match="live view"), SharedMemory(name, create=True, size=10) as segment:
+        view = segment.buf
+    assert name not in names()
+    view[0] = 7
+    del view
+    segment.close()
+
+
+def test_an_array_on_the_buffer_keeps_the_memory(name):
+    segment = SharedMemory(name, create=True, size=80)
+    array = np.ndarray((10,), dtype=np.int64, buffer=segment.buf)
+    with pytest.raises(BufferError):
+        segment.close()
+    segment.unlink()
+    with pytest.warns(ResourceWarning, match="unclosed <SharedMemory"):
+        del segment
+        gc.collect()
+    array[:] = 7
+    assert array.sum() == 70
+
+
+def test_the_memory_goes_with_the_last_view(name):
+    with SharedMemory(name, create=True, size=80) as segment:
+        fd = segment.fd
+        theirs = SharedMemory(name)
+        view = theirs.buf
+        inside = theirs.region.address
+        with pytest.warns(ResourceWarning):
+            del theirs
+        assert any(region._range[0] == inside for region in mmkit.regions())
+        del view
+        assert not any(region._range[0] == inside for region in mmkit.regions())
+        os.fstat(fd)
+
+
+def test_a_closed_segment_says_so(name):
+    with SharedMemory(name, create=True, size=10) as segment:
+        theirs = SharedMemory(name)
+        theirs.close()
+        assert theirs.closed
+        for use in (
+            lambda: theirs.buf,
+            lambda: theirs.fd,
+            lambda: theirs.resize(),
+            lambda: theirs.__enter__(),
+        ):
+            with pytest.raises(mmkit.ClosedError):
+                use()
+        assert not segment.closed
+
+
+def test_an_unclosed_segment_is_warned_about_once(name):
+    with SharedMemory(name, create=True, size=10):
+        theirs = SharedMemory(name)
+        with pytest.warns(ResourceWarning) as caught:
+            del theirs
+        assert [str(warning.message) for warning in caught] == [f"unclosed <SharedMemory {name!r} 10 bytes>"]
+
+
+def test_the_segments_of_a_process_are_among_its_regions(name):
+    with SharedMemory(name, create=True, size=10) as segment:
+        assert segment.region in mmkit.regions()
+        assert segment.region.name == name
+        assert len(segment.region) == 10
+
+
+# ---- the end of the interpreter -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "views", ["", "view = segment.buf", "import numpy; view = numpy.ndarray(10, 'u1', segment.buf)"]
+)
+def test_an_interpreter_ends_quietly_and_leaves_the_segment_to_its_owners_word(name, views):
+    done = run(f"import mmkit\nsegment = mmkit.SharedMemory({name!r}, create=True, size=10)\n{views}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert name in names()
+
+
+def test_with_warnings_on_the_end_of_the_interpreter_names_what_was_not_closed(name):
+    code = f"import mmkit\nsegment = mmkit.SharedMemory({name!r}, create=True, size=10)"
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        env=HERE,
+    )
+    assert done.returncode == 0
+    assert "ResourceWarning: unclosed <SharedMemory" in done.stderr
+
+
+def test_a_segment_cut_by_another_program_is_a_fault_of_guarded_accesses_only(name):
+    with SharedMemory(name, create=True, size=2 * PAGE) as segment:
+        os.truncate(f"/dev/shm/{name}", PAGE)
+        with pytest.raises(mmkit.MemoryFault, match="beyond end of file"):
+            segment.region[PAGE]
+        assert exit_signal(lambda: segment.buf[PAGE]) == signal.SIGBUS
+
+
+def test_a_segments_text_names_it(name):
+    with SharedMemory(name, create=True, size=10) as segment:
+        assert repr(segment) == f"<SharedMemory {name!r} 10 bytes>"
+        with SharedMemory(name, readonly=True) as reader:
+            assert repr(reader) == f"<SharedMemory {name!r} 10 bytes, read-only>"
+        assert repr(reader) == f"<SharedMemory {name!r} closed>"
+    with SharedMemory.memfd(10, name="frames") as segment:
+        assert repr(segment) == "<SharedMemory memfd:frames 10 bytes>"
