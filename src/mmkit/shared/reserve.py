@@ -24,9 +24,10 @@ __all__ = ["check_headroom", "lengthen", "reserve", "write"]
 
 #: A signal ends fallocate(2) on tmpfs, and undoes what it did: in small pieces a timer cannot starve it.
 _PIECE = 4 << 20
-#: For how many seconds a look at the limits holds, and for which part of what was left (a power of two).
-_LOOK_HOLDS = 0.1
-_LOOK_SHARE = 6
+#: A look at the limits holds for so many seconds, and for so many bytes, but never for more than a 64th of
+#: what was left.
+_LOOK_SECONDS = 0.1
+_LOOK_BYTES = 1 << 20
 _ENDLESS = 1 << 62
 
 
@@ -129,11 +130,16 @@ class _Look:
         return True
 
     def at(self, left: int) -> None:
-        self._until = time.monotonic() + _LOOK_HOLDS
-        self._budget = left >> _LOOK_SHARE
+        self._until = time.monotonic() + _LOOK_SECONDS
+        self._budget = min(left // 64, _LOOK_BYTES)
+
+    def forget(self) -> None:
+        self._budget = 0
 
 
 _looked = _Look()
+# The child may be put into another control group.
+os.register_at_fork(after_in_child=_looked.forget)
 
 
 def _too_much(call: str, limit: str, room: int) -> SyscallError:
