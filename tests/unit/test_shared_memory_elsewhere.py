@@ -58,6 +58,11 @@ def test_huge_pages_are_had_or_the_caller_knows():
             with SharedMemory.from_fd(segment.fd) as same:
                 segment.buf[0] = 7
                 assert same.buf[0] == 7
+            with_huge_pages(1)
+            longer = segment.region._page_size + 1
+            segment.resize(longer)
+            assert segment.size == longer
+            segment.buf[-1] = 7
     else:
         with pytest.raises(mmkit.Error):
             SharedMemory.memfd(100, hugepages="require")

@@ -131,6 +131,7 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "maps": maps,
         "Region": mmkit.Region,
         "region": mmkit.Region,
+        "segment": mmkit.SharedMemory,
         "Prot": mmkit.Prot,
         "Advice": mmkit.Advice,
         "MapFlag": mmkit.MapFlag,

@@ -129,7 +129,10 @@ def _give_name(fd: int, temporary: str | None, name: str) -> None:
         # it does not matter which directory.
         os.link(temporary or f"/proc/self/fd/{fd}", path_of(name), src_dir_fd=fd, follow_symlinks=True)
     except OSError as error:
-        raise failure(-(error.errno or 0), "shm_open", None, (name, "O_CREAT|O_EXCL")) from None
+        if error.errno == errno.EEXIST:
+            raise failure(-errno.EEXIST, "shm_open", None, (name, "O_CREAT|O_EXCL")) from None
+        # Without /proc a file without a name cannot get one.
+        raise failure(-(error.errno or 0), "linkat", None, ("/proc/self/fd", path_of(name))) from None
 
 
 def _open(path: str, flags: int) -> int:

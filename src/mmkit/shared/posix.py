@@ -313,10 +313,14 @@ class SharedMemory(Owned):
     def _lengthen(self, there: int, size: int, reserve: bool) -> None:
         if self._readonly:
             raise Error("resize: the segment is attached for reading only")
+        page = self._region._page_size
+        # Behind the end of its file, part of a huge page is none.
+        end = -(-size // page) * page if page != PAGE_SIZE else size
+        what = self._region.name or ""
         if reserve:
-            take_space(self.fd, there, size, self._region.name or "")
+            take_space(self.fd, there, end, what)
         else:
-            lengthen(self.fd, size, self._region.name or "")
+            lengthen(self.fd, end, what)
 
     # ---- life ---------------------------------------------------------------------------------------
 

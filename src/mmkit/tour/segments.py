@@ -15,6 +15,7 @@ from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import in_a_child, uninterrupted
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import permissions
+from mmkit.tour.owned_segment import owned
 from mmkit.tour.pictures import Strip, earlier, strip
 from mmkit.tour.step import Step
 
@@ -216,5 +217,5 @@ SECTION = Section(
         "number, POSIX a name as files have. Both kinds live until they are removed, even without any "
         "process."
     ),
-    scenes=(system_v, posix),
+    scenes=(system_v, posix, owned),
 )
