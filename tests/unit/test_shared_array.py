@@ -131,6 +131,10 @@ def test_a_damaged_description_is_an_error_and_nothing_worse(name, damage):
         segment.buf[:] = data
         with pytest.raises(mmkit.Error, match="format 2|says more bytes|damaged|need others"):
             shared.array(name)
+    with SharedMemory(name, create=True, size=8 + len(end(GOOD))) as segment:
+        segment.buf[8:] = end(GOOD)
+        with pytest.raises(mmkit.CorruptError, match="more bytes than there are"):
+            shared.array(name)
     data = bytes(24) + end(GOOD)
     with SharedMemory(name, create=True, size=len(data)) as segment:
         segment.buf[:] = data

@@ -281,6 +281,15 @@ def test_a_later_process_with_the_makers_number_is_not_the_maker(name):
         assert mine._replace(pid=1 << 40).creator_lives() is None
 
 
+def test_what_the_list_said_of_the_maker_is_asked_again_once_nobody_can_interfere(name):
+    with SharedMemory(name, create=True, size=1) as segment:
+        identity = segment._identity
+        segment.close()
+        assert not reaping._reap_posix(name, identity, dry_run=False)
+        assert name in names()
+        segment.unlink()
+
+
 def test_a_zombie_is_dead(name):
     pid = os.fork()
     if pid == 0:

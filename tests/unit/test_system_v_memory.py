@@ -5,9 +5,11 @@ import errno
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import mmkit
 from mmkit import Prot, SystemVMemory, linux
 from mmkit.flags import IpcFlag, ShmCommand
 from segment_tools import names
-from support import NOBODY, PAGE, in_child, needs_root, run
+from support import NOBODY, PAGE, in_child, needs_root, run, sanitized
 
 KEY = 0x6D6D0000 | os.getpid() & 0xFFFF
 
@@ -181,6 +183,21 @@ def test_arguments_that_make_no_sense_are_refused():
             SystemVMemory(**arguments)
     with pytest.raises(mmkit.SyscallError, match="no such segment"):
         SystemVMemory.attach(0x7FFFFFFF)
+    assert records() == before
+
+
+@sanitized
+def test_a_new_segment_that_cannot_be_attached_is_removed():
+    def make():
+        usage = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+        resource.setrlimit(resource.RLIMIT_AS, (usage + (32 << 20), resource.RLIM_INFINITY))
+        with pytest.raises(mmkit.OutOfMemory, match="RLIMIT_AS"):
+            SystemVMemory(KEY, 64 << 20, create=True)
+
+    before = records()
+    in_child(make)
+    with pytest.raises(FileNotFoundError):
+        SystemVMemory(KEY)
     assert records() == before
 
 
