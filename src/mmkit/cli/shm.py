@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mmkit import linux
+from mmkit.cli.output import OutputConsole
 from mmkit.errors import Error
 from mmkit.flags import ShmCommand
 from mmkit.hints import size as written_size
@@ -209,7 +209,7 @@ def _table(*columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     if not console.is_terminal:
         # Lines that go to a file or to grep are as long as they need to be.
         console.width = 10_000

@@ -138,7 +138,7 @@ def _drop_remains() -> None:
     """Remove records of segments that are gone, and files that their maker died over."""
     inodes = set()
     hidden = []
-    with os.scandir(DIRECTORY) as entries:
+    with contextlib.suppress(OSError), os.scandir(DIRECTORY) as entries:
         for entry in entries:
             inodes.add(entry.inode())
             if entry.name.startswith(HIDDEN):
