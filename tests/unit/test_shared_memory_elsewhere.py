@@ -7,10 +7,10 @@ import pickle
 import pytest
 
 import mmkit
-from mmkit import SharedMemory
+from mmkit import SharedMemory, SystemVMemory
 from mmkit.flags import Seal
 from segment_tools import names
-from support import PAGE, run, with_huge_pages
+from support import NOBODY, PAGE, in_child, needs_root, run, with_huge_pages
 
 # ---- without a name -----------------------------------------------------------------------------------
 
@@ -161,6 +161,21 @@ def test_with_protocol_5_contents_travel_out_of_band_and_become_a_segment_elsewh
         assert copy.name is None
         assert copy.size == 1 << 20
         assert bytes(copy.buf[:5]) == b"hello"
+
+
+@needs_root
+def test_a_pickled_segment_that_may_not_be_attached_is_an_error_and_no_copy(name):
+    def refused():
+        for protocol in (4, 5):
+            with pytest.raises(PermissionError):
+                pickle.loads(data[protocol])
+
+    with SharedMemory(name, create=True, size=10) as segment:
+        data = {protocol: pickle.dumps(segment, protocol) for protocol in (4, 5)}
+        in_child(refused, user=NOBODY)
+    with SystemVMemory(size=10, create=True) as segment:
+        data = {protocol: pickle.dumps(segment, protocol) for protocol in (4, 5)}
+        in_child(refused, user=NOBODY)
 
 
 def test_multiprocessing_sends_no_contents_whatever_its_protocol(name):

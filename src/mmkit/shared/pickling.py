@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmkit.errors import Error
+from mmkit.errors import Error, SyscallError
 from mmkit.shared.record import process_identity
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from mmkit.shared.system_v import SystemVMemory
 
 __all__ = ["announce", "reduce_file", "reduce_system_v"]
+
+
+class _AnotherOneError(Error):
+    """What was pickled is not here; what has its name or number is something else."""
+
 
 _announced: set[type] = set()
 
@@ -62,7 +68,9 @@ def _attach_same(kind: type[SharedMemory], name: str, identity: Identity, readon
     segment = kind(name, readonly=readonly)
     if segment._identity != identity:
         segment.close()
-        raise Error(f"the segment {name!r} that was pickled has been removed: another one has its name now")
+        raise _AnotherOneError(
+            f"the segment {name!r} that was pickled has been removed: another one has its name now"
+        )
     return segment
 
 
@@ -87,7 +95,7 @@ def _attach_or_copy(
     if name is not None and boot == process_identity().boot:
         try:
             return _attach_same(kind, name, identity, readonly)
-        except Error:
+        except (FileNotFoundError, _AnotherOneError):
             pass  # removed, or in a /dev/shm that this process does not see
     with memoryview(contents) as view:
         copy = kind.memfd(view.nbytes, name=name or "mmkit")
@@ -121,7 +129,9 @@ def _attach_identifier(
     kind: type[SystemVMemory], identifier: int, place: tuple[str, int], readonly: bool
 ) -> SystemVMemory:
     if place != _ipc_place():
-        raise Error(f"the System V segment {identifier} is one of another machine or IPC namespace")
+        raise _AnotherOneError(
+            f"the System V segment {identifier} is one of another machine or IPC namespace"
+        )
     return kind.attach(identifier, readonly=readonly)
 
 
@@ -134,8 +144,11 @@ def _attach_identifier_or_copy(
 ) -> SystemVMemory:
     try:
         return _attach_identifier(kind, identifier, place, readonly)
-    except Error:
+    except _AnotherOneError:
         pass
+    except SyscallError as error:
+        if error.errno not in (errno.EINVAL, errno.EIDRM):
+            raise
     with memoryview(contents) as view:
         copy = kind(size=view.nbytes, create=True)
         # Nobody knows it but this process: it goes with its last attachment.
