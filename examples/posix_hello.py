@@ -6,6 +6,7 @@ the owner's ``with`` removes it. Belongs to the chapter "Shared memory" (docs/sh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -41,12 +42,11 @@ def main() -> None:
         except ValueError as error:
             print(f"to 100:      {str(error).partition(':')[0]}")
 
-        view = segment.buf
-        try:
-            segment.close()
-        except BufferError as error:
-            print(f"close:       {str(error).partition(': ')[2]}")
-        view.release()
+        with segment.buf:
+            try:
+                segment.close()
+            except BufferError as error:
+                print(f"close:       {str(error).partition(': ')[2]}")
 
     print(f"afterwards:  the name is there: {path.exists()}")
     try:
@@ -61,7 +61,8 @@ def answer_in_another_process(name: str, dies: bool) -> str:
     child = os.fork()
     if child == 0:
         segment = SharedMemory(name)
-        print(f"the other:   attached {segment.size} bytes; owner: {segment.owned}", flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads what a child says
+            print(f"the other:   attached {segment.size} bytes; owner: {segment.owned}", flush=True)
         segment.buf[16:21] = b"world"
         if dies:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -77,4 +78,5 @@ def taken(segment: SharedMemory) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()

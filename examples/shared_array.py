@@ -6,6 +6,7 @@ dtype and shape stand in the segment: who attaches needs the name only. Belongs 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from multiprocessing.connection import Pipe
@@ -90,4 +91,5 @@ def draw_band(name: str, band: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        main()
