@@ -195,16 +195,11 @@ class SharedMemory(Owned):
 
     @classmethod
     def _make_memfd(cls, size: int, name: str, seals: Seal, page: int, reserve: bool) -> Self:
-        kind = (
-            MemfdFlag.CLOEXEC
-            | MemfdFlag.ALLOW_SEALING
-            | (MemfdFlag.HUGETLB if page != PAGE_SIZE else MemfdFlag(0))
-        )
+        huge = page != PAGE_SIZE
+        kind = MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | (MemfdFlag.HUGETLB if huge else MemfdFlag(0))
         with sized_memfd(name, kind, size, page) as fd:
             if reserve:
-                take_space(
-                    fd, 0, os.fstat(fd).st_size, "huge memfd" if page != PAGE_SIZE else f"memfd:{name}"
-                )
+                take_space(fd, 0, os.fstat(fd).st_size, f"memfd:{name}", huge=huge)
             # Nobody finds a memfd that nobody holds: without attributes nothing needs to stand beside it.
             write_on(fd, persist=False)
             region = Region._of_segment(f"memfd:{name}", size, _READ_WRITE, fd=fd, page=page)
@@ -314,11 +309,12 @@ class SharedMemory(Owned):
         if self._readonly:
             raise Error("resize: the segment is attached for reading only")
         page = self._region._page_size
+        huge = page != PAGE_SIZE
         # Behind the end of its file, part of a huge page is none.
-        end = -(-size // page) * page if page != PAGE_SIZE else size
+        end = -(-size // page) * page if huge else size
         what = self._region.name or ""
         if reserve:
-            take_space(self.fd, there, end, what)
+            take_space(self.fd, there, end, what, huge=huge)
         else:
             lengthen(self.fd, end, what)
 

@@ -31,7 +31,7 @@ _LOOK_BYTES = 1 << 20
 _ENDLESS = 1 << 62
 
 
-def reserve(fd: int, start: int, end: int, what: str) -> None:
+def reserve(fd: int, start: int, end: int, what: str, *, huge: bool = False) -> None:
     """Take the space of a range of a memory file now; the file reaches to `end` afterwards, at least.
 
     Parameters
@@ -42,6 +42,8 @@ def reserve(fd: int, start: int, end: int, what: str) -> None:
         Bytes.
     what
         How to call it in an error.
+    huge
+        It has huge pages: they come from a pool of their own, which no such limit counts.
 
     Raises
     ------
@@ -50,13 +52,15 @@ def reserve(fd: int, start: int, end: int, what: str) -> None:
     OutOfMemory
         A control group's limit, or the machine's memory, would not hold it.
     """
-    check_headroom(end - start, f"fallocate({what!r}, {size(end - start)})")
+    if not huge:
+        check_headroom(end - start, f"fallocate({what!r}, {size(end - start)})")
     try:
         _check_room(fd, end - start)
         for piece in range(start, end, _PIECE):
             os.posix_fallocate(fd, piece, min(_PIECE, end - piece))
     except OSError as error:
-        raise failure(-(error.errno or 0), "fallocate", None, (what, size(end - start))) from None
+        kind = ("HUGETLB",) if huge else ()
+        raise failure(-(error.errno or 0), "fallocate", None, (what, size(end - start), *kind)) from None
 
 
 def _check_room(fd: int, length: int) -> None:
