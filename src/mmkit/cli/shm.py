@@ -16,7 +16,7 @@ from mmkit.cli.output import OutputConsole
 from mmkit.errors import Error
 from mmkit.flags import ShmCommand
 from mmkit.hints import size as written_size
-from mmkit.maps.areas import printable
+from mmkit.maps.paths import printable
 from mmkit.shared import Segment, reap, segments
 from mmkit.shared.reaping import remove_name
 from mmkit.shared.record import drop_beside
