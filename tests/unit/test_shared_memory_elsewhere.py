@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+from multiprocessing import resource_sharer
 
 import pytest
 
@@ -113,6 +114,14 @@ def test_a_process_gets_it_as_an_argument_and_its_exit_leaves_it(method, kind, n
         assert (name in names()) == (kind == "named")
 
 
+@pytest.fixture
+def sharer_of_descriptors():
+    """End the thread with which multiprocessing hands out descriptors: other tests want to have none."""
+    yield
+    resource_sharer.stop(timeout=10)
+
+
+@pytest.mark.usefixtures("sharer_of_descriptors")
 def test_it_goes_through_a_pipe_by_name_or_descriptor(name):
     ours, theirs = multiprocessing.Pipe()
     with SharedMemory(name, create=True, size=1 << 20) as named, SharedMemory.memfd(1 << 20) as nameless:
