@@ -15,9 +15,9 @@
  * Life:    map -> close -> dispose. After close the addresses stay taken (PROT_NONE) if anybody was ever
  *          given a pointer: a stale one faults and never reaches what someone else has mapped since.
  *          dispose gives them back, when the caller knows that nobody holds a pointer any more.
- * Threads: any call from any thread that pthread_create(3) made. Calls that change bookkeeping are serialised by the region's
- *          lock; calls that only pass through (advise, flush, load) pin the region and run side by side.
- *          Lock order: region, then registry; never call back into the caller under either.
+ * Threads: any call from any thread that pthread_create(3) made. Calls that change bookkeeping are serialised
+ *          by the region's lock; calls that only pass through (advise, flush, load) pin the region and run side
+ *          by side. Lock order: region, then registry; never call back into the caller under either.
  * Fork:    the child has each region as its parent had it, with the locks free; but not what the kernel keeps
  *          from it (MADV_DONTFORK, on any part) nor secret memory: those are closed there, and their addresses taken.
  * Signals: none of these: while the process has one thread, not even a pin is one instruction.
