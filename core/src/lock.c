@@ -135,7 +135,8 @@ int mmk_lock_release(mmk_lock *lock)
     return drop(lock);
 }
 
-bool mmk_lock_is_held(mmk_lock *lock)
+/* Does a living thread hold it? A dead one's lock is marked on the way. */
+static bool is_held(mmk_lock *lock)
 {
     int error = robust_try(mutex_of(lock));
     if (error == -EBUSY || error == -EDEADLK)
@@ -144,6 +145,16 @@ bool mmk_lock_is_held(mmk_lock *lock)
         mark_abandoned(lock);
     robust_release(mutex_of(lock));
     return false;
+}
+
+bool mmk_lock_is_held_here(mmk_lock *lock)
+{
+    return get(&lock->holder_process) == process_id() && is_held(lock);
+}
+
+uint32_t mmk_lock_last_dead(const mmk_lock *lock)
+{
+    return get(&lock->last_dead);
 }
 
 /* ---- recovering ------------------------------------------------------------------------------------- */
@@ -162,7 +173,7 @@ static int take_marked(mmk_lock *lock, const mmk_wait *wait)
 int mmk_lock_recover(mmk_lock *lock, const mmk_wait *wait)
 {
     /* A lock in good order may be held for long: there is nothing to wait for. */
-    if (!get(&lock->abandoned) && mmk_lock_is_held(lock))
+    if (!get(&lock->abandoned) && is_held(lock))
         return 0;
     int error = take_marked(lock, wait);
     if (error)

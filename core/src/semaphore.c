@@ -66,9 +66,11 @@ static int mend(mmk_semaphore *semaphore, int error)
     return 0;
 }
 
+/* wait: NULL does not. */
 static int enter(mmk_semaphore *semaphore, const mmk_wait *wait)
 {
-    return mend(semaphore, robust_take_briefly(mutex_of(semaphore), wait));
+    robust_mutex *mutex = mutex_of(semaphore);
+    return mend(semaphore, wait ? robust_take_briefly(mutex, wait) : robust_try(mutex));
 }
 
 static void leave(mmk_semaphore *semaphore)
@@ -186,7 +188,7 @@ int mmk_semaphore_try(mmk_semaphore *semaphore)
     mmk_process self;
     int error = mmk_process_self(&self);
     if (!error)
-        error = mend(semaphore, robust_try(mutex_of(semaphore)));
+        error = enter(semaphore, NULL);
     if (error)
         return error;
     error = take(semaphore, &self);

@@ -9,8 +9,16 @@
 
 from __future__ import annotations
 
-from mmkit import compat, linux, maps
-from mmkit.errors import ClosedError, Error, MemoryFault, OutOfMemory, SyscallError
+from mmkit import compat, linux, maps, shared
+from mmkit.errors import (
+    BrokenBarrierError,
+    ClosedError,
+    Error,
+    MemoryFault,
+    OutOfMemory,
+    OwnerDied,
+    SyscallError,
+)
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
@@ -19,11 +27,13 @@ from mmkit.region import PAGE_SIZE, Region, regions
 __all__ = [
     "PAGE_SIZE",
     "Advice",
+    "BrokenBarrierError",
     "ClosedError",
     "Error",
     "MapFlag",
     "MemoryFault",
     "OutOfMemory",
+    "OwnerDied",
     "Prot",
     "Region",
     "SyscallError",
@@ -33,5 +43,6 @@ __all__ = [
     "peek",
     "poke",
     "regions",
+    "shared",
     "supports",
 ]

@@ -95,7 +95,10 @@ MMK_API MMK_MUST_CHECK int mmk_lock_begin_repair(mmk_lock *lock, const mmk_wait 
  * returns  0; -EPERM */
 MMK_API MMK_MUST_CHECK int mmk_lock_end_repair(mmk_lock *lock, bool repaired);
 
-/* Does a living thread hold it, this one or another? Finds out about a dead one on the way, and marks it. */
-MMK_API bool mmk_lock_is_held(mmk_lock *lock);
+/* Does a living thread of this process hold it? Then its memory must stay. Finds out about a dead one on the way. */
+MMK_API bool mmk_lock_is_held_here(mmk_lock *lock);
+
+/* The process whose thread died with it last, by its pid; 0: none yet, or not known. */
+MMK_API uint32_t mmk_lock_last_dead(const mmk_lock *lock);
 
 #endif

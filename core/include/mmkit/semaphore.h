@@ -77,6 +77,7 @@ MMK_API MMK_MUST_CHECK int mmk_semaphore_acquire(mmk_semaphore *semaphore, const
  *          -EPERM      this process holds none
  *          -EOVERFLOW  2**32 - 1 are free
  *          -EINTR, -ETIMEDOUT  as above: another process, stopped perhaps, is in the middle of a change
+ *          -EBUSY      the same, where wait is NULL
  *          -errno */
 MMK_API MMK_MUST_CHECK int mmk_semaphore_release(mmk_semaphore *semaphore, const mmk_wait *wait);
 
