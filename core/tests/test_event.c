@@ -1,0 +1,105 @@
+#include <mmkit/event.h>
+
+#include "meeting.h"
+
+typedef struct stage {
+    mmk_event event;
+    mmk_event back;
+    long plain;
+    atomic_int awake;
+    atomic_int step;
+} stage;
+
+static stage *new_stage(void)
+{
+    stage *made = shared_zeros(sizeof *made);
+    CHECK(mmk_event_create(&made->event) == 0);
+    CHECK(mmk_event_create(&made->back) == 0);
+    return made;
+}
+
+static void wait_for_event(void *with)
+{
+    stage *on = with;
+    CHECK(mmk_event_wait(&on->event, &forever) == 0);
+    atomic_fetch_add(&on->awake, 1);
+}
+
+TEST(a_set_event_lets_everybody_through_and_a_cleared_one_nobody)
+{
+    stage *on = new_stage();
+    CHECK(!mmk_event_is_set(&on->event));
+    CHECK(mmk_event_wait(&on->event, &at_once) == -ETIMEDOUT);
+    mmk_event_set(&on->event);
+    mmk_event_set(&on->event);
+    CHECK(mmk_event_is_set(&on->event));
+    CHECK(mmk_event_wait(&on->event, &at_once) == 0);
+    mmk_event_clear(&on->event);
+    mmk_wait soon = within(20);
+    CHECK(mmk_event_wait(&on->event, &soon) == -ETIMEDOUT && mmk_now() >= soon.deadline);
+    CHECK(munmap(on, sizeof *on) == 0);
+}
+
+TEST(all_who_sleep_awake_though_it_is_cleared_at_once)
+{
+    enum { WAITERS = 5 };
+    stage *on = new_stage();
+    pid_t waiters[WAITERS];
+    for (int i = 0; i < WAITERS; i++)
+        waiters[i] = start(wait_for_event, on);
+    for (int i = 0; i < WAITERS; i++)
+        WAIT_UNTIL(sleeps(waiters[i]));
+    uint64_t began = mmk_now();
+    mmk_event_set(&on->event);
+    mmk_event_clear(&on->event);
+    for (int i = 0; i < WAITERS; i++)
+        ends_well(waiters[i]);
+    CHECK(atomic_load(&on->awake) == WAITERS);
+    printf("  %d awake after %.1f ms\n", WAITERS, (double)(mmk_now() - began) / MILLISECOND);
+    CHECK(munmap(on, sizeof *on) == 0);
+}
+
+/* ---- threads ---------------------------------------------------------------------------------------- */
+
+enum { ROUNDS = 2000 };
+
+static void *answer(void *with)
+{
+    stage *on = with;
+    for (long i = 0; i < ROUNDS; i++) {
+        CHECK(mmk_event_wait(&on->event, &forever) == 0);
+        mmk_event_clear(&on->event);
+        CHECK(on->plain == 2 * i + 1);
+        on->plain++;
+        mmk_event_set(&on->back);
+    }
+    return NULL;
+}
+
+TEST(what_was_written_before_it_was_set_is_seen_by_who_waited_and_no_wake_is_lost)
+{
+    stage *on = new_stage();
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, answer, on) == 0);
+    uint64_t began = mmk_now();
+    for (long i = 0; i < ROUNDS; i++) {
+        on->plain++;
+        mmk_event_set(&on->event);
+        CHECK(mmk_event_wait(&on->back, &forever) == 0);
+        mmk_event_clear(&on->back);
+        CHECK(on->plain == 2 * i + 2);
+    }
+    CHECK(pthread_join(thread, NULL) == 0);
+    /* A wake that is lost costs a slice: with every wake lost it would be ROUNDS slices. */
+    CHECK(UNDER_SANITIZER || mmk_now() - began < (uint64_t)MMK_SLICE * ROUNDS / 4);
+    CHECK(munmap(on, sizeof *on) == 0);
+}
+
+int main(void)
+{
+    alarm(100);
+    RUN(a_set_event_lets_everybody_through_and_a_cleared_one_nobody);
+    RUN(all_who_sleep_awake_though_it_is_cleared_at_once);
+    RUN(what_was_written_before_it_was_set_is_seen_by_who_waited_and_no_wake_is_lost);
+    return 0;
+}
