@@ -89,7 +89,7 @@ TEST(all_who_wait_when_the_holder_dies_are_told)
     for (int i = 0; i < WAITERS; i++)
         waiters[i] = start(wait_for_it, on);
     for (int i = 0; i < WAITERS; i++)
-        WAIT_UNTIL(sleeps(waiters[i]));
+        WAIT_UNTIL(UNDER_TSAN || sleeps(waiters[i]));
     killed(holder);
     for (int i = 0; i < WAITERS; i++)
         ends_well(waiters[i]);
