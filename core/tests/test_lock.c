@@ -276,6 +276,8 @@ static void hold_as_many_as_the_kernel_looks_after(void *with)
 
 TEST(no_more_locks_than_the_kernel_looks_after_and_of_those_every_death_is_seen)
 {
+    if (UNDER_TSAN)
+        SKIP("ThreadSanitizer follows 64 locks of a thread");
     size_t length = sizeof(mmk_lock) * (MMK_LOCKS_OF_A_THREAD + 1);
     mmk_lock *locks = shared_zeros(length);
     for (int i = 0; i <= MMK_LOCKS_OF_A_THREAD; i++)

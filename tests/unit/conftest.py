@@ -2,6 +2,7 @@
 
 import pytest
 
+from meeting import fresh_name
 from mmkit import Region
 from support import PAGE
 
@@ -17,3 +18,9 @@ def path(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * (4 * PAGE // 256))
     return path
+
+
+@pytest.fixture
+def name():
+    with fresh_name() as name:
+        yield name

@@ -103,7 +103,7 @@ cdef class LockObject(Placed):
             self.taken = mmk_process_generation + 1
             return True
         if error == -EBUSY:
-            return self.acquire_slowly(deadline)
+            return deadline != 0 and self.acquire_slowly(deadline)
         return self.answer(error, "acquire")
 
     def release(self):

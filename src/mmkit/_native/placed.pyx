@@ -14,8 +14,8 @@ from mmkit.hints import failure, placed_failure
 cdef enum:
     MAP_SHARED = 1
     EACCES = 13
-    # Longer than any process lives; in nanoseconds it fits.
-    FOREVER_SECONDS = 1 << 33
+    # Longer than any process lives, and fewer nanoseconds than fit.
+    FOREVER_SECONDS = 2_000_000_000
 
 
 cdef uint64_t as_deadline(object timeout) except? 1:
@@ -172,14 +172,8 @@ cdef class Placed:
         self.check_open()
         mmk_placed_remove(<mmk_placed *>self.at)
 
-    def close(self):
-        """Let go of the object in this process; it stays for others. Closing twice does nothing.
-
-        Raises
-        ------
-        BufferError
-            A thread of this process holds it, or waits for it; nothing has changed.
-        """
+    def _leave(self):
+        """Unpin the place, unless somebody in this process needs it."""
         if self.at == NULL:
             return
         if self.waiting:

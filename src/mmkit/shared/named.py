@@ -18,7 +18,7 @@ from mmkit.errors import Error
 from mmkit.hints import failure
 from mmkit.region import Region
 
-__all__ = ["attached_segment", "file_name", "identity", "new_segment", "remove_name"]
+__all__ = ["attached_segment", "close_if_unused", "file_name", "identity", "new_segment", "remove_name"]
 
 _DIRECTORY = Path("/dev/shm")
 
@@ -79,6 +79,7 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
         with _refusals("posix_fallocate", str(path), size):
             os.posix_fallocate(fd, 0, size)
         region = Region.file(fd, mode="r+")
+        stack.callback(close_if_unused, region)
         yield region
         with _lock, _refusals("linkat", str(path)):
             # A descriptor of a directory makes Python call linkat(2), and follow the link.
@@ -86,8 +87,15 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
             _mapped[identity(region)] = region
 
 
-def attached_segment(name: str, size: int, kind: str) -> Region:
-    """Map a segment that others have made, or give the mapping that is there."""
+def close_if_unused(region: Region) -> None:
+    """Close a segment's region, unless something in this process stands in it."""
+    with _lock, contextlib.suppress(BufferError):
+        region.close()
+
+
+@contextlib.contextmanager
+def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
+    """Map a segment that others have made, or give the mapping that is there, to take place in it."""
     path = _DIRECTORY / file_name(name)
     with _refusals("open", str(path)):
         # NONBLOCK: opening a FIFO must fail later, not wait.
@@ -103,7 +111,12 @@ def attached_segment(name: str, size: int, kind: str) -> Region:
             if region is None or region.closed:
                 region = Region.file(fd, mode="r+")
                 _mapped[status.st_dev, status.st_ino] = region
-        return region
+            try:
+                yield region
+            except BaseException:
+                with contextlib.suppress(BufferError):
+                    region.close()
+                raise
     finally:
         os.close(fd)
 

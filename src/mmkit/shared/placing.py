@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from mmkit.shared.named import attached_segment, identity, new_segment, remove_name
+from mmkit.shared.named import attached_segment, close_if_unused, identity, new_segment, remove_name
 
 if TYPE_CHECKING:
     from mmkit.region import Region
@@ -27,9 +28,7 @@ class Meeting:
 
         def _place(self, region: Region, offset: int, create: bool, *arguments: Any) -> None: ...  # noqa: ANN401
         def _remove(self) -> None: ...
-        def close(self) -> None:
-            """Let go of it."""
-
+        def _leave(self) -> None: ...
         @property
         def closed(self) -> bool: ...
 
@@ -42,9 +41,10 @@ class Meeting:
                 self._place(region, 0, True, *arguments, label)
                 self._inode = identity(region)
         else:
-            region = attached_segment(name, self.SIZE, type(self).__name__)
-            self._place(region, 0, False, *arguments, label)
-            self._inode = identity(region)
+            with attached_segment(name, self.SIZE, type(self).__name__) as region:
+                self._place(region, 0, False, *arguments, label)
+                self._inode = identity(region)
+        self._region = region
 
     @classmethod
     def _settle_at(cls, region: Region, offset: int, create: bool, *arguments: Any) -> Self:  # noqa: ANN401
@@ -53,6 +53,19 @@ class Meeting:
         self.name = None
         self._place(region, offset, create, *arguments, f"{cls.__name__} at offset {offset:#x} of a region")
         return self
+
+    def close(self) -> None:
+        """Let go of it in this process; it stays for others. Closing twice does nothing.
+
+        Raises
+        ------
+        BufferError
+            A thread of this process holds it, or waits for it; nothing has changed.
+        """
+        self._leave()
+        if self._region is not None:
+            close_if_unused(self._region)
+            self._region = None
 
     def unlink(self) -> None:
         """Remove it: its name, or what stands at its place in a region.
@@ -83,5 +96,11 @@ class Meeting:
         return f"<{self._label}{', closed' if self.closed else ''}>"
 
     def __del__(self) -> None:
-        if self._inode is not None and not self.closed:
+        if self._inode is None or self.closed:
+            return
+        try:
             warnings.warn(f"{self._label} was not closed", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            # What a thread holds stays mapped: see __dealloc__ of the core's part.
+            with contextlib.suppress(BufferError):
+                self.close()
