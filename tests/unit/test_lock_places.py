@@ -73,6 +73,11 @@ def test_a_name_that_cannot_be_is_refused(bad, create):
         Lock(bad, create=create)
 
 
+def test_a_mode_that_keeps_the_maker_out_is_refused(name):
+    with pytest.raises(ValueError, match="mode"):
+        Lock(name, create=True, mode=0o044)
+
+
 def test_a_name_that_is_no_text_is_refused():
     with pytest.raises(TypeError, match="must be a str"):
         Lock(7)
@@ -123,7 +128,6 @@ def test_a_name_that_others_have_taken_since_stays_theirs(name):
 
 def test_a_maker_that_is_killed_at_any_instant_leaves_a_whole_lock_or_nothing(name):
     path = Path("/dev/shm", name)
-    before = set(os.listdir("/dev/shm"))
     seen = set()
 
     def make(say):
@@ -147,7 +151,7 @@ def test_a_maker_that_is_killed_at_any_instant_leaves_a_whole_lock_or_nothing(na
                 pass
             lock.unlink()
             lock.close()
-        assert set(os.listdir("/dev/shm")) - before == set()
+        assert [entry for entry in os.listdir("/dev/shm") if name in entry] == []
     assert seen
 
 
@@ -157,12 +161,16 @@ def test_a_maker_that_is_killed_at_any_instant_leaves_a_whole_lock_or_nothing(na
 @each_kind
 def test_what_is_of_another_kind_is_refused(cls, name):
     made = cls(name, create=True)
+    for other in KINDS:
+        if other is not cls:
+            with pytest.raises(Error, match="not a|another kind"):
+                other(name)
+    made.close()
     os.truncate(f"/dev/shm/{name}", 4 * PAGE)
     for other in KINDS:
         if other is not cls:
             with pytest.raises(Error, match="another kind"):
                 other(name)
-    made.close()
 
 
 def test_what_is_no_lock_at_all_is_refused(name):

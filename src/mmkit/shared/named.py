@@ -67,7 +67,9 @@ def _refusals(call: str, *arguments: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
-    """Make a segment; at the end of the block, if all is well, it gets its name."""
+    """Make a segment; at the end of the block, if all is well, it gets its name. Nobody stands in it then."""
+    if mode & 0o600 != 0o600:
+        raise ValueError(f"mode must let the owner read and write, as {mode:#o} does not")
     path = _DIRECTORY / file_name(name)
     with _refusals("open", str(_DIRECTORY), "O_TMPFILE"):
         directory = os.open(_DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -79,12 +81,11 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
         with _refusals("posix_fallocate", str(path), size):
             os.posix_fallocate(fd, 0, size)
         region = Region.file(fd, mode="r+")
-        stack.callback(close_if_unused, region)
+        stack.callback(region.close)
         yield region
-        with _lock, _refusals("linkat", str(path)):
+        with _refusals("linkat", str(path)):
             # A descriptor of a directory makes Python call linkat(2), and follow the link.
             os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True)
-            _mapped[identity(region)] = region
 
 
 def close_if_unused(region: Region) -> None:
@@ -111,6 +112,8 @@ def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
             if region is None or region.closed:
                 region = Region.file(fd, mode="r+")
                 _mapped[status.st_dev, status.st_ino] = region
+            elif len(region) < size:
+                raise Error(f"{path} is not a {kind}: this process uses it as something smaller")
             try:
                 yield region
             except BaseException:

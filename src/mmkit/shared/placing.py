@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from mmkit.errors import Error
 from mmkit.shared.named import attached_segment, close_if_unused, identity, new_segment, remove_name
 
 if TYPE_CHECKING:
@@ -36,14 +37,18 @@ class Meeting:
         """Make or find the segment of a name, and take place in it."""
         self.name = name
         label = f"{type(self).__name__} {name!r}"
+        made = None
         if create:
             with new_segment(name, self.SIZE, mode) as region:
                 self._place(region, 0, True, *arguments, label)
-                self._inode = identity(region)
-        else:
-            with attached_segment(name, self.SIZE, type(self).__name__) as region:
-                self._place(region, 0, False, *arguments, label)
-                self._inode = identity(region)
+                self._leave()
+                made = identity(region)
+        # Also who has made it attaches by the name, which /proc/PID/maps has then.
+        with attached_segment(name, self.SIZE, type(self).__name__) as region:
+            if made not in (None, identity(region)):
+                raise Error(f"{label}: another process has removed it and made another, within an instant")
+            self._place(region, 0, False, *arguments, label)
+            self._inode = identity(region)
         self._region = region
 
     @classmethod
