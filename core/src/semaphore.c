@@ -78,12 +78,27 @@ static void leave(mmk_semaphore *semaphore)
     robust_release(mutex_of(semaphore));
 }
 
-/* A wake that found nobody says that nobody sleeps. Who is about to sleep has seen the word before, and does not. */
-static void wake(mmk_semaphore *semaphore, uint32_t count)
+/* A permit became free. returns the mark of who sleeps, for `wake`. */
+static uint32_t note_freed(mmk_semaphore *semaphore)
 {
     atomic_fetch_add_explicit(&semaphore->freed, 1, memory_order_relaxed);
-    if (semaphore->sleeping && mmk_futex_wake(&semaphore->freed, (int)count) == 0)
-        semaphore->sleeping = 0;
+    return atomic_load_explicit(&semaphore->sleeping, memory_order_relaxed);
+}
+
+/* Best without the mutex, which who wakes up wants. A wake that found nobody says that nobody sleeps, and the mark
+ * goes; but not that of somebody who was about to sleep meanwhile: it is another, because `freed` was another. */
+static void wake(mmk_semaphore *semaphore, uint32_t count, uint32_t sleeping)
+{
+    if (sleeping && mmk_futex_wake(&semaphore->freed, (int)count) == 0)
+        atomic_compare_exchange_strong(&semaphore->sleeping, &sleeping, 0);
+}
+
+/* Say that somebody is going to sleep until `freed` changes. returns what it is. */
+static uint32_t announce_sleep(mmk_semaphore *semaphore)
+{
+    uint32_t freed = atomic_load_explicit(&semaphore->freed, memory_order_relaxed);
+    atomic_store_explicit(&semaphore->sleeping, freed << 1 | 1, memory_order_relaxed);
+    return freed;
 }
 
 static bool is_other(const mmk_permit_holder *holder, const mmk_process *self)
@@ -108,7 +123,7 @@ static uint32_t free_permits_of_the_dead(mmk_semaphore *semaphore)
     }
     if (freed) {
         count_anew(semaphore);
-        wake(semaphore, freed);
+        wake(semaphore, freed, note_freed(semaphore));
     }
     return freed;
 }
@@ -166,7 +181,7 @@ static int take(mmk_semaphore *semaphore, const mmk_process *self)
     return 0;
 }
 
-static int give(mmk_semaphore *semaphore, const mmk_process *self)
+static int give(mmk_semaphore *semaphore, const mmk_process *self, uint32_t *sleeping)
 {
     if (semaphore->are_held) {
         mmk_permit_holder *holder = find(semaphore, self);
@@ -177,7 +192,7 @@ static int give(mmk_semaphore *semaphore, const mmk_process *self)
     if (get_free(semaphore) == UINT32_MAX)
         return -EOVERFLOW;
     set_free(semaphore, get_free(semaphore) + 1);
-    wake(semaphore, 1);
+    *sleeping = note_freed(semaphore);
     return 0;
 }
 
@@ -205,10 +220,8 @@ static int take_or_announce(mmk_semaphore *semaphore, const mmk_process *self, c
     if (get_free(semaphore) == 0)
         look_after_the_dead(semaphore);
     error = take(semaphore, self);
-    if (error) {
-        *seen = atomic_load_explicit(&semaphore->freed, memory_order_relaxed);
-        semaphore->sleeping = 1;
-    }
+    if (error)
+        *seen = announce_sleep(semaphore);
     leave(semaphore);
     return error;
 }
@@ -237,8 +250,10 @@ int mmk_semaphore_release(mmk_semaphore *semaphore, const mmk_wait *wait)
         error = enter(semaphore, wait);
     if (error)
         return error;
-    error = give(semaphore, &self);
+    uint32_t sleeping = 0;
+    error = give(semaphore, &self, &sleeping);
     leave(semaphore);
+    wake(semaphore, 1, sleeping);
     return error;
 }
 

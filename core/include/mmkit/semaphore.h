@@ -7,7 +7,7 @@
  *        132      4  1: permits are held, 0: they are only counted
  *        136      4  permits that are free
  *        140      4  how many times a permit became free: sleepers wait for it to change
- *        144      4  1: somebody may be sleeping
+ *        144      4  0: nobody sleeps; else twice the number above, as the last who went to sleep saw it, plus 1
  *        148      4  holders that are in use, from the first on
  *        152      8  when the holders were last looked at for dead ones, CLOCK_MONOTONIC nanoseconds
  *        160     32  0
@@ -50,7 +50,7 @@ typedef struct mmk_semaphore {
     uint32_t are_held;
     uint32_t free;
     _Atomic uint32_t freed;
-    uint32_t sleeping;
+    _Atomic uint32_t sleeping;
     uint32_t holders_in_use;
     uint64_t looked_after;
     char unused[32];
