@@ -13,6 +13,7 @@ there and back. Both sleep in the kernel meanwhile, so this is mostly what the s
 from __future__ import annotations
 
 import fcntl
+import importlib
 import multiprocessing
 import os
 import signal
@@ -39,8 +40,7 @@ def _named(scope: ExitStack, cls: Any, **how: Any) -> Any:  # noqa: ANN401
 def _posix_semaphore(scope: ExitStack, value: int) -> Any:  # noqa: ANN401
     """Return a semaphore of posix_ipc, or None where that is not installed."""
     with suppress(ImportError):
-        import posix_ipc
-
+        posix_ipc: Any = importlib.import_module("posix_ipc")
         semaphore = posix_ipc.Semaphore(None, posix_ipc.O_CREX, initial_value=value)
         scope.callback(semaphore.close)
         semaphore.unlink()

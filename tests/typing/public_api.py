@@ -3,7 +3,7 @@
 from typing import assert_type
 
 import mmkit
-from mmkit import Advice, MapFlag, Prot, Region, linux
+from mmkit import Advice, MapFlag, Prot, Region, linux, shared
 from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
 from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
@@ -48,6 +48,17 @@ with mmap.mmap(-1, 100, access=mmap.ACCESS_WRITE, trackfd=False) as mapped:
     mapped.madvise(mmap.MADV_COLLAPSE)
     assert_type(mapped.protect(mmap.PROT_READ), tuple[int, int])
     assert_type(memoryview(mapped), memoryview[int])
+
+with shared.Lock("name", create=True) as lock:
+    assert_type(lock, shared.Lock)
+    assert_type(lock.acquire(0.5), bool)
+with lock.repairing() as abandoned:
+    assert_type(abandoned, bool)
+assert_type(shared.RLock.at(region, 64, create=True), shared.RLock)
+assert_type(shared.Condition("name").wait_for(lambda: 7), int)
+assert_type(shared.Semaphore("name", create=True, value=3, held=False).recover(), int)
+assert_type(shared.Event("name").wait(timeout=1), bool)
+assert_type(shared.Barrier("name", create=True, parties=3).wait(), int)
 
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]

@@ -55,8 +55,42 @@ class _Holding(Meeting):
             self._end_repair(repaired)
 
 
+class _PlainLock(_Holding):
+    """What a `Lock` and an `RLock` have in common: how it is found."""
+
+    SIZE: ClassVar[int] = LOCK_SIZE
+    _reentrant: ClassVar[bool]
+
+    def __init__(self, name: str, create: bool = False, *, mode: int = 0o600) -> None:
+        self._settle(name, create, mode, self._reentrant)
+
+    @classmethod
+    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+        """Place one in a region that processes share, or find it there.
+
+        Parameters
+        ----------
+        region
+            Shared and writable. It cannot be closed while this is open.
+        offset
+            Bytes from the start of the region, a multiple of 64; `SIZE` bytes are taken.
+        create
+            Make it, where the first 8 bytes are zero.
+
+        Raises
+        ------
+        ValueError
+            It cannot stand there.
+        SyscallError
+            ``EEXIST``: one is there. ``EBUSY``: somebody is making one at this moment.
+        Error
+            What is there is not one of this kind that this process can use: it says why.
+        """
+        return cls._settle_at(region, offset, create, cls._reentrant)
+
+
 @adopt_methods
-class Lock(_Holding, LockObject):
+class Lock(_PlainLock, LockObject):
     """A lock between unrelated processes, which survives the death of its holder.
 
     It is held by one thread of one process, which alone releases it; ``with lock:`` does both. When a holder dies,
@@ -88,40 +122,18 @@ class Lock(_Holding, LockObject):
     pthread_mutexattr_setrobust(3), futex(7), shm_overview(7)
     """
 
-    SIZE: ClassVar[int] = LOCK_SIZE
     _reentrant: ClassVar[bool] = False
-
-    def __init__(self, name: str, create: bool = False, *, mode: int = 0o600) -> None:
-        self._settle(name, create, mode, self._reentrant)
-
-    @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
-        """Place one in a region that processes share, or find it there.
-
-        Parameters
-        ----------
-        region
-            Shared and writable. It cannot be closed while this is open.
-        offset
-            Bytes from the start of the region, a multiple of 64; `SIZE` bytes are taken.
-        create
-            Make it, where the first 8 bytes are zero.
-
-        Raises
-        ------
-        ValueError
-            It cannot stand there.
-        SyscallError
-            ``EEXIST``: one is there. ``EBUSY``: somebody is making one at this moment.
-        Error
-            What is there is not one of this kind that this process can use: it says why.
-        """
-        return cls._settle_at(region, offset, create, cls._reentrant)
 
 
 @adopt_methods
-class RLock(Lock):
-    """A `Lock` that the thread that has it can take again; it is free when it was released as often."""
+class RLock(_PlainLock, LockObject):
+    """A `Lock` that the thread that has it can take again; it is free when it was released as often.
+
+    Parameters
+    ----------
+    name, create, mode
+        As of a `Lock`, with the same errors.
+    """
 
     _reentrant: ClassVar[bool] = True
 
