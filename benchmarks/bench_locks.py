@@ -2,12 +2,12 @@
 
     python benchmarks/bench_locks.py [--quick] [--json FILE]
 
-Uncontended: one thread takes and gives back. Each contestant is called as its own documentation would; posix_ipc's
-semaphore stands in for a lock, as its documentation has it. Only mmkit's survives the death of its holder (flock(2)
-too, for which the kernel gives it back without a word).
+Uncontended: one thread takes and gives back. Each contestant is called as its own documentation would;
+posix_ipc's semaphore stands in for a lock, as its documentation has it. Only mmkit's survives the death of
+its holder (flock(2) too, which the kernel gives back without a word).
 
-Handed over: two processes, each waiting for the other, by two of the contestant's semaphores or events; one call is
-there and back. Both sleep in the kernel meanwhile, so this is mostly what the scheduler takes.
+Handed over: two processes, each waiting for the other, by two of the contestant's semaphores or events; one
+call is there and back. Both sleep in the kernel meanwhile, so this is mostly what the scheduler takes.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ def _posix_semaphore(scope: ExitStack, value: int) -> Any:  # noqa: ANN401
 
 
 def _flock_file(scope: ExitStack) -> int:
-    file = scope.enter_context(tempfile.TemporaryFile(dir="/dev/shm"))
-    return int(file.fileno())
+    return int(scope.enter_context(tempfile.TemporaryFile(dir="/dev/shm")).fileno())
 
 
 def uncontended(name: str, statement: str, *, flock: str | None) -> Race:
@@ -110,9 +109,7 @@ def _events(scope: ExitStack, there: Any, back: Any) -> Statement:  # noqa: ANN4
         back.set()
 
     Partner(scope, answer)
-    return Statement(
-        "set_(); wait(); clear()", set_=there.set, wait=back.wait, clear=back.clear
-    )
+    return Statement("set_(); wait(); clear()", set_=there.set, wait=back.wait, clear=back.clear)
 
 
 @race("hand over to another process and back: semaphores", peer="multiprocessing")
@@ -127,7 +124,9 @@ def hand_over(scope: ExitStack) -> Contestants:
     }
 
 
-@race("hand over to another process and back: events", peer="multiprocessing", targets=AGAINST_MULTIPROCESSING)
+@race(
+    "hand over to another process and back: events", peer="multiprocessing", targets=AGAINST_MULTIPROCESSING
+)
 def hand_over_events(scope: ExitStack) -> Contestants:
     ours = [_named(scope, Event) for _ in range(2)]
     theirs = [multiprocessing.Event() for _ in range(2)]
@@ -158,7 +157,11 @@ def contended() -> Race:
 
 if __name__ == "__main__":
     main(
-        uncontended("acquire() and release()", "lock.acquire(); lock.release()", flock="flock(fd, LOCK); flock(fd, UNLOCK)"),
+        uncontended(
+            "acquire() and release()",
+            "lock.acquire(); lock.release()",
+            flock="flock(fd, LOCK); flock(fd, UNLOCK)",
+        ),
         uncontended("with lock", "with lock: pass", flock=None),
         hand_over,
         hand_over_events,

@@ -245,6 +245,43 @@ TEST(who_executes_another_program_is_a_dead_holder)
     drop_stage(on);
 }
 
+/* ---- waking ----------------------------------------------------------------------------------------- */
+
+enum { TURNS = 40 };
+
+static void take_when_released(void *with)
+{
+    stage *on = with;
+    for (int i = 1; i <= TURNS; i++) {
+        WAIT_UNTIL(atomic_load(&on->step) == i);
+        CHECK(mmk_lock_acquire(&on->lock, &forever) == 0);
+        CHECK(mmk_lock_release(&on->lock) == 0);
+        atomic_store(&on->answer, i);
+    }
+}
+
+TEST(who_waits_is_woken_by_a_release_in_another_process)
+{
+    if (UNDER_TSAN)
+        SKIP("under ThreadSanitizer nobody sleeps for a lock");
+    stage *on = new_stage(MMK_LOCK);
+    pid_t waiter = start(take_when_released, on);
+    uint64_t slept = 0;
+    for (int i = 1; i <= TURNS; i++) {
+        CHECK(mmk_lock_acquire(&on->lock, &forever) == 0);
+        atomic_store(&on->step, i);
+        WAIT_UNTIL(sleeps(waiter));
+        uint64_t released = mmk_now();
+        CHECK(mmk_lock_release(&on->lock) == 0);
+        WAIT_UNTIL(atomic_load(&on->answer) == i);
+        slept += mmk_now() - released;
+    }
+    ends_well(waiter);
+    /* Without a wake it would be half a slice each time. */
+    CHECK(slept < (uint64_t)TURNS * MMK_SLICE / 4);
+    drop_stage(on);
+}
+
 static int count_and_stop(void *with)
 {
     return ++*(int *)with == 3;
@@ -332,6 +369,7 @@ int main(void)
     RUN(a_thread_that_ends_with_it_is_a_dead_holder);
     RUN(a_forked_child_does_not_have_its_parents_lock_and_its_end_releases_nothing);
     RUN(who_executes_another_program_is_a_dead_holder);
+    RUN(who_waits_is_woken_by_a_release_in_another_process);
     RUN(a_wait_asks_after_each_slice_whether_to_go_on);
     RUN(no_more_locks_than_the_kernel_looks_after_and_of_those_every_death_is_seen);
     RUN(what_a_lock_protects_is_never_seen_half_changed_by_threads);

@@ -217,7 +217,8 @@ TEST(a_storm_of_deaths_neither_loses_permits_nor_makes_any)
     for (int i = 0; i < WORKERS; i++)
         killed(workers[i]);
     int64_t lost = mmk_semaphore_recover(&on->semaphore, &forever);
-    printf("  %u deaths, %lu rounds; %ld permits were left by the last\n", deaths, atomic_load(&on->rounds), (long)lost);
+    printf("  %u deaths, %lu rounds; %ld permits were left by the last\n", deaths, atomic_load(&on->rounds),
+           (long)lost);
     CHECK(mmk_semaphore_value(&on->semaphore) == PERMITS);
     drop_stage(on);
 }

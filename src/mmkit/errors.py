@@ -53,7 +53,7 @@ class OwnerDied(Error):  # noqa: N818 - the contract's name
 
 
 class BrokenBarrierError(Error, _threading.BrokenBarrierError):
-    """A barrier is broken, or was while this party waited; it is a :class:`threading.BrokenBarrierError` too."""
+    """A barrier is broken, or was while this party waited. A :class:`threading.BrokenBarrierError` too."""
 
 
 class MemoryFault(Error):  # noqa: N818 - the contract's name

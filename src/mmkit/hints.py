@@ -392,8 +392,8 @@ _PLACED_HINTS = {
     ("recover", errno.EDEADLK): "This thread holds it; the end of its repairing() block clears the mark.",
     ("repairing", errno.EDEADLK): "This thread has it already.",
     ("release", errno.EPERM): (
-        "This thread does not hold it: it is released by the thread (a permit: by the process) that took it, and a "
-        "forked child has none of its parent's."
+        "This thread does not hold it: it is released by the thread (a permit: by the process) that took it, "
+        "and a forked child has none of its parent's."
     ),
     ("wait", errno.EPERM): "This thread does not hold the lock of the condition.",
     ("notify", errno.EPERM): "This thread does not hold the lock of the condition.",

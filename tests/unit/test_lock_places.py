@@ -260,12 +260,14 @@ try:
 except mmkit.SyscallError as error:
     print(error.errno, os.listdir("/dev/shm"))
 """
-    script = "mount -t tmpfs -o size=4k none /dev/shm && dd if=/dev/zero of=/dev/shm/x bs=4k count=1 2>/dev/null; exec \"$@\""
+    script = 'mount -t tmpfs -o size=4k none /dev/shm && dd if=/dev/zero of=/dev/shm/x bs=4k count=1 2>/dev/null; exec "$@"'
     import subprocess
     import sys
 
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", code], capture_output=True, text=True
+        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
     )
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(done.stderr)
@@ -280,7 +282,9 @@ def test_a_process_of_another_pid_namespace_is_refused(name):
     lock = Lock(name, create=True)
     code = f"import mmkit; mmkit.shared.Lock({name!r})"
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code], capture_output=True, text=True
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
     )
     if "unshare" in done.stderr:
         pytest.skip(done.stderr)

@@ -23,8 +23,9 @@ enum {
 
 /* How long to wait, and for what to give up. */
 typedef struct mmk_wait {
-    uint64_t deadline;            /* of mmk_now, in nanoseconds; MMK_FOREVER; 0 looks once and does not wait */
-    int (*interrupted)(void *of); /* asked after each slice, with no lock held: not 0 ends the wait by -EINTR. Or NULL */
+    uint64_t deadline; /* of mmk_now, in nanoseconds; MMK_FOREVER; 0 looks once and does not wait */
+    /* Asked after each slice, with no mutex held: not 0 ends the wait by -EINTR. Or NULL. */
+    int (*interrupted)(void *of);
     void *of;
 } mmk_wait;
 

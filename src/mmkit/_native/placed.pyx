@@ -9,7 +9,8 @@ from libc.math cimport isnan
 from mmkit._native.region cimport mmk_region_is_closed, mmk_view_close, mmk_view_open
 
 from mmkit.errors import ClosedError
-from mmkit.hints import failure, placed_failure
+from mmkit.hints import failure as call_failure
+from mmkit.hints import placed_failure
 
 cdef enum:
     MAP_SHARED = 1
@@ -106,7 +107,7 @@ cdef class Placed:
             self.view = NULL
             if error == -EACCES:
                 raise ValueError(f"{label}: the region cannot be written there, and taking a lock is writing")
-            raise failure(error, "view")
+            raise call_failure(error, "view")
         self.region = region
         self.at = region.handle.base + place
         self.generation = mmk_process_generation

@@ -31,8 +31,8 @@ class _Holding(Meeting):
     def repairing(self) -> Iterator[bool]:
         """Hold the lock for a ``with`` block that puts right what a dead holder has left.
 
-        At the end of the block the mark is cleared and the lock released. If the block raises, or dies, the mark
-        stays. Of several who were told `OwnerDied`, one after the other comes in: the first finds True.
+        At the end of the block the mark is cleared and the lock released. If the block raises, or dies, the
+        mark stays. Of several who were told `OwnerDied`, one after the other comes in: the first finds True.
 
         Yields
         ------
@@ -93,9 +93,9 @@ class _PlainLock(_Holding):
 class Lock(_PlainLock, LockObject):
     """A lock between unrelated processes, which survives the death of its holder.
 
-    It is held by one thread of one process, which alone releases it; ``with lock:`` does both. When a holder dies,
-    every `acquire` raises `OwnerDied` until `recover`, or until ``with lock.repairing():`` has put right what the
-    lock protects. A forked child does not have its parent's locks; execve(2) counts as death.
+    It is held by one thread of one process, which alone releases it; ``with lock:`` does both. When a holder
+    dies, every `acquire` raises `OwnerDied` until `recover`, or until ``with lock.repairing():`` has put
+    right what the lock protects. A forked child does not have its parent's locks; execve(2) counts as death.
 
     Not for processes that distrust each other: who can write the segment can break the lock.
 
@@ -142,9 +142,9 @@ class RLock(_PlainLock, LockObject):
 class Condition(_Holding, ConditionObject):
     """A lock, and waiting for what happens under it, between unrelated processes.
 
-    The lock comes with it, and is an `RLock`: ``with condition:`` holds it. `wait` releases it while it waits.
-    Whoever notifies wakes who has waited longest; a notification whose receiver died is passed on. When a process
-    dies holding the lock, all who wait are told `OwnerDied`.
+    The lock comes with it, and is an `RLock`: ``with condition:`` holds it. `wait` releases it while it
+    waits. Whoever notifies wakes who has waited longest; a notification whose receiver died is passed on.
+    When a process dies holding the lock, all who wait are told `OwnerDied`.
 
     Parameters
     ----------

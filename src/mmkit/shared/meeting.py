@@ -29,9 +29,10 @@ _MOST_PARTIES = 256
 class Semaphore(Meeting, SemaphoreObject):
     """A number of permits, between unrelated processes.
 
-    A permit is held by the process that took it, and given back by it; ``with semaphore:`` does both. The permits of
-    a process that is gone are free again, at most 50 ms after somebody wants one. With ``held=False`` permits are only
-    counted: any process may take one or add one, and what a dead process has taken is gone.
+    A permit is held by the process that took it, and given back by it; ``with semaphore:`` does both. The
+    permits of a process that is gone are free again, at most 50 ms after somebody wants one. With
+    ``held=False`` permits are only counted: any process may take one or add one, and what a dead process has
+    taken is gone.
 
     A forked child holds none of its parent's permits. execve(2) keeps them.
 
@@ -42,7 +43,8 @@ class Semaphore(Meeting, SemaphoreObject):
     value
         How many permits there are, of a new semaphore. All are free.
     held
-        Whether permits belong to who took them, of a new semaphore. 256 processes can hold permits at one time.
+        Whether permits belong to who took them, of a new semaphore. 256 processes can hold permits at one
+        time.
 
     References
     ----------
@@ -113,8 +115,8 @@ class Event(_Closing, EventObject):
 class Barrier(_Closing, BarrierObject):
     """A place where a number of parties wait until all are there. Each thread that waits is a party.
 
-    A party that dies while it waits breaks the barrier: all others get a `BrokenBarrierError`, until `reset`. One
-    that dies before it comes is not known: give `wait` a timeout. It closes at the end of a ``with`` block.
+    A party that dies while it waits breaks the barrier: all others get a `BrokenBarrierError`, until `reset`.
+    One that dies before it comes is not known: give `wait` a timeout. A ``with`` block closes it at its end.
 
     Parameters
     ----------

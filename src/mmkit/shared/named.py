@@ -1,7 +1,7 @@
 """Named segments that hold a lock or the like: made whole or not at all, and mapped once in a process.
 
-A segment is written as a file without a name (O_TMPFILE), and gets its name when it is done. Whoever dies half-way
-has made nothing, and whoever finds the name finds a lock.
+A segment is written as a file without a name (O_TMPFILE), and gets its name when it is done. Whoever dies
+half-way has made nothing, and whoever finds the name finds a lock.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["attached_segment", "close_if_unused", "file_name", "identity", "new_
 
 _DIRECTORY = Path("/dev/shm")
 
-#: The device and inode of each segment that is mapped. Two mappings would be two addresses of one lock, and libc
-#: knows a lock that a thread holds by its address.
+#: By device and inode, what is mapped. Two mappings would be two addresses of one lock, and libc knows a lock
+#: that a thread holds by its address.
 _mapped: weakref.WeakValueDictionary[tuple[int, int], Region] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 
@@ -125,7 +125,7 @@ def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
 
 
 def remove_name(name: str, inode: tuple[int, int]) -> None:
-    """Take a segment's name away; who has it mapped keeps it. A name that others have taken since stays theirs."""
+    """Take a segment's name away; who has it mapped keeps it. A name that is another's since stays."""
     path = _DIRECTORY / file_name(name)
     with _refusals("unlink", str(path)):
         status = path.lstat()

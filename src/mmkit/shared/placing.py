@@ -27,11 +27,13 @@ class Meeting:
     if TYPE_CHECKING:
         _label: str
 
-        def _place(self, region: Region, offset: int, create: bool, *arguments: Any) -> None: ...  # noqa: ANN401
+        _place: Any  # (region, offset, create, *what the kind takes, label) -> None
+
         def _remove(self) -> None: ...
         def _leave(self) -> None: ...
         @property
-        def closed(self) -> bool: ...
+        def closed(self) -> bool:
+            """Whether it was closed in this process."""
 
     def _settle(self, name: str, create: bool, mode: int, *arguments: Any) -> None:  # noqa: ANN401
         """Make or find the segment of a name, and take place in it."""
@@ -75,8 +77,8 @@ class Meeting:
     def unlink(self) -> None:
         """Remove it: its name, or what stands at its place in a region.
 
-        A name can be given anew at once. Who has it open goes on with it until they close it, and it can be removed
-        after it was closed. In a region it must be open, and nobody may use it any more.
+        A name can be given anew at once. Who has it open goes on with it until they close it, and it can be
+        removed after it was closed. In a region it must be open, and nobody may use it any more.
 
         Raises
         ------
