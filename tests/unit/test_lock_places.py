@@ -398,7 +398,8 @@ def test_making_one_without_a_name_is_refused():
 
 def test_a_program_that_ends_leaves_the_segment(name):
     code = "import sys, mmkit; lock = mmkit.shared.Lock(sys.argv[1], create=True)"
-    assert run(code, name).returncode == 0
+    done = run(code, name)
+    assert (done.returncode, done.stderr) == (0, "")
     lock = Lock(name)
     with lock:
         pass

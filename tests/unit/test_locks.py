@@ -282,6 +282,7 @@ def test_a_child_forked_by_another_thread_while_one_waits(lock):
     waiter = threading.Thread(target=is_told_of_a_death, args=(lock,))
     waiter.start()
     assert in_child(lambda: lock.acquire(0)) is False
+    in_child(lock.close)
     child.kill()
     waiter.join()
     with pytest.raises(BaseException, match="OwnerDied"):

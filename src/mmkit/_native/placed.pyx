@@ -143,6 +143,7 @@ cdef class Placed:
         if error:
             raise self.failure(error, "attach")
         self.generation = mmk_process_generation
+        self.waiting = 0
         return 0
 
     cdef bint must_stay(self) noexcept:
@@ -177,7 +178,8 @@ cdef class Placed:
         """Unpin the place, unless somebody in this process needs it."""
         if self.at == NULL:
             return
-        if self.waiting:
+        # Of the parent's threads none is here.
+        if self.waiting and self.generation == mmk_process_generation:
             raise BufferError(f"{self._label}: a thread is waiting here")
         if self.must_stay():
             raise BufferError(f"{self._label}: a thread of this process holds it; release it first")
