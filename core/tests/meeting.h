@@ -95,6 +95,27 @@ static inline bool sleeps(pid_t thread)
     return atol(text) == SYS_futex;
 }
 
+/* A wait that counts the slices at whose end there was what it waits for: each is a wake that was lost, or one that
+ * was still on its way. If all are lost there is one for each wait; however slow the machine, few are on their way. */
+typedef struct watched_wait {
+    mmk_wait wait;
+    bool (*is_there)(void *of);
+    void *of;
+    unsigned late;
+} watched_wait;
+
+static inline int count_late_slice(void *with)
+{
+    watched_wait *watch = with;
+    watch->late += watch->is_there(watch->of);
+    return 0;
+}
+
+static inline void watch_wait(watched_wait *watch, bool is_there(void *), void *of)
+{
+    *watch = (watched_wait){{MMK_FOREVER, count_late_slice, watch}, is_there, of, 0};
+}
+
 static inline unsigned random_number(uint64_t *seed)
 {
     *seed = *seed * 6364136223846793005u + 1442695040888963407u;

@@ -16,9 +16,9 @@
  *                                    the waiter, holding the lock again
  *
  * Each waiter sleeps on a word of its own, so one is woken for each notification, and nobody in vain. A notification
- * whose waiter died before it had the lock again is passed on to who waited then, by any waiter at the end of a slice. When a
- * holder of the lock died, all who wait find out at the end of their slices and are told -EOWNERDEAD: nobody may be
- * left to notify them.
+ * whose waiter died before it had the lock again is passed on to who waited then, by any waiter at the end of a slice.
+ * When a holder of the lock died, all who wait find out at the end of their slices and are told -EOWNERDEAD: nobody
+ * may be left to notify them.
  *
  * Threads: any call from any thread. Fork: a child does not have its parent's locks. Signals: no.
  */
