@@ -115,6 +115,36 @@ TEST(a_pid_that_was_given_to_somebody_else_holds_nothing)
     drop_stage(on);
 }
 
+static void die_in_the_middle_of_taking(void *with)
+{
+    mmk_semaphore *semaphore = &((stage *)with)->semaphore;
+    mmk_process self;
+    CHECK(mmk_process_self(&self) == 0);
+    CHECK(pthread_mutex_lock((pthread_mutex_t *)semaphore->mutex) == 0);
+    /* As `take` does, but for the last store. */
+    semaphore->holders_in_use = 1;
+    semaphore->holders[0] = (mmk_permit_holder){.pid = self.pid, .held = 1, .start = self.start};
+    atomic_store(&((stage *)with)->step, 1);
+    for (;;)
+        pause();
+}
+
+TEST(a_change_that_a_death_cut_off_is_mended)
+{
+    stage *on = new_stage(2, true);
+    pid_t dies = start(die_in_the_middle_of_taking, on);
+    WAIT_UNTIL(atomic_load(&on->step) == 1);
+    CHECK(mmk_semaphore_value(&on->semaphore) == 2);
+    killed(dies);
+    /* One is the dead one's still, until somebody looks for it. */
+    CHECK(mmk_semaphore_try(&on->semaphore) == 0);
+    CHECK(mmk_semaphore_value(&on->semaphore) == 0);
+    CHECK(mmk_semaphore_recover(&on->semaphore, &forever) == 1);
+    CHECK(mmk_semaphore_release(&on->semaphore, &forever) == 0);
+    CHECK(mmk_semaphore_value(&on->semaphore) == 2);
+    drop_stage(on);
+}
+
 static void fill_a_place(void *with)
 {
     stage *on = with;
@@ -237,6 +267,7 @@ int main(void)
     RUN(a_forked_child_holds_none_of_its_parents_permits);
     RUN(a_counted_permit_is_gone_with_who_took_it_and_anybody_adds_one);
     RUN(a_pid_that_was_given_to_somebody_else_holds_nothing);
+    RUN(a_change_that_a_death_cut_off_is_mended);
     RUN(places_of_the_dead_are_given_to_others);
     RUN(one_permit_excludes_threads_from_each_other);
     RUN(no_wake_is_lost_between_who_adds_and_who_takes);
