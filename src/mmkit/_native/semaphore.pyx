@@ -6,8 +6,6 @@ from mmkit._native.region cimport MappedRegion
 from mmkit.errors import BrokenBarrierError
 
 cdef enum:
-    EPERM = 1
-    EINTR = 4
     EBUSY = 16
     ETIMEDOUT = 110
 
