@@ -10,7 +10,16 @@
 from __future__ import annotations
 
 from mmkit import compat, linux, maps, shared
-from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, OutOfMemory, SyscallError
+from mmkit.errors import (
+    BrokenBarrierError,
+    ClosedError,
+    CorruptError,
+    Error,
+    MemoryFault,
+    OutOfMemory,
+    OwnerDied,
+    SyscallError,
+)
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
@@ -20,12 +29,14 @@ from mmkit.shared import SharedMemory, SystemVMemory
 __all__ = [
     "PAGE_SIZE",
     "Advice",
+    "BrokenBarrierError",
     "ClosedError",
     "CorruptError",
     "Error",
     "MapFlag",
     "MemoryFault",
     "OutOfMemory",
+    "OwnerDied",
     "Prot",
     "Region",
     "SharedMemory",

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+import threading as _threading
 
-__all__ = ["ClosedError", "CorruptError", "Error", "MemoryFault", "OutOfMemory", "SyscallError"]
+__all__ = [
+    "BrokenBarrierError",
+    "ClosedError",
+    "CorruptError",
+    "Error",
+    "MemoryFault",
+    "OutOfMemory",
+    "OwnerDied",
+    "SyscallError",
+]
 
 
 class Error(Exception):
@@ -26,6 +36,29 @@ class ClosedError(Error, ValueError):
 
 class CorruptError(Error):
     """Data does not have the form that it must have: it was damaged, or is something else."""
+
+
+class OwnerDied(Error):  # noqa: N818 - the contract's name
+    """Whoever held a lock died, and nobody has recovered the lock since. It is not held.
+
+    Parameters
+    ----------
+    message
+        Which lock, who died, and what to do.
+    pid
+        The process that died with it; None if it is not known.
+    """
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message, pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class BrokenBarrierError(Error, _threading.BrokenBarrierError):
+    """A barrier is broken, or was while this party waited. A :class:`threading.BrokenBarrierError` too."""
 
 
 class MemoryFault(Error):  # noqa: N818 - the contract's name

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmkit.errors import ClosedError, Error, MemoryFault, SyscallError
 from mmkit.flags import Advice, MapFlag, Prot
 
-__all__ = ["address", "failure", "flag_names", "memory_fault", "size"]
+__all__ = ["address", "failure", "flag_names", "memory_fault", "placed_failure", "size"]
 
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
@@ -413,3 +413,59 @@ def memory_fault(
     access = "write" if write else "read"
     place = f"{address:#x}" if offset is None else f"{address:#x} (offset {offset:#x})"
     return MemoryFault(f"{access} at {place}: {word}: {cure or explanation}", address, offset, access, word)
+
+
+# ---- locks and the like -----------------------------------------------------------------------------
+
+#: As MMK_E... in core/include/mmkit/placed.h: why there is nothing to attach to.
+_NOT_THERE = {
+    4128: "nothing is there; make it with create=True",
+    4129: "something else is there, which mmkit has not made and does not overwrite",
+    4130: "whoever was making it died before it was done; make it with create=True",
+    4131: "it is of a version that this mmkit does not know; all its users need the same",
+    4132: "another kind of thing is there",
+    4133: (
+        "it was made in another PID namespace (another container), where process ids mean other processes; "
+        "all its users must be in one"
+    ),
+    4134: "it was made before this machine was started last; remove it, and make it anew",
+    4135: "it was made by a program with another libc, whose mutexes are not like those of this one",
+}
+
+_PLACED_HINTS = {
+    ("acquire", errno.EDEADLK): "This thread has it already; an RLock can be taken again.",
+    ("recover", errno.EDEADLK): "This thread holds it; the end of its repairing() block clears the mark.",
+    ("repairing", errno.EDEADLK): "This thread has it already.",
+    ("release", errno.EPERM): (
+        "This thread does not hold it: it is released by the thread (a permit: by the process) that took it, "
+        "and a forked child has none of its parent's."
+    ),
+    ("wait", errno.EPERM): "This thread does not hold the lock of the condition.",
+    ("notify", errno.EPERM): "This thread does not hold the lock of the condition.",
+    ("wait", errno.ENOSPC): "256 threads wait already.",
+    ("acquire", errno.ENOSPC): "256 processes hold permits.",
+    ("create", errno.EBUSY): "Another process is making it at this moment.",
+    ("attach", errno.EBUSY): "Another process is making it at this moment; try again.",
+    ("create", errno.EEXIST): "One is there already; attach to it without create=True, or unlink() it first.",
+}
+
+
+def placed_failure(code: int, call: str, label: str) -> Exception:
+    """Return the exception for a lock, or another thing that processes meet at.
+
+    Parameters
+    ----------
+    code
+        Negative: ``-errno``, or one of ``core/include/mmkit/placed.h``.
+    call
+        The method that failed.
+    label
+        Which thing: its class and name or place.
+    """
+    number = -code
+    if number in _NOT_THERE:
+        return Error(f"{label}: {_NOT_THERE[number]}")
+    hint = _PLACED_HINTS.get((call, number), "")
+    if number == errno.ENOLCK:
+        hint = "This thread holds 2000 locks; the kernel looks after no more of a thread that dies."
+    return SyscallError(number, f"{call} of {label}", hint)

@@ -64,5 +64,16 @@ assert_type(shared.array("name", (2, 3), "f8", create=True), SharedArray)
 assert_type(shared.segments(), list[Segment])
 assert_type(shared.reap(dry_run=True), list[Segment])
 
+with shared.Lock("name", create=True) as lock:
+    assert_type(lock, shared.Lock)
+    assert_type(lock.acquire(0.5), bool)
+with lock.repairing() as abandoned:
+    assert_type(abandoned, bool)
+assert_type(shared.RLock.at(region, 64, create=True), shared.RLock)
+assert_type(shared.Condition("name").wait_for(lambda: 7), int)
+assert_type(shared.Semaphore("name", create=True, value=3, held=False).recover(), int)
+assert_type(shared.Event("name").wait(timeout=1), bool)
+assert_type(shared.Barrier("name", create=True, parties=3).wait(), int)
+
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]

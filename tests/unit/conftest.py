@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from meeting import fresh_name
 from mmkit import Region
 from support import PAGE
 
@@ -24,8 +25,8 @@ def path(tmp_path):
 @pytest.fixture
 def name():
     """A name for shared memory, whose segments are gone afterwards; tests may add to it."""
-    name = f"mmkit-test-{os.getpid()}"
-    yield name
+    with fresh_name() as name:
+        yield name
     for left in os.listdir("/dev/shm"):
         if left.startswith(name):
             os.unlink(f"/dev/shm/{left}")

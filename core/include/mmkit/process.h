@@ -1,0 +1,42 @@
+/* process.h: who a process is, so that others can tell later whether it still lives.
+ *
+ * A pid alone does not tell: it is given to somebody else when its process is gone. A pid with the moment at
+ * which its process started does, within one boot and one PID namespace.
+ *
+ * Threads: any call from any thread.
+ * Fork:    a child is somebody else: what is remembered here of the process is forgotten in it.
+ * Signals: mmk_process_generation only.
+ */
+#ifndef MMKIT_PROCESS_H
+#define MMKIT_PROCESS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <mmkit/base.h>
+
+typedef struct mmk_process {
+    uint32_t pid;   /* of the thread group, in the PID namespace of whoever looks; 0: nobody */
+    uint64_t start; /* in clock ticks since boot, field 22 of proc_pid_stat(5); 0: not known */
+} mmk_process;
+
+/* How many times a fork lies between this process and the one that loaded the library: whoever keeps something that
+ * a child does not have (the ownership of a lock) compares. Written in the child of a fork, before anything runs. */
+MMK_API extern _Atomic uint32_t mmk_process_generation;
+
+/* The calling process. proc_pid_stat(5).
+ * returns  0; -errno where /proc/self cannot be read */
+MMK_API MMK_MUST_CHECK int mmk_process_self(mmk_process *self);
+
+/* The calling thread's identifier, as gettid(2), without a system call but for a thread's first. */
+MMK_API uint32_t mmk_thread_id(void);
+
+/* Is the process gone, be it as a zombie? Who cannot be looked at (hidepid, no descriptor left) is not gone.
+ * With an unknown start, a pid that somebody has is not gone. pidfd_open(2), Linux 5.3; kill(2) before. */
+MMK_API bool mmk_process_is_gone(const mmk_process *process);
+
+/* The inode of the caller's PID namespace: what a pid means depends on it. pid_namespaces(7).
+ * returns  0; -errno where /proc/self/ns/pid cannot be read */
+MMK_API MMK_MUST_CHECK int mmk_process_namespace(uint64_t *inode);
+
+#endif

@@ -1,0 +1,406 @@
+"""Where locks and the like stand: names in /dev/shm, places in regions, and what is refused there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from meeting import Child
+from mmkit import ClosedError, Error, Prot, Region, SyscallError
+from mmkit.shared import Barrier, Condition, Event, Lock, RLock, Semaphore
+from support import NOBODY, PAGE, in_child, needs_root, run
+
+KINDS = [Lock, RLock, Condition, Semaphore, Event, Barrier]
+each_kind = pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
+
+
+@pytest.fixture
+def region():
+    region = Region.anonymous(4 * PAGE, shared=True)
+    yield region
+    region.close()
+
+
+# ---- names ------------------------------------------------------------------------------------------
+
+
+@each_kind
+def test_a_name_appears_in_dev_shm_as_given_until_unlinked(cls, name):
+    path = Path("/dev/shm", name)
+    made = cls(name, create=True)
+    assert path.stat().st_size == cls.SIZE
+    assert path.stat().st_mode & 0o777 == 0o600
+    found = cls("/" + name)
+    made.close()
+    found.unlink()
+    assert not path.exists()
+    found.close()
+    with pytest.raises(FileNotFoundError):
+        found.unlink()
+
+
+@each_kind
+def test_closing_and_unlinking_go_in_either_order(cls, name):
+    thing = cls(name, create=True)
+    thing.close()
+    thing.unlink()
+    again = cls(name, create=True)
+    again.unlink()
+    again.close()
+
+
+@each_kind
+def test_making_what_is_there_and_finding_what_is_not_are_refused(cls, name):
+    with pytest.raises(FileNotFoundError):
+        cls(name)
+    made = cls(name, create=True)
+    with pytest.raises(FileExistsError):
+        cls(name, create=True)
+    made.close()
+
+
+@pytest.mark.parametrize("bad", ["", "/", "a/b", "//a", "..", "/.", "a\0b", "x" * 300, "é" * 128])
+@pytest.mark.parametrize("create", [False, True])
+def test_a_name_that_cannot_be_is_refused(bad, create):
+    with pytest.raises(ValueError, match="cannot be the name"):
+        Lock(bad, create=create)
+
+
+def test_a_mode_that_keeps_the_maker_out_is_refused(name):
+    with pytest.raises(ValueError, match="mode"):
+        Lock(name, create=True, mode=0o044)
+
+
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(TypeError, match="must be a str"):
+        Lock(7)
+
+
+def test_two_objects_of_one_name_stand_on_one_mapping(name):
+    first, second = Lock(name, create=True), Lock(name)
+    assert Path("/proc/self/maps").read_text().count(name) == 1
+    with first, pytest.raises(SyscallError):
+        second.acquire()
+    first.close()
+    with second:
+        pass
+    second.close()
+    assert name not in Path("/proc/self/maps").read_text()
+
+
+def test_many_threads_that_attach_get_one_mapping(name):
+    made = Lock(name, create=True)
+    made.close()
+    found = []
+    start = threading.Barrier(8)
+
+    def attach():
+        start.wait()
+        found.append(Lock(name))
+
+    threads = [threading.Thread(target=attach) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Path("/proc/self/maps").read_text().count(name) == 1
+    for lock in found:
+        lock.close()
+
+
+def test_a_name_that_others_have_taken_since_stays_theirs(name):
+    old = Lock(name, create=True)
+    old.unlink()
+    new = Lock(name, create=True)
+    with pytest.raises(Error, match="another segment now"):
+        old.unlink()
+    assert Path("/dev/shm", name).exists()
+    old.close()
+    new.close()
+
+
+def test_a_maker_that_is_killed_at_any_instant_leaves_a_whole_lock_or_nothing(name):
+    path = Path("/dev/shm", name)
+    seen = set()
+
+    def make(say):
+        say()
+        while True:
+            lock = Lock(name, create=True)
+            lock.unlink()
+            lock.close()
+
+    for _ in range(40):
+        child = Child(make)
+        child.said()
+        for _ in range(200):
+            with contextlib.suppress(FileNotFoundError):
+                Lock(name).close()
+        child.kill()
+        seen.add(path.exists())
+        if path.exists():
+            lock = Lock(name)
+            with lock:
+                pass
+            lock.unlink()
+            lock.close()
+        assert [entry for entry in os.listdir("/dev/shm") if name in entry] == []
+    assert seen
+
+
+# ---- what is not a lock -----------------------------------------------------------------------------
+
+
+@each_kind
+def test_what_is_of_another_kind_is_refused(cls, name):
+    made = cls(name, create=True)
+    for other in KINDS:
+        if other is not cls:
+            with pytest.raises(Error, match="not a|another kind"):
+                other(name)
+    made.close()
+    os.truncate(f"/dev/shm/{name}", 4 * PAGE)
+    for other in KINDS:
+        if other is not cls:
+            with pytest.raises(Error, match="another kind"):
+                other(name)
+
+
+def test_what_is_no_lock_at_all_is_refused(name):
+    path = Path("/dev/shm", name)
+    path.write_bytes(b"x" * PAGE)
+    with pytest.raises(Error, match="something else is there"):
+        Lock(name)
+    path.write_bytes(bytes(PAGE))
+    with pytest.raises(Error, match="nothing is there"):
+        Lock(name)
+    path.write_bytes(b"x")
+    with pytest.raises(Error, match="not a Lock"):
+        Lock(name)
+    assert path.exists()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(Error, match="not a Lock"):
+        Lock(name)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(SyscallError) as refusal:
+        Lock(name)
+    assert refusal.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize(
+    ("offset", "layout", "value", "why"),
+    [
+        (8, "H", 99, "a version"),
+        (12, "I", 7, "a version"),
+        (16, "Q", 1, "another PID namespace"),
+        (24, "Q", 1, "started last"),
+        (40, "I", 0, "another libc"),
+    ],
+)
+def test_what_this_process_cannot_use_is_refused_by_its_reason(name, offset, layout, value, why):
+    Lock(name, create=True).close()
+    with open(f"/dev/shm/{name}", "r+b") as file:
+        file.seek(offset)
+        file.write(struct.pack(layout, value))
+    with pytest.raises(Error, match=why):
+        Lock(name)
+
+
+@needs_root
+def test_another_user_is_refused_and_removes_nothing(name):
+    lock = Lock(name, create=True)
+
+    def attack():
+        with pytest.raises(PermissionError):
+            Lock(name)
+        with pytest.raises((PermissionError, FileExistsError)):
+            Lock(name, create=True)
+        with pytest.raises(PermissionError):
+            lock.unlink()
+
+    in_child(attack, user=NOBODY)
+    assert Path("/dev/shm", name).exists()
+    lock.close()
+
+
+@needs_root
+def test_an_ordinary_user_makes_and_removes_its_own(name):
+    def use():
+        lock = Lock(name, create=True, mode=0o666)
+        with lock:
+            mode = Path("/dev/shm", name).stat().st_mode & 0o777
+        lock.unlink()
+        lock.close()
+        return mode
+
+    assert in_child(use, user=NOBODY) == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@needs_root
+def test_a_full_file_system_is_an_error_at_once_and_leaves_nothing(tmp_path):
+    code = """
+import os, sys, mmkit
+try:
+    mmkit.shared.Lock("full", create=True)
+except mmkit.SyscallError as error:
+    print(error.errno, os.listdir("/dev/shm"))
+"""
+    script = 'mount -t tmpfs -o size=4k none /dev/shm && dd if=/dev/zero of=/dev/shm/x bs=4k count=1 2>/dev/null; exec "$@"'
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.stdout == f"{errno.ENOSPC} ['x']\n"
+
+
+@needs_root
+def test_a_process_of_another_pid_namespace_is_refused(name):
+    import subprocess
+    import sys
+
+    lock = Lock(name, create=True)
+    code = f"import mmkit; mmkit.shared.Lock({name!r})"
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr)
+    assert "another PID namespace" in done.stderr
+    lock.close()
+
+
+# ---- places in regions ------------------------------------------------------------------------------
+
+
+@each_kind
+def test_it_stands_at_a_place_in_a_region_until_unlinked(cls, region):
+    made = cls.at(region, 64, create=True)
+    found = cls.at(region, 64)
+    with pytest.raises(FileExistsError):
+        cls.at(region, 64, create=True)
+    found.close()
+    made.unlink()
+    assert made.closed
+    with pytest.raises(Error, match="nothing is there"):
+        cls.at(region, 64)
+    cls.at(region, 64, create=True).close()
+
+
+@each_kind
+def test_a_place_that_cannot_be_is_refused(cls, region):
+    for offset in (1, 8, 63, PAGE + 32):
+        with pytest.raises(ValueError, match="multiple of 64"):
+            cls.at(region, offset, create=True)
+    for offset in (4 * PAGE, 4 * PAGE - 64, 1 << 40):
+        with pytest.raises(ValueError, match="not inside"):
+            cls.at(region, offset, create=True)
+    with pytest.raises(OverflowError):
+        cls.at(region, -64, create=True)
+    with pytest.raises(TypeError):
+        cls.at(bytearray(PAGE), 0, create=True)
+    assert region[:] == bytes(4 * PAGE)
+
+
+def test_memory_that_cannot_carry_one_is_refused(tmp_path):
+    with Region.anonymous(PAGE) as private, pytest.raises(ValueError, match="private"):
+        Lock.at(private, 0, create=True)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE))
+    with Region.file(path) as readonly, pytest.raises(ValueError, match="cannot be written"):
+        Lock.at(readonly, 0)
+    with Region.file(path, mode="c") as copied, pytest.raises(ValueError, match="private"):
+        Lock.at(copied, 0, create=True)
+    with Region.memfd(PAGE) as memory:
+        memory.protect(Prot.READ)
+        with pytest.raises(ValueError, match="cannot be written"):
+            Lock.at(memory, 0, create=True)
+    with pytest.raises(ClosedError):
+        Lock.at(memory, 0, create=True)
+
+
+def test_bytes_of_somebody_elses_are_not_overwritten(region):
+    region[:8] = b"contents"
+    with pytest.raises(Error, match="something else is there"):
+        Lock.at(region, 0, create=True)
+    assert region[:8] == b"contents"
+
+
+def test_a_lock_may_stand_in_a_file_that_is_mapped_from_its_middle(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(2 * PAGE))
+    with Region.file(path, offset=PAGE + 32, mode="r+") as middle, Region.file(path, mode="r+") as whole:
+        with pytest.raises(ValueError, match="less 32"):
+            Lock.at(middle, 64, create=True)
+        made = Lock.at(middle, 32, create=True)
+        found = Lock.at(whole, PAGE + 64)
+        with made:
+            assert in_child(lambda: found.acquire(0)) is False
+        made.close()
+        found.close()
+
+
+def test_a_maker_that_died_half_way_is_found_out(region):
+    child = Child(lambda say: (say(), signal.pause()))
+    child.said()
+    region[:8] = struct.pack("I4s", child.pid, b"new ")
+    with pytest.raises(SyscallError, match="at this moment"):
+        Lock.at(region, 0)
+    child.kill()
+    with pytest.raises(Error, match="died before it was done"):
+        Lock.at(region, 0)
+    Lock.at(region, 0, create=True).close()
+
+
+def test_an_open_lock_pins_its_part_of_the_region(region):
+    lock = Lock.at(region, 0, create=True)
+    for take_away in (
+        region.close,
+        lambda: region.protect(Prot.READ, 0, PAGE),
+        lambda: region.discard(0, PAGE),
+        lambda: region.punch(0, PAGE),
+        lambda: region.guard(0, PAGE),
+    ):
+        with pytest.raises((BufferError, Error)):
+            take_away()
+    with lock:
+        pass
+    lock.close()
+    region.protect(Prot.READ, 0, PAGE)
+
+
+def test_making_one_without_a_name_is_refused():
+    with pytest.raises(TypeError):
+        Lock()
+
+
+def test_a_program_that_ends_leaves_the_segment(name):
+    code = "import sys, mmkit; lock = mmkit.shared.Lock(sys.argv[1], create=True)"
+    done = run(code, name)
+    assert (done.returncode, done.stderr) == (0, "")
+    lock = Lock(name)
+    with lock:
+        pass
+    lock.close()
