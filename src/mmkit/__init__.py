@@ -13,6 +13,7 @@ from mmkit import compat, linux, maps, shared
 from mmkit.errors import (
     BrokenBarrierError,
     ClosedError,
+    CorruptError,
     Error,
     MemoryFault,
     OutOfMemory,
@@ -23,12 +24,15 @@ from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region, regions
+from mmkit.shared import Channel
 
 __all__ = [
     "PAGE_SIZE",
     "Advice",
     "BrokenBarrierError",
+    "Channel",
     "ClosedError",
+    "CorruptError",
     "Error",
     "MapFlag",
     "MemoryFault",

@@ -13,6 +13,7 @@ import threading as _threading
 __all__ = [
     "BrokenBarrierError",
     "ClosedError",
+    "CorruptError",
     "Error",
     "MemoryFault",
     "OutOfMemory",
@@ -31,6 +32,10 @@ class OutOfMemory(Error, MemoryError):  # noqa: N818 - the contract's name
 
 class ClosedError(Error, ValueError):
     """The object was closed, or is not there in this process."""
+
+
+class CorruptError(Error):
+    """What is kept or shared is damaged, or is something else than it should be."""
 
 
 class OwnerDied(Error):  # noqa: N818 - the contract's name
