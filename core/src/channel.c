@@ -233,7 +233,7 @@ static int after_sleep(mmk_channel *channel, int error)
 {
     if (error != -EAGAIN)
         return error;
-    uint64_t now = mmk_now();
+    uint64_t now = step_now();
     /* A signal ends a slice, too, and there may be many. */
     if (now - atomic_load_explicit(&channel->last_mend, memory_order_relaxed) >= MMK_SLICE / 2) {
         atomic_store_explicit(&channel->last_mend, now, memory_order_relaxed);

@@ -84,6 +84,11 @@ static inline void step_wake(_Atomic uint32_t *word, int count)
     (void)mmk_futex_wake(word, count);
 }
 
+static inline uint64_t step_now(void)
+{
+    return mmk_now();
+}
+
 static inline bool step_is_gone(uint64_t claim)
 {
     return mmk_process_is_gone(&(mmk_process){claim & CLAIM_PID, claim >> CLAIM_PID_BITS});
