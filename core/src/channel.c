@@ -43,11 +43,27 @@ static bool has_unmapped_lanes(mmk_channel *channel)
 
 /* ---- the bell ----------------------------------------------------------------------------------------- */
 
-/* pre: what is to be noticed was published by a sequentially consistent step. */
-static void ring(mmk_channel *channel, int count)
+/* The bell is a count of rings, times two, and whether somebody may be parked. Who is about to park waits for the count
+ * that it saw before it looked for messages: were it a flag only, another who parks after a ring would make it look as
+ * if there had been none. */
+static uint32_t announce_parking(mmk_channel *channel)
 {
-    if (step_read32_ordered(&channel->header->bell) && step_exchange32(&channel->header->bell, 0))
-        step_wake(&channel->header->bell, count);
+    _Atomic uint32_t *bell = &channel->header->bell;
+    uint32_t seen = step_read32_ordered(bell);
+    while (!(seen & 1) && !step_swap32(bell, seen, seen | 1))
+        seen = step_read32_ordered(bell);
+    return seen | 1;
+}
+
+/* pre: what is to be noticed was published by a sequentially consistent step. */
+void channel_ring(mmk_channel *channel, int count)
+{
+    _Atomic uint32_t *bell = &channel->header->bell;
+    for (uint32_t seen = step_read32_ordered(bell); seen & 1; seen = step_read32_ordered(bell))
+        if (step_swap32(bell, seen, seen + 1)) {
+            step_wake(bell, count);
+            return;
+        }
 }
 
 static bool has_news(mmk_channel *channel)
@@ -66,7 +82,7 @@ static void pass_on(mmk_channel *channel)
 {
     atomic_store_explicit(&channel->was_woken, false, memory_order_relaxed);
     if (has_news(channel))
-        ring(channel, 1);
+        channel_ring(channel, 1);
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------ */
@@ -120,13 +136,13 @@ int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message
 void mmk_channel_commit(mmk_channel *channel, const mmk_channel_message *message)
 {
     mmk_lane_commit_ordered(&channel->lanes[message->lane], &message->message);
-    ring(channel, 1);
+    channel_ring(channel, 1);
 }
 
 void mmk_channel_abandon(mmk_channel *channel, const mmk_channel_message *message)
 {
     mmk_lane_abandon(&channel->lanes[message->lane], &message->message);
-    ring(channel, 1);
+    channel_ring(channel, 1);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
@@ -195,7 +211,7 @@ void mmk_channel_finish(mmk_channel *channel, const mmk_channel_message *message
 void mmk_channel_give_back(mmk_channel *channel, const mmk_channel_message *message)
 {
     mmk_lane_give_back(&channel->lanes[message->lane], &message->message);
-    ring(channel, 1);
+    channel_ring(channel, 1);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------------------ */
@@ -252,13 +268,13 @@ int mmk_channel_await_message(mmk_channel *channel, uint64_t spin_ns, uint64_t d
 {
     if (spin(message_is_there, channel, NULL, spin_ns, deadline_ns))
         return 0;
-    step_publish32_ordered(&channel->header->bell, 1);
+    uint32_t seen = announce_parking(channel);
     if (has_news(channel))
         return 0;
-    int error = step_sleep(&channel->header->bell, 1, deadline_ns);
+    int error = step_sleep(&channel->header->bell, seen, deadline_ns);
     if (!error && !(channel->flags & MMK_CHANNEL_SINGLE)) {
-        /* Others may sleep on, with nobody told. */
-        step_publish32_ordered(&channel->header->bell, 1);
+        /* Others may sleep on, and nobody would know. */
+        (void)announce_parking(channel);
         atomic_store_explicit(&channel->was_woken, true, memory_order_relaxed);
     }
     return after_sleep(channel, error);

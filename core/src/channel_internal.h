@@ -21,4 +21,7 @@ void channel_leave_mending(mmk_channel *channel);
 /* What a parent claimed is not this process's. returns 0, or -errno: /proc is not there. */
 int channel_forget_parent(mmk_channel *channel);
 
+/* Wake up to so many parked readers, if there may be any. */
+void channel_ring(mmk_channel *channel, int count);
+
 #endif

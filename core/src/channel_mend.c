@@ -40,10 +40,10 @@ static unsigned mend_writer(mmk_lane *lane)
     return 1;
 }
 
-static void wake_all(_Atomic uint32_t *word)
+static void wake_writer(mmk_lane *lane)
 {
-    (void)step_exchange32(word, 0);
-    step_wake(word, INT_MAX);
+    if (step_exchange32(&lane->shared->room, 0))
+        step_wake(&lane->shared->room, INT_MAX);
 }
 
 unsigned mmk_channel_mend(mmk_channel *channel)
@@ -57,9 +57,9 @@ unsigned mmk_channel_mend(mmk_channel *channel)
         gone += mend_writer(&channel->lanes[i]);
     channel_leave_mending(channel);
     if (gone) {
-        wake_all(&channel->header->bell);
+        channel_ring(channel, INT_MAX);
         for (unsigned i = 0; i < lanes; i++)
-            wake_all(&channel->lanes[i].shared->room);
+            wake_writer(&channel->lanes[i]);
     }
     return gone;
 }

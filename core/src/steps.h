@@ -69,6 +69,11 @@ static inline bool step_swap(_Atomic uint64_t *place, uint64_t old, uint64_t new
     return atomic_compare_exchange_strong_explicit(place, &old, new, memory_order_seq_cst, memory_order_acquire);
 }
 
+static inline bool step_swap32(_Atomic uint32_t *place, uint32_t old, uint32_t new)
+{
+    return atomic_compare_exchange_strong_explicit(place, &old, new, memory_order_seq_cst, memory_order_acquire);
+}
+
 static inline uint32_t step_exchange32(_Atomic uint32_t *place, uint32_t value)
 {
     return atomic_exchange_explicit(place, value, memory_order_seq_cst);

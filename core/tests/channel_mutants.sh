@@ -34,12 +34,13 @@ mutant "commit without a fence" src/lane.c \
 mutant "park without a second look for messages" src/channel.c \
     '/^int mmk_channel_await_message/,/^}/{/if (has_news(channel))/,+1d}'
 mutant "announce parking without a fence" src/channel.c \
-    '/^int mmk_channel_await_message/,/^}/s/step_publish32_ordered/step_write32/'
+    '/^static uint32_t announce_parking/,/^}/s/!step_swap32(bell, seen, seen | 1)/(step_write32(bell, seen | 1), 0)/'
+mutant "ring without counting" src/channel.c '/^void channel_ring/,/^}/s/seen + 1)/seen - 1)/'
 mutant "wait for room without a second look" src/lane.c \
     '/^bool mmk_lane_announce_wait/,/^}/s/return !mmk_lane_wait_is_over(wait)/return true/'
 mutant "finish without a fence" src/lane.c \
     '/^bool mmk_lane_finish/,/^}/s/step_publish_ordered/step_publish/'
-mutant "ring for nobody" src/channel.c '/^void mmk_channel_commit/,/^}/s/ring(channel, 1);//'
+mutant "ring for nobody" src/channel.c '/^void mmk_channel_commit/,/^}/s/channel_ring(channel, 1);//'
 mutant "do not pass a wake on" src/channel.c '/^static void pass_on/,/^}/s/if (has_news(channel))/if (0)/'
 mutant "do not say again that others may sleep" src/channel.c \
     '/^int mmk_channel_await_message/,/^}/s/if (!error \&\&/if (0 \&\&/'

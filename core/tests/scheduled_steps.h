@@ -246,14 +246,24 @@ static inline void step_publish32_ordered(_Atomic uint32_t *place, uint32_t valu
     write_at(place, 4, value, true);
 }
 
-static inline bool step_swap(_Atomic uint64_t *place, uint64_t old, uint64_t new)
+static bool swap_at(void *place, unsigned size, uint64_t old, uint64_t new)
 {
     meet();
     drain(current, current->stored);
-    if (get(place, 8) != old)
+    if (get(place, size) != old)
         return false;
-    put(&(store){place, 8, new});
+    put(&(store){place, size, new});
     return true;
+}
+
+static inline bool step_swap(_Atomic uint64_t *place, uint64_t old, uint64_t new)
+{
+    return swap_at(place, 8, old, new);
+}
+
+static inline bool step_swap32(_Atomic uint32_t *place, uint32_t old, uint32_t new)
+{
+    return swap_at(place, 4, old, new);
 }
 
 static inline uint32_t step_exchange32(_Atomic uint32_t *place, uint32_t value)

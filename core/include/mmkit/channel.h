@@ -44,7 +44,7 @@ typedef struct mmk_channel_header {
     uint64_t creator;
     _Alignas(64) _Atomic uint64_t lanes; /* how many the file holds */
     _Atomic uint64_t mender;             /* who mends or adds a lane */
-    _Alignas(64) _Atomic uint32_t bell;  /* futex: 1 when readers may be parked */
+    _Alignas(64) _Atomic uint32_t bell;  /* futex: rings << 1 | readers may be parked */
     _Alignas(64) _Atomic uint64_t readers[MMK_CHANNEL_READERS]; /* who reads; an index is a reader's number */
 } mmk_channel_header;
 
