@@ -19,7 +19,8 @@ __all__ = ["Channel"]
 #: How long a receiver looks before it sleeps, in seconds: several times what a sender needs between two messages.
 SPIN = 50e-6
 
-_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# NONBLOCK: a FIFO of that name must not be waited for.
+_ATTACHING = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @adopt_methods
@@ -87,16 +88,31 @@ class Channel(ChannelHandle):
         if delivery not in ("at-least-once", "at-most-once"):
             raise ValueError(f"delivery is 'at-least-once' or 'at-most-once', not {delivery!r}")
         if create:
-            fd = _create(self._name, _check_capacity(capacity), mode, single, delivery == "at-most-once")
+            self._create(_check_capacity(capacity), _check_mode(mode), single, delivery == "at-most-once", spin)
         elif capacity is not None:
             raise ValueError("capacity belongs to create=True: a channel that exists has its own")
         else:
-            fd = _open(path_of(self._name), _OPEN)
-        status = os.fstat(fd)
+            self._attach(_open(path_of(self._name), _ATTACHING), self._name, spin)
+        status = os.fstat(self.fileno())
         self._identity = status.st_dev, status.st_ino
+
+    def _create(self, capacity: int, mode: int, single: bool, at_most_once: bool, spin: float) -> None:
+        """Make the whole channel in a file without a name, and name it last: nobody ever meets half of one."""
+        fd = _open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+        try:
+            format_file(fd, capacity, single=single, at_most_once=at_most_once)
+            os.fchmod(fd, mode)
+        except BaseException:
+            os.close(fd)
+            raise
         self._attach(fd, self._name, spin)
-        if create:
-            self._creator = os.getpid()
+        try:
+            # Only with a directory given does Python call linkat(2), which can follow the link.
+            os.link(f"/proc/self/fd/{fd}", path_of(self._name), src_dir_fd=fd, follow_symlinks=True)
+        except OSError as error:
+            self.close()
+            raise failure(-(error.errno or 0), "link", None, (path_of(self._name),)) from None
+        self._creator = os.getpid()
 
     @property
     def name(self) -> str:
@@ -160,20 +176,7 @@ def _open(path: str, flags: int) -> int:
         raise failure(-(error.errno or 0), "open", None, (path,)) from None
 
 
-def _create(name: str, capacity: int, mode: int, single: bool, at_most_once: bool) -> int:
-    """Make the whole channel in a file without a name, and name it last: nobody ever meets half of one."""
+def _check_mode(mode: int) -> int:
     if mode & ~0o777:
         raise ValueError(f"mode has the nine permission bits: {mode:#o} has more")
-    path = path_of(name)
-    fd = _open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-    try:
-        format_file(fd, capacity, single=single, at_most_once=at_most_once)
-        os.fchmod(fd, mode)
-        # Only with a directory given does Python call linkat(2), which can follow the link.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-    except BaseException as error:
-        os.close(fd)
-        if isinstance(error, OSError) and not hasattr(error, "call"):
-            raise failure(-(error.errno or 0), "link", None, (path,)) from None
-        raise
-    return fd
+    return mode
