@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import repeat
@@ -33,6 +34,8 @@ class Pair:
         if self.child == 0:
             try:
                 child(way.open(child=True), child_done, 0)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         scope.callback(self._end)
@@ -152,7 +155,7 @@ def streaming(scope: ExitStack) -> Contestants:
 
 
 NOTES = [
-    "mmkit, single: one writer and one reader (single=True). mmkit: any number of each. Spinning: for 2 ms.",
+    "mmkit, single: one writer and one reader (single=True). mmkit: any number of each.",
     "posix_ipc: 1024 slots in shared memory, and two of its semaphores; with 1 MiB one slot and one semaphore.",
     "iceoryx2: spins in Python, or waits for an event of its Listener; it cannot do both in one call.",
     "CPU: processor time of both processes a call, system calls included, over all rounds.",

@@ -6,6 +6,7 @@ have no class in `ways()`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import mmap
@@ -69,7 +70,7 @@ class Mmkit(Way):
                     CAPACITY,
                     create=True,
                     single=self.single,
-                    spin=2e-3 if spins else 0,
+                    **({} if spins else {"spin": 0.0}),
                 )
             )
             for _ in range(2)
@@ -246,7 +247,8 @@ class Iceoryx2(Way):
         import iceoryx2
 
         iceoryx2.set_log_level(iceoryx2.LogLevel.Fatal)
-        node = iceoryx2.NodeBuilder.new().create(iceoryx2.ServiceType.Ipc)
+        mode = iceoryx2.SignalHandlingMode.Disabled
+        node = iceoryx2.NodeBuilder.new().signal_handling_mode(mode).create(iceoryx2.ServiceType.Ipc)
 
         def service(direction: str, longest: int) -> Any:  # noqa: ANN401
             return (
@@ -269,7 +271,13 @@ class Iceoryx2(Way):
             ports[longest] = publisher.create(), service(back, longest).subscriber_builder().create()
         (publisher, subscriber), (large_publisher, large_subscriber) = ports[64], ports[LARGE]
         notify = event(to).notifier_builder().create().notify
-        wait = event(back).listener_builder().create().blocking_wait
+        blocking_wait = event(back).listener_builder().create().blocking_wait
+
+        def wait() -> None:
+            # It ends by the signal with which the benchmark lets a stopped process go on.
+            with contextlib.suppress(iceoryx2.ListenerWaitError):
+                blocking_wait()
+
         spins, memmove, string_at = self.spins, ctypes.memmove, ctypes.string_at
 
         def receive(subscriber: Any) -> Any:  # noqa: ANN401

@@ -9,6 +9,8 @@
 
 enum {
     BURST = 32,          /* messages in a row from one lane while others may have some */
+    VAIN_SPINS = 3,      /* so many in a row, and spinning is given up … */
+    TRY_AGAIN = 16,      /* … but for every so many-th wait */
     LOOKS_A_CLOCK = 16,  /* looks between two looks at the clock: reading it takes as long as several */
     SHORT_SLEEP = 1000000, /* ns: somebody is adding a lane */
 };
@@ -227,14 +229,8 @@ static void pause_a_moment(void)
 
 typedef bool looks_good(mmk_channel *channel, const mmk_channel_wait *wait);
 
-/* Look again and again for so long. */
-static bool spin(looks_good *is_so, mmk_channel *channel, const mmk_channel_wait *wait, uint64_t spin_ns,
-                 uint64_t deadline_ns)
+static bool look_until(looks_good *is_so, mmk_channel *channel, const mmk_channel_wait *wait, uint64_t end)
 {
-    if (!spin_ns)
-        return false;
-    uint64_t now = mmk_now(), left = deadline_ns > now ? deadline_ns - now : 0;
-    uint64_t end = now + (spin_ns < left ? spin_ns : left);
     do
         for (int looks = 0; looks < LOOKS_A_CLOCK; looks++) {
             if (is_so(channel, wait))
@@ -243,6 +239,23 @@ static bool spin(looks_good *is_so, mmk_channel *channel, const mmk_channel_wait
         }
     while (mmk_now() < end);
     return false;
+}
+
+/* Look again and again for so long, unless that was in vain lately: a peer on this very processor cannot do anything
+ * while we spin, and one that takes its time is better waited for asleep. */
+static bool spin(looks_good *is_so, mmk_channel *channel, const mmk_channel_wait *wait, uint64_t spin_ns,
+                 uint64_t deadline_ns)
+{
+    if (!spin_ns)
+        return false;
+    atomic_uint *in_vain = wait ? &channel->vain_room_spins : &channel->vain_message_spins;
+    unsigned before = atomic_load_explicit(in_vain, memory_order_relaxed);
+    uint64_t now = mmk_now(), left = deadline_ns > now ? deadline_ns - now : 0;
+    bool found = false;
+    if (before < VAIN_SPINS || before % TRY_AGAIN == 0)
+        found = look_until(is_so, channel, wait, now + (spin_ns < left ? spin_ns : left));
+    atomic_store_explicit(in_vain, found ? 0 : before + 1, memory_order_relaxed);
+    return found;
 }
 
 static int after_sleep(mmk_channel *channel, int error)

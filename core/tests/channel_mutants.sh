@@ -1,15 +1,17 @@
 #!/bin/sh
 # Break the channel's protocol in each of these ways and see the schedule test notice.
-#     channel_mutants.sh LIBRARY_DIR        (where libmmkit.so is)
+#     channel_mutants.sh LIBRARY_DIR [PART_OF_A_NAME]        (where libmmkit.so is)
 set -eu
 core=$(cd "$(dirname "$0")/.." && pwd)
 library=$1
+only=${2:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 escaped=0
 
 # mutant NAME FILE SED: the file is of src/ or tests/.
 mutant() {
+    case $1 in *"$only"*) ;; *) return 0 ;; esac
     rm -rf "$work/src" "$work/tests"
     cp -r "$core/src" "$core/tests" "$work"
     sed -i "$3" "$work/$2"

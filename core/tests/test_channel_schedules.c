@@ -387,7 +387,7 @@ static const scenario scenarios[] = {
     {"a reader takes one and leaves", {write_messages, read_one, read_messages}, 0, 1, 2},
     {"loans out of order", {write_out_of_order, read_messages, read_messages}, 0, 1, 3},
     {"a lane handed on", {write_messages, write_messages, read_messages}, 0, 1, 2},
-    {"a number handed on", {write_messages, claim_and_die, read_messages, come_late_and_read}, 0, 1, 2},
+    {"a number handed on", {write_messages, claim_and_die, read_messages, come_late_and_read}, 0, 1, 3},
     {"single", {write_messages, read_messages}, MMK_CHANNEL_SINGLE, 1, 5},
     {"single, with successors",
      {write_messages, read_messages, read_messages, write_messages},

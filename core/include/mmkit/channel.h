@@ -64,6 +64,8 @@ typedef struct mmk_channel {
     _Atomic uint64_t last_mend; /* nanoseconds */
     atomic_uint next;    /* the lane to look at first */
     atomic_uint in_a_row;
+    atomic_uint vain_message_spins;
+    atomic_uint vain_room_spins;
     atomic_bool was_woken;
     atomic_bool mapping;
     atomic_uint mapped; /* lanes[0 .. mapped) are there */
@@ -124,7 +126,7 @@ MMK_API void mmk_channel_give_back(mmk_channel *channel, const mmk_channel_messa
 /* Wait until take, or reserve, is worth trying again: spin, then sleep for at most a slice (futex.h). Whoever has slept
  * a slice for nothing looks for the dead and mends what they left.
  *
- * spin_ns      how long to look before sleeping
+ * spin_ns      how long to look before sleeping, at most: after spins in vain only now and then
  * deadline_ns  of mmk_now; MMK_FOREVER: none
  * returns  0           try
  *          -EAGAIN     a slice has passed, or a signal came: try, and wait again
