@@ -24,7 +24,7 @@ def _cpu_ns(pid: int) -> int:
 
 
 class Pair:
-    """This process and a forked one, which is stopped while others race."""
+    """A forked process and its parent: it is stopped while others race."""
 
     def __init__(self, scope: ExitStack, way: Way, parent: Part, child: Part) -> None:
         self.parent = parent
@@ -85,7 +85,8 @@ def _answer(ends: Ends, _done: int, _n: int) -> None:
 
 def _ask_large(ends: Ends, _done: int, n: int) -> None:
     send_filled, recv_sum = ends.send_filled, ends.recv_sum
-    assert send_filled and recv_sum
+    assert send_filled
+    assert recv_sum
     for i in range(n):
         send_filled(i)
         assert recv_sum() == (i + 1) * (LARGE // 8)
@@ -93,7 +94,8 @@ def _ask_large(ends: Ends, _done: int, n: int) -> None:
 
 def _answer_large(ends: Ends, _done: int, _n: int) -> None:
     send_filled, recv_sum = ends.send_filled, ends.recv_sum
-    assert send_filled and recv_sum
+    assert send_filled
+    assert recv_sum
     while True:
         send_filled(recv_sum() // (LARGE // 8) + 1)
 
@@ -156,7 +158,7 @@ def streaming(scope: ExitStack) -> Contestants:
 
 NOTES = [
     "mmkit, single: one writer and one reader (single=True). mmkit: any number of each.",
-    "posix_ipc: 1024 slots in shared memory, and two of its semaphores; with 1 MiB one slot and one semaphore.",
+    "posix_ipc: 1024 slots in shared memory, and two of its semaphores; with 1 MiB one of each.",
     "iceoryx2: spins in Python, or waits for an event of its Listener; it cannot do both in one call.",
     "CPU: processor time of both processes a call, system calls included, over all rounds.",
 ]

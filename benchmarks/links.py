@@ -1,7 +1,7 @@
-"""How two processes can pass messages: each way a class with the ends of a pair of links, one there and one back.
+"""How two processes can pass messages: each way a class, with one link there and one back.
 
-A way is made before the fork; `open` then runs in either process and gives its `Ends`. Peers that are not installed
-have no class in `ways()`.
+A way is made before the fork; `open` then runs in either process and gives its `Ends`. Peers that are not
+installed have no class in `ways()`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FOR_EVER = 1e6
 
 
 class Ends(NamedTuple):
-    """What one process does: send and receive bytes; fill and send a large message; receive and add one up."""
+    """What one process does: send and receive bytes; fill and send a large message; add one up."""
 
     send: Callable[[bytes], object]
     recv: Callable[[], Any]
@@ -40,7 +40,7 @@ class Ends(NamedTuple):
 
 
 class Way:
-    """A way to pass messages. `spins`: whoever waits looks again and again, rather than sleeping at once."""
+    """A way to pass messages. `spins`: whoever waits looks again and again before it sleeps."""
 
     def __init__(self, scope: ExitStack, spins: bool) -> None:
         self.scope = scope

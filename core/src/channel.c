@@ -8,10 +8,10 @@
 #include "steps.h"
 
 enum {
-    BURST = 32,          /* messages in a row from one lane while others may have some */
-    VAIN_SPINS = 3,      /* so many in a row, and spinning is given up … */
-    TRY_AGAIN = 16,      /* … but for every so many-th wait */
-    LOOKS_A_CLOCK = 16,  /* looks between two looks at the clock: reading it takes as long as several */
+    BURST = 32,            /* messages in a row from one lane while others may have some */
+    VAIN_SPINS = 3,        /* so many in a row, and spinning is given up … */
+    TRY_AGAIN = 16,        /* … but for every so many-th wait */
+    LOOKS_A_CLOCK = 16,    /* looks between two looks at the clock: reading it takes as long as several */
     SHORT_SLEEP = 1000000, /* ns: somebody is adding a lane */
 };
 

@@ -159,7 +159,8 @@ static int map_up_to(mmk_channel *channel, uint64_t count)
     uint64_t size;
     int error = file_size(channel->fd, &size);
     /* Of a shortened file nothing beyond its end is touched. */
-    if (!error && (count < channel->mapped || count > MMK_CHANNEL_WRITERS || end_of_lanes(channel->lane_bytes, count) > size))
+    if (!error &&
+        (count < channel->mapped || count > MMK_CHANNEL_WRITERS || end_of_lanes(channel->lane_bytes, count) > size))
         error = -MMK_ECORRUPT;
     while (!error && channel->mapped < count) {
         error = map_lane(channel, channel->mapped);

@@ -56,14 +56,16 @@ static unsigned known_choices, next_choice;
 static unsigned preemptions_left, deaths_left, deaths;
 static bool at_random;
 
-static unsigned choose(unsigned options)
+/* rarely: at random, mostly the first, so that what is rare is left for late. */
+static unsigned choose(unsigned options, bool rarely)
 {
     if (options == 1)
         return 0;
     CHECK(next_choice < MOST_CHOICES);
     if (next_choice == known_choices) {
+        bool first = !at_random || (rarely && rand() % 16);
         choices[next_choice].options = options;
-        choices[next_choice].chosen = at_random ? (unsigned)rand() % options : 0;
+        choices[next_choice].chosen = first ? 0 : (unsigned)rand() % options;
         known_choices++;
     }
     CHECK(choices[next_choice].options == options);
@@ -161,11 +163,12 @@ static void meet(void)
     unsigned count = 1;
     if (preemptions_left)
         for (process *other = processes; other < processes + MOST_PROCESSES; other++)
-            for (unsigned drained = 0; other != current && other->state == READY && drained <= current->stored; drained++) {
+            for (unsigned drained = 0; other != current && other->state == READY && drained <= current->stored;
+                 drained++) {
                 options[count].other = other;
                 options[count++].drained = drained;
             }
-    unsigned choice = choose(count + (deaths_left > 0));
+    unsigned choice = choose(count + (deaths_left > 0), true);
     if (choice == count)
         die();
     else if (choice) {
@@ -300,7 +303,7 @@ static inline void step_wake(_Atomic uint32_t *word, int count)
                 sleepers[found++] = other;
         if (!found)
             return;
-        sleepers[choose(found)]->state = READY;
+        sleepers[choose(found, false)]->state = READY;
     }
 }
 

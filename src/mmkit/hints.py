@@ -323,8 +323,8 @@ def _version(call: str) -> Exception:
 
 def _namespace(call: str) -> Exception:
     return Error(
-        f"{call}: it was made in another PID namespace (another container). Nobody here could tell which of its "
-        "users are alive: run them with a shared namespace (docker run --pid=container:…)."
+        f"{call}: it was made in another PID namespace (another container). Nobody here could tell which of "
+        "its users are alive: run them in one namespace (docker run --pid=container:…)."
     )
 
 

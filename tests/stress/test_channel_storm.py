@@ -113,7 +113,9 @@ class Storm:
     def run(self):
         end = time.monotonic() + SECONDS
         with Channel(self.name, 16384, create=True, **self.how):
-            while self.kills < KILLS or (time.monotonic() < end and self.next_writer < self.most_writers - 10):
+            while self.kills < KILLS or (
+                time.monotonic() < end and self.next_writer < self.most_writers - 10
+            ):
                 self.start_missing()
                 pause = time.monotonic() + self.random.random() * 0.03
                 while time.monotonic() < pause:

@@ -42,9 +42,9 @@ typedef struct mmk_channel_header {
     uint64_t lane_bytes;    /* from one lane to the next */
     uint64_t pid_namespace; /* claims mean something only there */
     uint64_t creator;
-    _Alignas(64) _Atomic uint64_t lanes; /* how many the file holds */
-    _Atomic uint64_t mender;             /* who mends or adds a lane */
-    _Alignas(64) _Atomic uint32_t bell;  /* futex: rings << 1 | readers may be parked */
+    _Alignas(64) _Atomic uint64_t lanes;                        /* how many the file holds */
+    _Atomic uint64_t mender;                                    /* who mends or adds a lane */
+    _Alignas(64) _Atomic uint32_t bell;                         /* futex: rings << 1 | readers may be parked */
     _Alignas(64) _Atomic uint64_t readers[MMK_CHANNEL_READERS]; /* who reads; an index is a reader's number */
 } mmk_channel_header;
 
@@ -56,13 +56,13 @@ typedef struct mmk_channel {
     uint64_t capacity;          /* the header's, as they were checked */
     uint64_t lane_bytes;
     uint32_t flags;
-    int fd;              /* owned */
-    uint32_t generation; /* mmk_process_generation of whoever made the claims */
-    int lane;            /* the writer's; -1: none */
-    int reader;          /* -1: none */
-    uint64_t owner;      /* what is written into claims */
+    int fd;                     /* owned */
+    uint32_t generation;        /* mmk_process_generation of whoever made the claims */
+    int lane;                   /* the writer's; -1: none */
+    int reader;                 /* -1: none */
+    uint64_t owner;             /* what is written into claims */
     _Atomic uint64_t last_mend; /* nanoseconds */
-    atomic_uint next;    /* the lane to look at first */
+    atomic_uint next;           /* the lane to look at first */
     atomic_uint in_a_row;
     atomic_uint vain_message_spins;
     atomic_uint vain_room_spins;

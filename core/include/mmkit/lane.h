@@ -32,8 +32,8 @@
 #include <mmkit/base.h>
 
 enum {
-    MMK_LANE_UNIT = 64,       /* a message takes whole units, and begins on one */
-    MMK_LANE_READERS = 4096,  /* a reader's number is less */
+    MMK_LANE_UNIT = 64,      /* a message takes whole units, and begins on one */
+    MMK_LANE_READERS = 4096, /* a reader's number is less */
     MMK_LANE_CAPACITY_MIN = 4096,
 };
 
@@ -41,9 +41,9 @@ enum {
 
 /* What stands in front of the slots. Only zeros are needed of fresh memory. */
 typedef struct mmk_lane_shared {
-    _Alignas(64) _Atomic uint64_t owner; /* the writer (process.h); 0: nobody */
-    _Alignas(64) _Atomic uint64_t head;  /* number of the next message to be reserved */
-    _Atomic uint64_t tail;               /* all before it are done; what the writer last noticed */
+    _Alignas(64) _Atomic uint64_t owner;  /* the writer (process.h); 0: nobody */
+    _Alignas(64) _Atomic uint64_t head;   /* number of the next message to be reserved */
+    _Atomic uint64_t tail;                /* all before it are done; what the writer last noticed */
     _Alignas(64) _Atomic uint64_t cursor; /* number << 16 | times put back: no committed message is before it */
     _Alignas(64) _Atomic uint32_t room;   /* futex: 0, or number << 1 | 1 of the message whose end the writer awaits */
 } mmk_lane_shared;

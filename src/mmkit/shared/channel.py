@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import warnings
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -16,7 +17,7 @@ from mmkit.shared.names import DIRECTORY, check_name, path_of
 
 __all__ = ["Channel"]
 
-#: How long a receiver looks before it sleeps, in seconds: several times what a sender needs between two messages.
+#: How long a receiver looks before it sleeps, in seconds: several times what a peer needs for an answer.
 SPIN = 50e-6
 
 # NONBLOCK: a FIFO of that name must not be waited for.
@@ -27,20 +28,21 @@ _ATTACHING = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 class Channel(ChannelHandle):
     """A bounded queue of messages between processes: many writers, many readers.
 
-    Each message is a run of bytes and goes to one reader. A process (each object, to be exact) becomes a writer by
-    its first message sent and a reader by its first message asked for. Messages of one writer are first delivered in
-    the order in which it sent them. A process that is killed at any instant leaves the channel usable: of a writer
-    nothing is lost but what it had not committed, and what a reader had taken is delivered again, or gone, as
-    `delivery` says.
+    Each message is a run of bytes and goes to one reader. An object becomes a writer by the first message
+    it sends and a reader by the first it asks for. Messages of one writer are first delivered in the order
+    in which it sent them. A process that is killed at any instant leaves the channel usable: of a writer
+    nothing is lost but what it had not committed, and what a reader had taken is delivered again, or gone,
+    as `delivery` says.
 
     Parameters
     ----------
     name
         As it appears in /dev/shm.
     capacity
-        Bytes that one writer may have under way, 4096 to 4 GiB; needed when creating. A message may have half of it,
-        and counts in units of 64 bytes. The segment has one and a quarter to one and a half of it a writer, reserved
-        for the first when the channel is made, for each further one when it sends its first message.
+        Bytes that one writer may have under way, 4096 to 4 GiB; needed when creating. A message may have
+        half of it, and counts in units of 64 bytes. The segment has one and a quarter to one and a half of it
+        a writer, reserved for the first when the channel is made, for each further one when it sends its
+        first message.
     create
         Make the channel, which is complete when its name appears; else use one that exists.
     mode
@@ -51,15 +53,16 @@ class Channel(ChannelHandle):
     single
         When creating: one writer and one reader, which is faster.
     spin
-        Seconds to look for a message, or for room, before sleeping. Nothing is saved by 0 but processor time.
+        Seconds to look for a message, or for room, before sleeping, at most: where that was in vain it is
+        left out. 0 saves processor time.
 
     Raises
     ------
     ValueError
         The name cannot be one, or `capacity` is missing or out of bounds.
     SyscallError
-        ``EEXIST``: the name is taken. ``ENOENT``: no such channel. ``EACCES``: not allowed. ``ENOSPC``: /dev/shm is
-        full. ``EFBIG``: beyond RLIMIT_FSIZE.
+        ``EEXIST``: the name is taken. ``ENOENT``: no such channel. ``EACCES``: not allowed. ``ENOSPC``:
+        /dev/shm is full. ``EFBIG``: beyond RLIMIT_FSIZE.
     CorruptError
         What the name stands for is no channel, or a damaged one.
     Error
@@ -88,16 +91,18 @@ class Channel(ChannelHandle):
         if delivery not in ("at-least-once", "at-most-once"):
             raise ValueError(f"delivery is 'at-least-once' or 'at-most-once', not {delivery!r}")
         if create:
-            self._create(_check_capacity(capacity), _check_mode(mode), single, delivery == "at-most-once", spin)
+            self._create(
+                _check_capacity(capacity), _check_mode(mode), single, delivery == "at-most-once", spin
+            )
         elif capacity is not None:
-            raise ValueError("capacity belongs to create=True: a channel that exists has its own")
+            raise ValueError("capacity belongs to create=True: a channel that exists has one")
         else:
             self._attach(_open(path_of(self._name), _ATTACHING), self._name, spin)
         status = os.fstat(self.fileno())
         self._identity = status.st_dev, status.st_ino
 
     def _create(self, capacity: int, mode: int, single: bool, at_most_once: bool, spin: float) -> None:
-        """Make the whole channel in a file without a name, and name it last: nobody ever meets half of one."""
+        """Make the whole channel in a file without a name, and name it last: nobody meets half of one."""
         fd = _open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
         try:
             format_file(fd, capacity, single=single, at_most_once=at_most_once)
@@ -128,12 +133,12 @@ class Channel(ChannelHandle):
             ``ENOENT``: it is gone already, or stands for something else now, which is left alone.
         """
         self._creator = 0
-        path = path_of(self._name)
+        path = Path(path_of(self._name))
         try:
-            status = os.lstat(path)
+            status = path.lstat()
             if (status.st_dev, status.st_ino) != self._identity:
                 raise FileNotFoundError(errno.ENOENT, "")
-            os.unlink(path)
+            path.unlink()
         except OSError as error:
             raise failure(-(error.errno or 0), "shm_unlink", None, (self._name,)) from None
 
@@ -163,9 +168,7 @@ def _check_capacity(capacity: int | None) -> int:
     if capacity is None:
         raise ValueError("create=True needs a capacity, in bytes")
     if not CAPACITY_MIN <= capacity <= CAPACITY_MAX:
-        raise ValueError(
-            f"a capacity has {size(CAPACITY_MIN)} to {size(CAPACITY_MAX)}, not {capacity} bytes"
-        )
+        raise ValueError(f"a capacity has {size(CAPACITY_MIN)} to {size(CAPACITY_MAX)}, not {capacity} bytes")
     return capacity
 
 
