@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import importlib.util
 import mmap
 import multiprocessing
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import mmkit
+from mmkit.shared.channel import SPIN
 
 LARGE = 1 << 20
 #: What may be under way, in bytes: the same for all that can say it.
@@ -70,7 +72,7 @@ class Mmkit(Way):
                     CAPACITY,
                     create=True,
                     single=self.single,
-                    **({} if spins else {"spin": 0.0}),
+                    spin=SPIN if spins else 0,
                 )
             )
             for _ in range(2)
@@ -138,7 +140,7 @@ class Queue(Way):
 
 class FasterFifo(Way):
     def __init__(self, scope: ExitStack, spins: bool) -> None:
-        import faster_fifo
+        faster_fifo: Any = importlib.import_module("faster_fifo")
 
         super().__init__(scope, spins)
         self.queues = [faster_fifo.Queue(max_size_bytes=CAPACITY) for _ in range(2)]
@@ -168,7 +170,7 @@ class Zmq(Way):
         self.address = f"ipc://{folder}/socket"
 
     def open(self, child: bool) -> Ends:
-        import zmq
+        zmq: Any = importlib.import_module("zmq")
 
         context = zmq.Context()
         socket = context.socket(zmq.PAIR)
@@ -192,7 +194,7 @@ class PosixIpc(Way):
     """Slots in shared memory, a semaphore that counts the full ones and one that counts the free ones."""
 
     def __init__(self, scope: ExitStack, spins: bool) -> None:
-        import posix_ipc
+        posix_ipc: Any = importlib.import_module("posix_ipc")
 
         super().__init__(scope, spins)
         self.memory = [mmap.mmap(-1, CAPACITY) for _ in range(2)]
@@ -244,7 +246,7 @@ class Iceoryx2(Way):
         self.name = _unique("mmkit_bench_")
 
     def open(self, child: bool) -> Ends:
-        import iceoryx2
+        iceoryx2: Any = importlib.import_module("iceoryx2")
 
         iceoryx2.set_log_level(iceoryx2.LogLevel.Fatal)
         mode = iceoryx2.SignalHandlingMode.Disabled

@@ -306,8 +306,12 @@ def run(race: Race, effort: Effort) -> Result:
         contestants,
         {name: samples[loop] for name, loop in work.items()},
         {name: samples[loop] for name, loop in floor.items()},
-        {name: loop.cpu_per_call() for name, loop in work.items() if isinstance(loop, HasCpu)},
+        _cpu(work),
     )
+
+
+def _cpu(work: Mapping[str, object]) -> dict[str, float]:
+    return {name: loop.cpu_per_call() for name, loop in work.items() if isinstance(loop, HasCpu)}
 
 
 def _beyond(spent: Sequence[float], floor: Sequence[float]) -> Summary:

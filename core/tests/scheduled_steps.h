@@ -1,8 +1,8 @@
 /* scheduled_steps.h: the steps of steps.h, each a place where the schedule may do something else first.
  *
  * Processes are coroutines of one thread; what runs is decided by `choose`, whose answers are enumerated. Stores that
- * are not sequentially consistent wait in a buffer, as x86 keeps them, until something drains it: other processes do not
- * see them before. At each step, within its budget, the schedule may let another process run (with as much of the
+ * are not sequentially consistent wait in a buffer, as x86 keeps them, until something drains it: other processes do
+ * not see them before. At each step, within its budget, the schedule may let another process run (with as much of the
  * buffer drained as it likes) or let this one die.
  */
 #ifndef MMKIT_SCHEDULED_STEPS_H
