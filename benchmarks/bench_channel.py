@@ -15,6 +15,7 @@ from links import LARGE, Ends, Way, ways
 from runner import Contestants, Target, main, race
 
 SMALL = bytes(range(64))
+WARM_UP = 20
 Part = Callable[[Ends, int, int], None]
 
 
@@ -26,13 +27,14 @@ def _cpu_ns(pid: int) -> int:
 class Pair:
     """A forked process and its parent: it is stopped while others race."""
 
-    def __init__(self, scope: ExitStack, way: Way, parent: Part, child: Part) -> None:
+    def __init__(self, scope: ExitStack, way: Way, parent: Part, child: Part, processor: int) -> None:
         self.parent = parent
         self.done, child_done = os.pipe()
         self.cpu_ns = self.calls = 0
         self.child = os.fork()
         if self.child == 0:
             try:
+                os.sched_setaffinity(0, {processor})
                 child(way.open(child=True), child_done, 0)
             except BaseException:
                 traceback.print_exc()
@@ -50,6 +52,8 @@ class Pair:
 
     def __call__(self, n: int) -> int:
         os.kill(self.child, signal.SIGCONT)
+        # Both awake, and each spin of one found the other: only then is the clock looked at.
+        self.parent(self.ends, self.done, WARM_UP)
         before = _cpu_ns(self.child) + time.process_time_ns()
         start = time.perf_counter_ns()
         self.parent(self.ends, self.done, n)
@@ -64,9 +68,17 @@ class Pair:
         return self.cpu_ns / self.calls
 
 
-def _pairs(scope: ExitStack, parent: Part, child: Part, *, spins: bool) -> Contestants:
+def _pairs(
+    scope: ExitStack, parent: Part, child: Part, *, spins: bool, together: bool = False
+) -> Contestants:
+    """Set everybody up, on two processors or `together` on one: left to the scheduler it would be luck."""
+    before = os.sched_getaffinity(0)
+    scope.callback(os.sched_setaffinity, 0, before)
+    os.sched_setaffinity(0, {min(before)})
+    childs = min(before) if together else max(before)
     return {
-        name: Pair(scope, way(scope, spins), parent, child) if way else None for name, way in ways().items()
+        name: Pair(scope, way(scope, spins), parent, child, childs) if way else None
+        for name, way in ways().items()
     }
 
 
@@ -139,6 +151,15 @@ def sleeping(scope: ExitStack) -> Contestants:
 
 
 @race(
+    "64 B there and back, sleeping until woken, on one processor",
+    peer="Pipe",
+    targets=[Target("mmkit, single", peer, 1) for peer in PEERS],
+)
+def sleeping_together(scope: ExitStack) -> Contestants:
+    return _pairs(scope, _ask, _answer, spins=False, together=True)
+
+
+@race(
     "1 MiB there and back, every byte written and read on both sides",
     peer="Pipe",
     targets=[Target("mmkit, single", "Pipe", 0.25), Target("mmkit", "Pipe", 0.25)],
@@ -157,6 +178,7 @@ def streaming(scope: ExitStack) -> Contestants:
 
 
 NOTES = [
+    "The two processes are each bound to a processor of their own, but for the race that says otherwise.",
     "mmkit, single: one writer and one reader (single=True). mmkit: any number of each.",
     "posix_ipc: 1024 slots in shared memory, and two of its semaphores; with 1 MiB one of each.",
     "iceoryx2: spins in Python, or waits for an event of its Listener; it cannot do both in one call.",
@@ -164,4 +186,4 @@ NOTES = [
 ]
 
 if __name__ == "__main__":
-    main(spinning, sleeping, large, streaming, notes=NOTES)
+    main(spinning, sleeping, sleeping_together, large, streaming, notes=NOTES)
