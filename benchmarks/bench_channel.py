@@ -15,7 +15,6 @@ from links import LARGE, Ends, Way, ways
 from runner import Contestants, Target, main, race
 
 SMALL = bytes(range(64))
-WARM_UP = 20
 Part = Callable[[Ends, int, int], None]
 
 
@@ -29,6 +28,7 @@ class Pair:
 
     def __init__(self, scope: ExitStack, way: Way, parent: Part, child: Part, processor: int) -> None:
         self.parent = parent
+        self.warm_up = 2 if parent is _ask_large else 20
         self.done, child_done = os.pipe()
         self.cpu_ns = self.calls = 0
         self.child = os.fork()
@@ -53,7 +53,7 @@ class Pair:
     def __call__(self, n: int) -> int:
         os.kill(self.child, signal.SIGCONT)
         # Both awake, and each spin of one found the other: only then is the clock looked at.
-        self.parent(self.ends, self.done, WARM_UP)
+        self.parent(self.ends, self.done, self.warm_up)
         before = _cpu_ns(self.child) + time.process_time_ns()
         start = time.perf_counter_ns()
         self.parent(self.ends, self.done, n)
