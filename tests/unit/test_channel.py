@@ -301,6 +301,24 @@ def test_a_loan_that_is_dropped_in_its_block_is_given_up(channel):
     assert channel.recv(0) == b"next"
 
 
+def test_what_was_entered_by_hand_and_dropped_is_given_up_by_the_collector(channel):
+    channel.send(b"to be read")
+    for make in (lambda: channel.loan(4), channel.recv_view):
+        make().__enter__()
+        gc.collect()
+    channel.send(b"next")
+    # What was taken was put back, behind nothing.
+    assert [channel.recv(0), channel.recv(0)] == [b"to be read", b"next"]
+    lent = channel.loan(4)
+    view = lent.__enter__()
+    del lent
+    gc.collect()
+    view[:] = b"kept"
+    del view
+    gc.collect()
+    channel.close()
+
+
 # ---- names and lives ----------------------------------------------------------------------------------------
 
 

@@ -421,23 +421,28 @@ cdef class Loan:
         if self.state != OPEN:
             return
         self.raised = kind is not None
-        cdef object view = self.view
-        self.view = None
-        try:
-            view.release()
-        except BufferError:
-            pass
-        if self.exports == 0:
-            self.settle()
-            return
-        self.state = LATE
-        if kind is None:
+        self.end()
+        if self.state == LATE and kind is None:
             self.raised = self.writes
             raise BufferError(
                 "something made of the view (a slice, a numpy array) is alive after the block: "
                 + ("nothing was sent" if self.writes else "the message is finished when that is gone")
                 + ". Delete it, or leave the function that has it, before the block ends."
             )
+
+    @cython.final
+    cdef int end(self) except -1:
+        """Take the view back; what else looks at the bytes delays the end."""
+        cdef object view = self.view
+        self.view = None
+        self.state = LATE
+        try:
+            view.release()
+        except BufferError:
+            pass
+        if self.exports == 0 and self.state == LATE:
+            self.settle()
+        return 0
 
     @cython.final
     cdef int settle(self) except -1:
@@ -470,7 +475,8 @@ cdef class Loan:
         if self.exports == 0 and self.state == LATE:
             self.settle()
 
-    def __dealloc__(self):
-        # A block that never ended: a generator that was dropped.
+    def __del__(self):
+        # A block that was entered by hand and never left. The view and this are a cycle: not for __dealloc__, before
+        # which the collector has cleared both.
         if self.state == OPEN:
-            self.settle()
+            self.end()
