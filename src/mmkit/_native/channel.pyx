@@ -386,8 +386,8 @@ cdef class ChannelHandle:
         return loan
 
 
+# No free list: an object out of one counts as finalized already, and its __del__ would not be called.
 @cython.final
-@cython.freelist(8)
 cdef class Loan:
     """Memory of a channel, lent for a block. Made by `Channel.loan` and `Channel.recv_view`."""
 
