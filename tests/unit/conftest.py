@@ -1,9 +1,13 @@
-"""Fixtures of the Region tests."""
+"""Fixtures of the tests of regions and channels."""
+
+import contextlib
+import os
 
 import pytest
 
+from channels import CAPACITY
 from meeting import fresh_name
-from mmkit import Region
+from mmkit import Channel, Region
 from support import PAGE
 
 
@@ -24,3 +28,15 @@ def path(tmp_path):
 def name():
     with fresh_name() as name:
         yield name
+
+
+@pytest.fixture
+def channel(name):
+    with Channel(name, CAPACITY, create=True) as channel:
+        yield channel
+
+
+@pytest.fixture(params=[False, True], ids=["many", "single"])
+def any_channel(request, name):
+    with Channel(name, CAPACITY, create=True, single=request.param) as channel:
+        yield channel
