@@ -244,6 +244,12 @@ class Iceoryx2(Way):
     def __init__(self, scope: ExitStack, spins: bool) -> None:
         super().__init__(scope, spins)
         self.name = _unique("mmkit_bench_")
+        scope.callback(self._clean_up)
+
+    def _clean_up(self) -> None:
+        """Remove what the killed process has left in /dev/shm; its own goes with its objects."""
+        node, _ = self.kept
+        node.try_cleanup_dead_nodes()
 
     def open(self, child: bool) -> Ends:
         iceoryx2: Any = importlib.import_module("iceoryx2")

@@ -11,9 +11,11 @@ a page in its hands, by the signal that nobody can catch: the page is delivered 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable
 
@@ -85,15 +87,17 @@ def how_it_ended(pid: int) -> str:
     return "killed by SIGKILL" if os.WIFSIGNALED(status) else f"ended with {os.WEXITSTATUS(status)}"
 
 
-def main() -> None:
-    """Run the pipeline."""
+def run_pipeline() -> list[str]:
+    """Run it to its end; return what there is to say."""
     with (
         Channel(f"mmkit_pages_{os.getpid()}", 1 << 16, create=True) as pages,
         Channel(f"mmkit_counts_{os.getpid()}", 1 << 16, create=True) as counts,
     ):
-        print("Two channels, as everybody sees them in /dev/shm")
-        for channel in (pages, counts):
-            print(f"  {channel.name:<24} {os.fstat(channel.fileno()).st_size:>7,} bytes, reserved")
+        lines = ["Two channels, as everybody sees them in /dev/shm"]
+        lines += [
+            f"  {channel.name:<24} {os.fstat(channel.fileno()).st_size:>7,} bytes, reserved"
+            for channel in (pages, counts)
+        ]
         # Children inherit the channels. As writers and readers they are processes of their own.
         workers = [in_child(work, worker, pages, counts) for worker in range(WORKERS)]
         source = in_child(send_pages, pages)
@@ -101,16 +105,22 @@ def main() -> None:
         # One each: the dead one's stays unread.
         for _ in workers:
             pages.send(HEADER.pack(LAST, 0))
-        print("\nThe processes")
-        print(f"  source    sent    {PAGES:>4} pages   {how_it_ended(source)}")
-        for worker, pid in enumerate(workers):
-            print(f"  worker {worker}  counted {done[worker]:>4} pages   {how_it_ended(pid)}")
-        print("\nThe work")
-        print(f"  pages counted       {len(words):>6} of {PAGES}")
-        print(f"  pages counted twice {twice:>6}")
-        print(f"  words               {sum(words.values()):>6}")
-        assert all(count == number % 97 for number, count in words.items())
+        lines += ["", "The processes", f"  source    sent    {PAGES:>4} pages   {how_it_ended(source)}"]
+        lines += [
+            f"  worker {worker}  counted {done[worker]:>4} pages   {how_it_ended(pid)}"
+            for worker, pid in enumerate(workers)
+        ]
+    assert all(count == number % 97 for number, count in words.items())
+    return [
+        *lines,
+        "",
+        "The work",
+        f"  pages counted       {len(words):>6} of {PAGES}",
+        f"  pages counted twice {twice:>6}",
+        f"  words               {sum(words.values()):>6}",
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
+        print("\n".join(run_pipeline()))

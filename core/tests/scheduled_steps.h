@@ -55,6 +55,7 @@ static struct {
 static unsigned known_choices, next_choice;
 static unsigned preemptions_left, deaths_left, deaths;
 static bool at_random;
+static unsigned calm = 1; /* at random: one in so many steps is where something else happens */
 
 /* rarely: at random, mostly the first, so that what is rare is left for late. */
 static unsigned choose(unsigned options, bool rarely)
@@ -63,7 +64,7 @@ static unsigned choose(unsigned options, bool rarely)
         return 0;
     CHECK(next_choice < MOST_CHOICES);
     if (next_choice == known_choices) {
-        bool first = !at_random || (rarely && rand() % 16);
+        bool first = !at_random || (rarely && (unsigned)rand() % calm);
         choices[next_choice].options = options;
         choices[next_choice].chosen = first ? 0 : (unsigned)rand() % options;
         known_choices++;

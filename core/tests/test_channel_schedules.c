@@ -348,6 +348,7 @@ static void run_at_random(const scenario *one, unsigned runs)
     srand(1);
     for (unsigned i = 0; i < runs; i++) {
         known_choices = 0;
+        calm = 1u << i % 6;
         run_once(i % 20, i % 3);
         (void)learn();
     }
@@ -426,7 +427,8 @@ int main(int count, char **arguments)
     }
     bool deeply = getenv("MMKIT_STRESS_SECONDS");
     for (unsigned i = 0; i < SCENARIOS; i++) {
-        run_at_random(&scenarios[i], deeply ? 50 * RANDOM_RUNS : RANDOM_RUNS);
+        unsigned runs = scenarios[i].only_at_random ? 4 * RANDOM_RUNS : RANDOM_RUNS;
+        run_at_random(&scenarios[i], deeply ? 50 * runs : runs);
         if (!scenarios[i].only_at_random) {
             explore(&scenarios[i], 1, 0);
             explore(&scenarios[i], 0, 1);
