@@ -1,7 +1,5 @@
 """Fixtures of the tests of regions and channels."""
 
-import contextlib
-import os
 
 import pytest
 
