@@ -80,9 +80,9 @@ static int check_header(mmk_channel *channel, uint64_t size)
     if (error)
         return error;
     if (header->version != MMK_CHANNEL_VERSION || (header->flags & ~(uint32_t)ALL_FLAGS))
-        return -MMK_EVERSION;
+        return -MMK_EFORMAT;
     if (header->pid_namespace != namespace)
-        return -MMK_ENAMESPACE;
+        return -MMK_EOTHERPIDS;
     channel->flags = header->flags;
     channel->capacity = header->capacity;
     channel->lane_bytes = header->lane_bytes;

@@ -230,7 +230,7 @@ TEST(what_is_no_channel_is_refused)
     CHECK(ftruncate(fd, (off_t)size_of(fd) - 1) == 0 && attach(fd) == -MMK_ECORRUPT);
     fd = fresh_file(0);
     uint32_t version = MMK_CHANNEL_VERSION + 1;
-    CHECK(pwrite(fd, &version, sizeof version, 8) == sizeof version && attach(fd) == -MMK_EVERSION);
+    CHECK(pwrite(fd, &version, sizeof version, 8) == sizeof version && attach(fd) == -MMK_EFORMAT);
     CHECK(attach(fresh_file(0)) == 0);
 }
 

@@ -19,7 +19,7 @@ __all__ = ["address", "failure", "flag_names", "memory_fault", "placed_failure",
 
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
-_ECORRUPT, _EVERSION, _ENAMESPACE = range(4110, 4113)
+_ECORRUPT, _EFORMAT, _EOTHERPIDS = range(4110, 4113)
 
 
 def size(count: int) -> str:
@@ -341,8 +341,8 @@ _OWN: dict[int, Callable[[str], Exception]] = {
     _EFOREIGN: _foreign,
     _ETHREADS: _threads,
     _ECORRUPT: _corrupt,
-    _EVERSION: _version,
-    _ENAMESPACE: _namespace,
+    _EFORMAT: _version,
+    _EOTHERPIDS: _namespace,
 }
 
 
