@@ -10,7 +10,7 @@ NATIVE := $(shell find core CMakeLists.txt pyproject.toml src/mmkit/_native -nam
 BUILD_REQUIRES := 'scikit-build-core>=0.10' 'cython>=3.1' ninja
 
 .DEFAULT_GOAL := tour
-.PHONY: tour install test test-core check check-c sanitize fuzz bench docs dist clean help
+.PHONY: tour install test test-core check check-c mutants sanitize fuzz bench docs dist clean help
 
 tour: install  ## Install into .venv if need be, and show what memory calls do on this machine
 	@$(BIN)/mmkit tour
@@ -58,6 +58,9 @@ check-c:
 	sh core/tests/compile_everywhere.sh
 	sh core/tests/exported_symbols.sh build/core
 	sh core/fuzz/run.sh 5
+
+mutants: test-core  ## Break the channel's protocol on purpose, in many ways, and see the tests notice (minutes)
+	sh core/tests/channel_mutants.sh $(abspath build/core)
 
 sanitize: install  ## Run the C tests under ASan+UBSan and under TSan, the Python tests under ASan
 	sh tests/sanitize.sh $(BIN)/python

@@ -35,7 +35,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 #: Does the work `n` times and returns the nanoseconds that it took.
 Loop = Callable[[int], int]
@@ -45,6 +46,14 @@ LEFT_OUT = (
     "size and kind), warming up, garbage collection, looking up names (they are locals of the timed loop), "
     "and an empty Python loop, which is subtracted from every contestant that runs in one."
 )
+
+
+@runtime_checkable
+class HasCpu(Protocol):
+    """A `Loop` that knows what its calls used of processors: work of several processes, or of waiting."""
+
+    def cpu_per_call(self) -> float:
+        """Return processor time a call, in ns."""
 
 
 class Statement:
@@ -187,6 +196,8 @@ class Row:
     floor: Summary | None
     beyond: Summary | None
     beyond_to_peer: Ratio
+    #: Processor time a call, in ns, of all processes that took part: None where it is not measured.
+    cpu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -295,7 +306,12 @@ def run(race: Race, effort: Effort) -> Result:
         contestants,
         {name: samples[loop] for name, loop in work.items()},
         {name: samples[loop] for name, loop in floor.items()},
+        _cpu(work),
     )
+
+
+def _cpu(work: Mapping[str, object]) -> dict[str, float]:
+    return {name: loop.cpu_per_call() for name, loop in work.items() if isinstance(loop, HasCpu)}
 
 
 def _beyond(spent: Sequence[float], floor: Sequence[float]) -> Summary:
@@ -309,8 +325,12 @@ def judge(
     names: Iterable[str],
     work: Mapping[str, Sequence[float]],
     floors: Mapping[str, Sequence[float]],
+    cpu: Mapping[str, float] = MappingProxyType({}),
 ) -> Result:
-    """Make the figures of a race from what calls, and their floors, took: in ns, by round."""
+    """Make the figures of a race from what calls, and their floors, took: in ns, by round.
+
+    cpu: what calls used of processors, in ns, where that is known.
+    """
     cost = {name: Summary.of(samples) for name, samples in work.items()}
     floor = {name: Summary.of(samples) for name, samples in floors.items()}
     beyond = {name: _beyond(work[name], samples) for name, samples in floors.items()}
@@ -322,6 +342,7 @@ def judge(
             floor.get(name),
             beyond.get(name),
             Ratio.between(beyond.get(name), beyond.get(race.peer)),
+            cpu.get(name),
         )
         for name in names
     ]
@@ -381,6 +402,9 @@ def markdown(result: Result) -> str:
             f"min ÷ {result.peer}",
             f"median ÷ {result.peer}",
         ]
+    shows_cpu = any(row.cpu is not None for row in result.rows)
+    if shows_cpu:
+        header += ["CPU ns"]
     rows = []
     for row in result.rows:
         cells = [row.contestant, *_figures(row.cost), *map(_ratio, (row.to_peer.minima, row.to_peer.medians))]
@@ -388,6 +412,8 @@ def markdown(result: Result) -> str:
             cells += _figures(row.floor)
             cells += _figures(row.beyond)
             cells += map(_ratio, (row.beyond_to_peer.minima, row.beyond_to_peer.medians))
+        if shows_cpu:
+            cells.append(_ns(row.cpu))
         rows.append(cells)
     return f"### {result.name}\n\n{_table(header, rows)}\n"
 

@@ -24,12 +24,13 @@ from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region, regions
-from mmkit.shared import SharedMemory, SystemVMemory
+from mmkit.shared import Channel, SharedMemory, SystemVMemory
 
 __all__ = [
     "PAGE_SIZE",
     "Advice",
     "BrokenBarrierError",
+    "Channel",
     "ClosedError",
     "CorruptError",
     "Error",

@@ -12,13 +12,14 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-from mmkit.errors import ClosedError, Error, MemoryFault, SyscallError
+from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, SyscallError
 from mmkit.flags import Advice, MapFlag, Prot
 
 __all__ = ["address", "failure", "flag_names", "memory_fault", "placed_failure", "size"]
 
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
+_ECORRUPT, _EFORMAT, _EOTHERPIDS = range(4110, 4113)
 
 
 def size(count: int) -> str:
@@ -189,6 +190,8 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mseal", errno.ENOSYS): _text("mseal(2) came with Linux 6.10."),
     ("cachestat", errno.ENOSYS): _text("cachestat(2) came with Linux 6.5."),
     ("cachestat", errno.EPERM): _text("Only who could write the file may know what is cached of it."),
+    ("posix_fallocate", errno.ENOSPC): _text("/dev/shm is full: see `df -h /dev/shm` and `ls -l /dev/shm`."),
+    ("posix_fallocate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`)."),
     ("F_ADD_SEALS", errno.EBUSY): _text(
         "Seal.WRITE is refused while a writable shared mapping lives: use Seal.FUTURE_WRITE."
     ),
@@ -355,6 +358,21 @@ def _threads(call: str) -> Exception:
     )
 
 
+def _corrupt(call: str) -> Exception:
+    return CorruptError(f"{call}: it does not hold what it should: it is something else, or was damaged")
+
+
+def _version(call: str) -> Exception:
+    return CorruptError(f"{call}: it was made by a version of mmkit whose format this one does not know")
+
+
+def _namespace(call: str) -> Exception:
+    return Error(
+        f"{call}: it was made in another PID namespace (another container). Nobody here could tell which of "
+        "its users are alive: run them in one namespace (docker run --pid=container:…)."
+    )
+
+
 def _unknown(call: str) -> Exception:
     return Error(f"{call}: failed for a reason this version does not know")
 
@@ -367,6 +385,9 @@ _OWN: dict[int, Callable[[str], Exception]] = {
     _ESHRUNK: _shrunk,
     _EFOREIGN: _foreign,
     _ETHREADS: _threads,
+    _ECORRUPT: _corrupt,
+    _EFORMAT: _version,
+    _EOTHERPIDS: _namespace,
 }
 
 

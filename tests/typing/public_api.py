@@ -30,6 +30,15 @@ with Region.file("f", mode="c") as file:
 assert_type(mmkit.regions(), list[Region])
 assert_type(mmkit.supports(MapFlag.HUGETLB), bool)
 
+with mmkit.Channel("name", 4096, create=True, delivery="at-most-once") as channel:
+    assert_type(channel, mmkit.Channel)
+    channel.send(bytearray(4), timeout=1)
+    assert_type(channel.recv(), bytes)
+    with channel.loan(4) as lent:
+        assert_type(lent, memoryview)
+    with channel.recv_view(0.5) as seen:
+        assert_type(seen, memoryview)
+
 assert_type(linux.mmap(0, 4096, Prot.READ, MapFlag.PRIVATE), int)
 assert_type(linux.shmctl(0, ShmCommand.STAT), ShmidDs)
 assert_type(linux.shmctl(0, ShmCommand.INFO), ShmInfo)
@@ -75,5 +84,6 @@ assert_type(shared.Semaphore("name", create=True, value=3, held=False).recover()
 assert_type(shared.Event("name").wait(timeout=1), bool)
 assert_type(shared.Barrier("name", create=True, parties=3).wait(), int)
 
+mmkit.Channel("name", delivery="twice")  # type: ignore[arg-type]
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]

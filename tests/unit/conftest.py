@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from channels import CAPACITY
 from meeting import fresh_name
-from mmkit import Region
+from mmkit import Channel, Region
 from support import PAGE
 
 
@@ -30,3 +31,15 @@ def name():
     for left in os.listdir("/dev/shm"):
         if left.startswith(name):
             os.unlink(f"/dev/shm/{left}")
+
+
+@pytest.fixture
+def channel(name):
+    with Channel(name, CAPACITY, create=True) as channel:
+        yield channel
+
+
+@pytest.fixture(params=[False, True], ids=["many", "single"])
+def any_channel(request, name):
+    with Channel(name, CAPACITY, create=True, single=request.param) as channel:
+        yield channel

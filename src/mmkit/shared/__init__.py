@@ -2,12 +2,14 @@
 
 `SharedMemory` has a name in /dev/shm, or none (`SharedMemory.memfd`); `SystemVMemory` has a number; `array`
 is a numpy array by name. `Lock`, `RLock`, `Condition`, `Semaphore`, `Event` and `Barrier` work between
-unrelated processes. `segments` lists what there is on the machine, and `reap` removes what was leaked.
+unrelated processes; a `Channel` carries messages between them. `segments` lists what there is on the
+machine, and `reap` removes what was leaked.
 """
 
 from __future__ import annotations
 
 from mmkit.shared.arrays import array
+from mmkit.shared.channel import Channel
 from mmkit.shared.holders import Holder
 from mmkit.shared.listing import Segment, segments
 from mmkit.shared.locks import Condition, Lock, RLock
@@ -18,6 +20,7 @@ from mmkit.shared.system_v import SystemVMemory
 
 __all__ = [
     "Barrier",
+    "Channel",
     "Condition",
     "Event",
     "Holder",

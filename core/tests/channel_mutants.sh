@@ -1,0 +1,71 @@
+#!/bin/sh
+# Break the channel's protocol in each of these ways and see the schedule test notice.
+#     channel_mutants.sh LIBRARY_DIR [PART_OF_A_NAME]        (where libmmkit.so is)
+set -eu
+core=$(cd "$(dirname "$0")/.." && pwd)
+library=$1
+only=${2:-}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+escaped=0
+
+# mutant NAME FILE SED: the file is of src/ or tests/.
+mutant() {
+    case $1 in *"$only"*) ;; *) return 0 ;; esac
+    rm -rf "$work/src" "$work/tests"
+    cp -r "$core/src" "$core/tests" "$work"
+    sed -i "$3" "$work/$2"
+    if cmp -s "$work/$2" "$core/$2"; then
+        echo "mutant '$1' changes nothing: the code has moved on" >&2
+        exit 1
+    fi
+    ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O1 -w -I"$core/include" -I"$work/src" -I"$work/tests" \
+        "$work/tests/test_channel_schedules.c" -o "$work/test" -L"$library" -lmmkit -Wl,-rpath,"$library" -lpthread
+    status=0
+    timeout 300 "$work/test" >"$work/said" 2>&1 || status=$?
+    case $status in
+    0)
+        echo "NOT NOTICED: $1"
+        escaped=1
+        ;;
+    124) echo "noticed: $1: it runs for ever" ;;
+    *) echo "noticed: $1: $(grep -m1 -E 'lost|again|waits|not so' "$work/said" | sed 's/.*: not so/not so/' | cut -c1-110)" ;;
+    esac
+}
+
+mutant "commit before the bytes are there" tests/test_channel_schedules.c \
+    '/^static void write_messages/,/^}/{/fill(/d;s/send(&message, i);/send(\&message, i); fill(\&message, i);/}'
+mutant "commit without a fence" src/lane.c \
+    '/^void mmk_lane_commit_ordered/,/^}/s/step_publish_ordered/step_publish/'
+mutant "park without a second look for messages" src/channel.c \
+    '/^int mmk_channel_await_message/,/^}/{/if (has_news(channel))/,+1d}'
+mutant "announce parking without a fence" src/channel.c \
+    '/^static uint32_t announce_parking/,/^}/s/!step_swap32(bell, seen, seen | 1)/(step_write32(bell, seen | 1), 0)/'
+mutant "ring without counting" src/channel.c '/^void channel_ring/,/^}/s/seen + 1)/seen - 1)/'
+mutant "wait for room without a second look" src/lane.c \
+    '/^bool mmk_lane_announce_wait/,/^}/s/return !mmk_lane_wait_is_over(wait)/return true/'
+mutant "finish without a fence" src/lane.c \
+    '/^bool mmk_lane_finish/,/^}/s/step_publish_ordered/step_publish/'
+mutant "ring for nobody" src/channel.c '/^void mmk_channel_commit/,/^}/s/channel_ring(channel, 1);//'
+mutant "do not pass a wake on" src/channel.c '/^static void pass_on/,/^}/s/if (has_news(channel))/if (0)/'
+mutant "do not say again that others may sleep" src/channel.c \
+    '/^int mmk_channel_await_message/,/^}/s/if (!error \&\&/if (0 \&\&/'
+mutant "take by a store where others take" src/lane.c '/^static bool make_taken/,/^}/s/if (!lane->single)/if (0)/'
+mutant "move the cursor by a store where others do" src/lane.c '/^static uint64_t move_cursor/,/^}/s/if (lane->single)/if (1)/'
+mutant "put back without counting" src/lane.c \
+    '/^static void put_cursor_back/,/^}/s/((cursor + 1) \& 0xffff)/(cursor \& 0xffff)/'
+mutant "give back without moving the cursor" src/lane.c \
+    '/^void mmk_lane_give_back/,/^}/s/put_cursor_back(.*);//'
+mutant "mend without moving the cursor" src/lane.c \
+    '/^size_t mmk_lane_mend_reader/,/^}/s/put_cursor_back(.*);//'
+mutant "mend only what was found" src/lane.c '/^size_t mmk_lane_mend_reader/,/^}/s/if (redeliver)/if (redeliver \&\& mended)/'
+mutant "free the number before its messages" src/channel_mend.c \
+    '/^static unsigned mend_reader/,/^}/{/step_publish/d;s/^    for (/    step_publish(\&channel->header->readers[reader], 0);\n    for (/}'
+mutant "mend while another does" src/channel_mend.c '/^bool channel_enter_mending/,/^}/s/^    return step_swap.*/    return true;/;s/holder \&\& !step_is_gone(holder)/0/'
+mutant "leave a dead mender in office" src/channel_mend.c 's/if (holder \&\& !step_is_gone(holder))/if (holder)/'
+mutant "leave a dead writer's reservations" src/lane.c \
+    '/^size_t mmk_lane_mend_writer/,/^}/s/passed_over += step_swap.*/;/'
+mutant "use room that is not done" src/lane.c '/^static void reclaim/,/^}/s/== word_of(tail, DONE, 0)/>= word_of(tail, TAKEN, 0)/'
+mutant "commit first, then say how much is reserved" src/lane.c \
+    '/^int mmk_lane_reserve/,/^}/s/step_publish(&lane->shared->head, lane->head);//'
+exit $escaped
