@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mmkit.tour.step import Outcome
 
-__all__ = ["INDENT", "MARKS", "code", "in_ascii", "marked", "named", "prose", "wrapped"]
+__all__ = ["INDENT", "MARKS", "NOTE", "code", "in_ascii", "marked", "named", "prose", "wrapped"]
 
 INDENT = 2
 #: Longer lines of prose are hard to read.
@@ -21,15 +21,16 @@ MARKS = {
     Outcome.DONE: ("✓", "green"),
     Outcome.REFUSED: ("–", "magenta"),
     Outcome.FAILED: ("✗", "bold red"),
-    Outcome.NOT_REACHED: ("·", "dim"),
+    Outcome.NOT_REACHED: ("○", "dim"),
 }
+NOTE = ("•", "")
 
 _ASCII: dict[int, str | int | None] = {
     **dict.fromkeys(map(ord, "┌┬┐├┼┤└┴┘"), "+"),
     **dict.fromkeys(map(ord, "│┊"), "|"),
     **dict.fromkeys(map(ord, "─╌━"), "-"),
     **dict(zip(map(ord, "▁▂▃▄▅▆▇"), "1234567", strict=True)),
-    **dict(zip(map(ord, "█░╳✓✗–▸·↓↑…×"), "#.X+x->.v^~x", strict=True)),
+    **dict(zip(map(ord, "█░╳✓✗–○•▸·↓↑…×"), "#.X+x-o*>.v^~x", strict=True)),
 }
 
 

@@ -20,6 +20,7 @@ __all__ = ["SECTION"]
 
 _PAGES = 8
 _HALF = _PAGES // 2 * PAGE_SIZE
+_REGION = f"region = Region.anonymous({_PAGES * PAGE_SIZE})"
 
 
 @scene(
@@ -29,9 +30,9 @@ _HALF = _PAGES // 2 * PAGE_SIZE
 def lock(stage: Stage) -> None:
     """Lock half of a region, and let it go."""
     with Region.anonymous(_PAGES * PAGE_SIZE) as region:
-        ordinary_pages(region)
         locked = _locked()
         with stage.step() as step:
+            step.prepare(_REGION, *ordinary_pages(region))
             before = strip("before", region)
             step.call("mlock", "p", _HALF, python=f"region.lock(0, {_HALF})")
             region.lock(0, _HALF)
@@ -60,8 +61,8 @@ def lock(stage: Stage) -> None:
 def lock_on_fault(stage: Stage) -> None:
     """Lock pages as they come."""
     with Region.anonymous(_PAGES * PAGE_SIZE) as region:
-        ordinary_pages(region)
         with stage.step() as step:
+            step.prepare(_REGION, *ordinary_pages(region))
             before = strip("before", region)
             step.call(
                 "mlock2",

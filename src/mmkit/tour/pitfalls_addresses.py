@@ -161,31 +161,33 @@ def _closed(step: Step) -> None:
     )
 
 
-@scene("Mistake 6: memory forgotten. Nobody has the address, and it stays")
+@scene(
+    "Mistake 6: memory forgotten. Nobody has the address, and it stays",
+    "Mistake 6, prevented: a Region that is forgotten gives back its memory",
+)
 def forgotten(stage: Stage) -> None:
     """Lose a mapping, and a region."""
     with stage.step() as step, _mapped() as (address, _):
-        step.prepare(_MAPPED[0])
+        step.prepare(*_MAPPED)
         step.code("p = NULL;", "del p")
         step.say("not called: who forgets an address does not tell")
         perms = permissions(address)
         step.check(f"/proc/self/maps: {perms}, mapped until the process ends", perms == "rw-p")
-        step.code("{ char *lost = mmap(...); }", _LOST)
+    with stage.step() as step:
+        step.prepare(f'region = Region.memfd({_LENGTH}, name="lost")')
         region = Region.memfd(_LENGTH, name="lost")
         step.check("mmkit.regions(), the list of what is open, has the region", region in mmkit.regions())
+        step.call("munmap", "p", _LENGTH, python="del region")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del region
         told = [str(each.message) for each in caught if each.category is ResourceWarning]
         # A warning holds on to what it is about.
         caught.clear()
-        step.say("not called, in C. The region calls munmap as it dies")
+        step.answer(0, ": a region calls it as it dies. In C nobody does")
         step.check("ResourceWarning: unclosed <Region 'lost' ...>", any("'lost'" in each for each in told))
         still = any(b"memfd:lost" in area.path for area in maps.read())
         step.check("/proc/self/maps: 'lost' is mapped nowhere any more", not still)
-
-
-_LOST = f'region = Region.memfd({_LENGTH}, name="lost");  del region'
 
 
 @scene("Mistake 6, again: a wrong length. munmap of a part leaves the rest")

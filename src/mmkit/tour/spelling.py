@@ -54,6 +54,6 @@ def errno_name(error: OSError) -> str:
 
 
 def raised(error: Exception) -> str:
-    """Write an exception by the name under which programs catch it, without the advice that it may give."""
+    """Write an exception by the name under which programs catch it."""
     kind = next((kind for kind in _PUBLIC if isinstance(error, kind)), type(error))
-    return f"{kind.__name__}: {str(error).splitlines()[0]}"
+    return f"{kind.__name__}: {error}"
