@@ -165,7 +165,7 @@ def _bars(bars: Sequence[Bar], width: int) -> list[Text]:
     lines.append(Text(" " * _LABEL_WIDTH + "└" + "─" * columns + "┘", _FRAME))
     column = bars[0].column * merge
     end = size(column * columns)
-    scale = "0" + f"a column is {size(column)}, ▁ a part of it".center(columns - len(end)) + f" {end}"
+    scale = "0" + f"{size(column)} a column, ▁ a part".center(columns - len(end)) + f" {end}"
     return [*lines, Text(" " * _LABEL_WIDTH + scale, _FRAME)]
 
 

@@ -145,11 +145,10 @@ def verdict(played: Mapping[str, Sequence[Step]], seconds: float, width: int) ->
 
 def _judgement(steps: Sequence[Step]) -> Iterator[Text]:
     refused, failed = _count(steps, Outcome.REFUSED), _count(steps, Outcome.FAILED)
-    missed = _count(steps, Outcome.NOT_REACHED)
-    if refused:
-        yield Text(f"{refused} refused here.", "magenta")
-    if missed:
-        yield Text(f"{missed} not reached.", "magenta")
+    counts = (refused, "refused here"), (_count(steps, Outcome.NOT_REACHED), "not reached")
+    left_out = ", ".join(f"{count} {how}" for count, how in counts if count)
+    if left_out:
+        yield Text(left_out + ".", "magenta")
     if failed:
         verb = "it claims" if failed == 1 else "they claim"
         yield Text(f"{failed} did not do what {verb}.", "bold red")

@@ -163,7 +163,7 @@ def _closed(step: Step) -> None:
 
 @scene(
     "Mistake 6: memory forgotten. Nobody has the address, and it stays",
-    "Mistake 6, prevented: a Region that is forgotten gives back its memory",
+    "Mistake 6, prevented: a forgotten Region gives its memory back",
 )
 def forgotten(stage: Stage) -> None:
     """Lose a mapping, and a region."""

@@ -98,7 +98,7 @@ class Screen:
                 map(
                     Text,
                     (
-                        "  Look closer at one section or step; read at leisure, also in colours:",
+                        "  Look closer at one section or step, or read at leisure:",
                         f"    {command} tour --list",
                         f"    {command} tour | less",
                         f"    FORCE_COLOR=1 {command} tour | less -R",
