@@ -52,7 +52,8 @@ def prose(text: str, width: int) -> Iterator[Text]:
 
 def named(name: str, text: str, width: int) -> Iterator[Text]:
     """Write what somebody says: the name in a column of its own, the text beside it."""
-    for number, line in enumerate(wrapped(text, width - INDENT - _NAME_WIDTH)):
+    lines = [line for part in text.split("\n") for line in wrapped(part, width - INDENT - _NAME_WIDTH)]
+    for number, line in enumerate(lines):
         yield _beside("" if number else name, _NAME_WIDTH).append(line, "bold")
 
 

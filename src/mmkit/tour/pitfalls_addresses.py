@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import mmkit
 from mmkit import linux, maps
-from mmkit.errors import SyscallError
+from mmkit.errors import OutOfMemory, SyscallError
 from mmkit.faults import peek, poke
 from mmkit.flags import MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region
@@ -47,7 +47,8 @@ def failure_is_not_null(stage: Stage) -> None:
             linux.mmap(0, length, _READ_WRITE, _FLAGS)
         except SyscallError as error:
             step.refused(error)
-        step.check("mmkit raises, C has MAP_FAILED: (void *)-1", bool(step.calls[-1].errno))
+            step.check("mmkit raises, and `except OutOfMemory` catches it", isinstance(error, OutOfMemory))
+        step.check("C has MAP_FAILED, (void *)-1, instead of NULL", bool(step.calls[-1].errno))
         fault_twice(
             step,
             "if (p != NULL) p[0] = 1;",
