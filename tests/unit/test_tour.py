@@ -162,6 +162,13 @@ def test_what_the_first_touch_of_a_file_brings_in_is_said_as_it_was(folder):
     assert ("neighbours" in step.calls[0].kernel) == neighbours
 
 
+def test_what_the_child_answered_is_in_the_last_picture_of_the_parent():
+    steps = in_child(lambda: play(the_section("shared")))
+    answered = [step for step in steps if step.title.endswith("answers there") and step.pictures]
+    assert [step.pictures[-1].holds for step in answered] == [("ask", "", "yes", "")] * len(answered)
+    assert answered
+
+
 # ---- faults -----------------------------------------------------------------------------------------
 
 
