@@ -165,13 +165,9 @@ def window(path: Path, size: int) -> None:
 
 @main.command()
 @a_file
-@click.option("--dig", is_flag=True, help="First make holes of pages of zeros. Nobody else may write.")
+@click.option("--dig", is_flag=True, help="First dig holes, by fallocate(2). Nobody else may write.")
 def sparse(path: Path, dig: bool) -> None:
-    """List data, and holes: zeros without a place on the disk.
-
-    lseek(2) finds them, by SEEK_DATA and SEEK_HOLE. --dig makes them by Region.punch, which is
-    fallocate(2) with FALLOC_FL_PUNCH_HOLE.
-    """
+    """List data, and holes: zeros without a place on the disk."""
     if dig:
         for _, region in windows(path, 256 * PAGE_SIZE, "r+", skip_holes=True):
             for at in range(0, len(region), PAGE_SIZE):

@@ -50,9 +50,13 @@ def test_the_hook_links_as_the_page_says_and_fills_pages(tmp_path):
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer has a malloc of its own")
 def test_the_program_of_the_layout_has_its_parts_where_the_picture_has_them(tmp_path):
     (tmp_path / "layout.c").write_text(block("layout.md", "c"))
-    (compile_it,) = (line[2:] for line in block("layout.md", "console").splitlines() if line.startswith("$ cc "))
+    (compile_it,) = (
+        line[2:] for line in block("layout.md", "console").splitlines() if line.startswith("$ cc ")
+    )
     subprocess.run(["sh", "-ec", f"{compile_it} -Wall -Wextra -Werror"], cwd=tmp_path, check=True)
-    with subprocess.Popen([tmp_path / "layout"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        [tmp_path / "layout"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
         found = {}
         while not (line := run.stdout.readline()).startswith("process "):
             address, name = line.split(maxsplit=1)

@@ -103,9 +103,7 @@ def names(step):
 @EVERY_SECTION
 def test_a_step_that_is_shown_alone_says_where_everything_it_uses_is_from(section):
     known = set(dir(builtins)) | {
-        alias.asname or alias.name
-        for node in ast.parse("\n".join(IMPORTS)).body
-        for alias in node.names
+        alias.asname or alias.name for node in ast.parse("\n".join(IMPORTS)).body for alias in node.names
     }
     count = sum(len(scene.titles) for scene in section.scenes)
 

@@ -29,7 +29,8 @@ _EXIT_INTERRUPTED = 130
     "keys",
     multiple=True,
     metavar="KEY|N",
-    help=f"Only this section, by its key, a beginning of it, or its number ({named(SECTIONS)}); may be given several times.",
+    help=f"Only this section, by its key, a beginning of it, or its number ({named(SECTIONS)}); may be given "
+    "several times.",
 )
 @click.option(
     "--step",

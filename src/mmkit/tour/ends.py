@@ -48,8 +48,8 @@ def guide(sections: int, width: int) -> Iterator[Text]:
     yield from _legend()
     yield Text()
     yield from prose(
-        "Where a cell says ·, nothing is mapped; where it holds 0, there are zeros. The lines in Python can be "
-        "tried, section by section, after",
+        "Where a cell says ·, nothing is mapped; where it holds 0, there are zeros. The lines in Python can "
+        "be tried, section by section, after",
         width,
     )
     for statement in IMPORTS:

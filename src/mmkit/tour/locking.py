@@ -60,29 +60,28 @@ def lock(stage: Stage) -> None:
 @scene("Lock on fault: nothing is brought in, what comes later stays")
 def lock_on_fault(stage: Stage) -> None:
     """Lock pages as they come."""
-    with Region.anonymous(_PAGES * PAGE_SIZE) as region:
-        with stage.step() as step:
-            step.prepare(_REGION, *ordinary_pages(region))
-            before = strip("before", region)
-            step.call(
-                "mlock2",
-                "p",
-                len(region),
-                LockFlag.ONFAULT,
-                python=f"linux.mlock2(region.address, {len(region)}, LockFlag.ONFAULT)",
-            )
-            linux.mlock2(region.address, len(region), LockFlag.ONFAULT)
-            step.answer(0)
-            step.code(f"p[{2 * PAGE_SIZE}] = 1;", f"region[{2 * PAGE_SIZE}] = 1")
-            step.say("not called: a store, and a page fault")
-            region[2 * PAGE_SIZE] = 1
-            step.show(before, strip("after a touch of the third page", region))
-            step.check("only the page that was touched is in RAM", region.resident() == PAGE_SIZE)
-            flags = area_facts(region.address).get("VmFlags", "")
-            step.check(
-                "/proc/self/smaps, maps with more on each area: lo, for locked, among its flags",
-                "lo" in flags.split(),
-            )
+    with Region.anonymous(_PAGES * PAGE_SIZE) as region, stage.step() as step:
+        step.prepare(_REGION, *ordinary_pages(region))
+        before = strip("before", region)
+        step.call(
+            "mlock2",
+            "p",
+            len(region),
+            LockFlag.ONFAULT,
+            python=f"linux.mlock2(region.address, {len(region)}, LockFlag.ONFAULT)",
+        )
+        linux.mlock2(region.address, len(region), LockFlag.ONFAULT)
+        step.answer(0)
+        step.code(f"p[{2 * PAGE_SIZE}] = 1;", f"region[{2 * PAGE_SIZE}] = 1")
+        step.say("not called: a store, and a page fault")
+        region[2 * PAGE_SIZE] = 1
+        step.show(before, strip("after a touch of the third page", region))
+        step.check("only the page that was touched is in RAM", region.resident() == PAGE_SIZE)
+        flags = area_facts(region.address).get("VmFlags", "")
+        step.check(
+            "/proc/self/smaps, maps with more on each area: lo, for locked, among its flags",
+            "lo" in flags.split(),
+        )
 
 
 @scene("Secret memory: locked, and unknown even to the kernel itself")

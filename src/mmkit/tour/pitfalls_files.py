@@ -82,9 +82,7 @@ def beyond_the_end(stage: Stage) -> None:
 
 
 def _read_on(step: Step, fd: int, address: int) -> None:
-    step.prepare(
-        *scratch_file_python(f"(b'abc' + bytes({PAGE_SIZE - 3})) * 2"), f"os.ftruncate(fd, {_SIZE})"
-    )
+    step.prepare(*scratch_file_python(f"(b'abc' + bytes({PAGE_SIZE - 3})) * 2"), f"os.ftruncate(fd, {_SIZE})")
     step.call(
         "mmap",
         "NULL",

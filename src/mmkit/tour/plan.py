@@ -64,7 +64,9 @@ def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection
     found = {number for step in steps for number in _matching(there, step)}
     for section in wanted if keys else ():
         if not any(each.number in found for each in there if each.section is section):
-            raise NoSuchStepError(f"section {section.key} has none of these steps: leave one or the other out")
+            raise NoSuchStepError(
+                f"section {section.key} has none of these steps: leave one or the other out"
+            )
     return found
 
 

@@ -159,9 +159,7 @@ def nowhere(stage: Stage) -> None:
 def guarded(stage: Stage) -> None:
     """Run into a guard."""
     with Region.anonymous(_LENGTH) as region, stage.step() as step:
-        step.prepare(
-            _REGION, f"region.guard({_LAST}, {PAGE_SIZE})   # section pages shows how it is done"
-        )
+        step.prepare(_REGION, f"region.guard({_LAST}, {PAGE_SIZE})   # section pages shows how it is done")
         region.guard(_LAST, PAGE_SIZE)
         fault_twice(
             step,
