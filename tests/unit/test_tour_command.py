@@ -292,7 +292,11 @@ def test_no_line_is_wider_than_the_terminal(width, monkeypatch):
     monkeypatch.setattr(CLI_TOUR, "_command", lambda: "mmkit")
     output = tour().output
     assert "\x1b[" in output
-    assert max(map(len, ESCAPE.sub("", output).splitlines())) <= width
+    lines = ESCAPE.sub("", output).splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line for line in lines if line != line.rstrip()] == []
+    # Rules go as far as paragraphs may.
+    assert {len(line) for line in lines if line.startswith("━")} == {min(width, 80)}
 
 
 @pytest.mark.parametrize("terminal", [False, True])

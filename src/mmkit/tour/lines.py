@@ -85,6 +85,6 @@ def _folded(statement: str, width: int) -> list[str]:
             at = statement.rfind(" ", 0, width)
         if at <= indent:
             indent, at = 0, width
-        lines.append(statement[:at])
+        lines.append(statement[:at].rstrip())
         statement = " " * indent + statement[at:].lstrip()
     return [*lines, statement]

@@ -67,7 +67,7 @@ class Screen:
             self._call(call)
         if step.pictures:
             drawn = draw(step.pictures, width - 2 * INDENT)
-            self._lines([Text(), *(Text(" " * INDENT).append_text(line) for line in drawn)])
+            self._lines([Text(), *(Text(" " * INDENT).append_text(line) if line else line for line in drawn)])
         for check in step.checks:
             self._lines(marked(*MARKS[Outcome.DONE if check.holds else Outcome.FAILED], check.claim, width))
         for note in step.notes:
