@@ -280,8 +280,8 @@ def test_a_terminal_gets_the_colours_it_can_and_shall_have(environment, colours,
 @pytest.mark.parametrize("how", ["-h", "--help"])
 def test_help_is_whole(how):
     commands = CliRunner().invoke(main, [how]).output.partition("Commands:")[2]
-    assert "tour" in commands
-    assert "..." not in commands
+    (line,) = (line for line in commands.splitlines() if line.split()[:1] == ["tour"])
+    assert "..." not in line
     assert tour(how).output.startswith("Usage: ")
 
 
