@@ -34,6 +34,9 @@ def main() -> None:
         ahead = read_ahead(file.fileno())
         length = min(max(4 * ahead, 4 * MIB), 64 * MIB)
         print(f"A file of {length // MIB} MiB in {folder}; its device reads ahead up to {ahead // KIB} KiB")
+        print(
+            "  posix_fadvise(DONTNEED) drops it from the cache before each try; cached() tells what came back"
+        )
         file.write(os.urandom(MIB) * (length // MIB))
         os.fsync(file.fileno())
         if forget(file.fileno()):

@@ -154,7 +154,7 @@ def edit(path: Path, old: str, new: str, size: int) -> None:
 @a_file
 @a_window
 def window(path: Path, size: int) -> None:
-    """Walk through a file map by map: count its lines, and compute its checksum."""
+    """Walk through a file map by map: lines, checksum."""
     lines = checksum = 0
     for offset, region in windows(path, size):
         contents = region[:]
@@ -165,9 +165,9 @@ def window(path: Path, size: int) -> None:
 
 @main.command()
 @a_file
-@click.option("--dig", is_flag=True, help="First make holes of pages of zeros. Nobody else may write.")
+@click.option("--dig", is_flag=True, help="First dig holes, by fallocate(2). Nobody else may write.")
 def sparse(path: Path, dig: bool) -> None:
-    """List what of a file is data, and what are holes: zeros that take no place on the disk."""
+    """List data, and holes: zeros without a place on the disk."""
     if dig:
         for _, region in windows(path, 256 * PAGE_SIZE, "r+", skip_holes=True):
             for at in range(0, len(region), PAGE_SIZE):

@@ -80,12 +80,12 @@ def main() -> None:
     except mmkit.MemoryFault as fault:
         print(f"  peek(0, 1) raises MemoryFault: {fault.access} of {fault.address}: {fault.reason}")
 
-    print("\nThe picture of it all: mmkit maps --layout")
+    print("\nThe picture of a process: mmkit maps --layout PID")
 
 
 def show_segments(areas: Areas) -> None:
     """Print where each segment begins and ends, how large its areas are, and what may be done there."""
-    print(f"  {'segment':<9} {'from':>12} {'to':>12} {'KiB':>8}  access")
+    print(f"  {'segment':<9} {'from':>12} {'to':>12} {'areas':>5} {'KiB':>8}  access")
     for name, (kinds, meaning) in SEGMENTS.items():
         found = areas.where(kind=kinds)
         # vsyscall, in the kernel's half, is counted among the vdso.
@@ -95,9 +95,13 @@ def show_segments(areas: Areas) -> None:
             each = {area.perms for area in found}
             access = each.pop() if len(each) == 1 else "mixed"
             kib = sum(found.column("size")) // 1024
-            print(f"  {name:<9} {found[0].start:12x} {found[-1].end:12x} {kib:8,}  {access:<6} {meaning}")
+            print(
+                f"  {name:<9} {found[0].start:12x} {found[-1].end:12x} {len(found):5} {kib:8,}  "
+                f"{access:<6} {meaning}"
+            )
         else:
-            print(f"  {name:<9} {'none':>12} {'':>12} {'':>8}  {'':<6} {meaning}")
+            print(f"  {name:<9} {'none':>12} {'':>12} {'':>5} {'':>8}  {'':<6} {meaning}")
+    print("  KiB is of the areas alone: between two of a segment, others may lie, or nothing.")
 
 
 def show_things(things: dict[str, int]) -> None:

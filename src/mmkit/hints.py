@@ -13,13 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, SyscallError
-from mmkit.flags import Advice, MapFlag, Prot
+from mmkit.flags import Advice, MapFlag
 
-__all__ = ["address", "failure", "flag_names", "memory_fault", "placed_failure", "size"]
+__all__ = ["Verbatim", "address", "failure", "flag_names", "memory_fault", "placed_failure", "size"]
 
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
 _ECORRUPT, _EFORMAT, _EOTHERPIDS = range(4110, 4113)
+
+
+class Verbatim(str):
+    """An argument of a call as it shall be written; other texts are names, and get quotes."""
+
+    __slots__ = ()
 
 
 def size(count: int) -> str:
@@ -278,13 +284,17 @@ def _hint(name: str, number: int, call: str) -> str:
         return ""
 
 
+def _written(argument: object) -> str:
+    if isinstance(argument, Verbatim):
+        return argument
+    if isinstance(argument, int) and type(argument).__module__ == "mmkit.flags":
+        return flag_names(argument)
+    return repr(argument)
+
+
 def _written_call(name: str, range_: tuple[int, int] | None, arguments: tuple[object, ...]) -> str:
     parts = [f"{address(range_[0])}, {size(range_[1])}"] if range_ else []
-    for argument in arguments:
-        plain = (
-            not isinstance(argument, Prot | MapFlag | Advice) and type(argument).__module__ != "mmkit.flags"
-        )
-        parts.append(repr(argument) if plain or not isinstance(argument, int) else flag_names(argument))
+    parts += map(_written, arguments)
     return f"{name}({', '.join(parts)})"
 
 

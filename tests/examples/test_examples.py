@@ -208,7 +208,7 @@ def test_a_program_uses_what_is_public(name):
 def test_layout_finds_each_segment_and_what_lies_in_it():
     text = output("process_layout")
     for segment, access in (("text", "r-xp"), ("heap", "rw-p"), ("stack", "rw-p")):
-        assert re.search(rf"^  {segment} +[0-9a-f]+ +[0-9a-f]+ +[\d,]+  {access}", text, re.M), segment
+        assert re.search(rf"^  {segment} +[0-9a-f]+ +[0-9a-f]+ +\d+ +[\d,]+  {access}", text, re.M), segment
     end, break_ = re.search(r"heap ends at ([0-9a-f]+); sbrk\(0\) says ([0-9a-f]+)", text).groups()
     assert end == break_
     assert "peek(0, 1) raises MemoryFault: read of 0: unmapped or guard" in text

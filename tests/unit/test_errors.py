@@ -1,4 +1,5 @@
 import errno
+import os
 import pickle
 
 import pytest
@@ -81,6 +82,15 @@ def test_flags_are_decoded_in_the_call():
         -errno.EINVAL, "mmap", (0, 4096), (mmkit.Prot.READ | mmkit.Prot.WRITE, mmkit.MapFlag.SHARED_VALIDATE)
     )
     assert str(error).startswith("[Errno 22] mmap(0x0, 4 KiB, READ|WRITE, SHARED_VALIDATE)")
+
+
+def test_addresses_are_written_as_numbers_and_names_in_quotes():
+    with pytest.raises(OSError, match=r"shmdt\(0x10\): Invalid argument"):
+        mmkit.linux.shmdt(0x10)
+    with pytest.raises(OSError, match=r"process_vm_readv\(\d+, 1 ranges, 3 bytes\): "):
+        mmkit.linux.process_vm_readv(os.getpid(), [(0, 3)])
+    with pytest.raises(OSError, match=r"shm_unlink\('/mmkit-test-nobody'\): "):
+        mmkit.linux.shm_unlink("/mmkit-test-nobody")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import mmkit
 from mmkit import linux, maps
 from mmkit.flags import IpcFlag, LockFlag, ShmCommand
 from mmkit.tour import SECTIONS, Outcome, run
+from mmkit.tour.pictures import Fill
 from support import NOBODY, SANITIZED, in_child, left_for_good, needs_root, x86_64
 
 pytestmark = pytest.mark.skipif(
@@ -149,6 +150,25 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
                     assert hasattr(homes[node.value.id], node.attr), python
 
 
+@pytest.mark.parametrize("folder", ["/dev/shm", "/var/tmp"])
+def test_what_the_first_touch_of_a_file_brings_in_is_said_as_it_was(folder):
+    def touched():
+        tempfile.tempdir = folder
+        return play(the_section("file"))[1]
+
+    step = in_child(touched)
+    before, after = step.pictures
+    neighbours = after.fill.count(Fill.RESIDENT) - before.fill.count(Fill.RESIDENT) > 1
+    assert ("neighbours" in step.calls[0].kernel) == neighbours
+
+
+def test_what_the_child_answered_is_in_the_last_picture_of_the_parent():
+    steps = in_child(lambda: play(the_section("shared")))
+    answered = [step for step in steps if step.title.endswith("answers there") and step.pictures]
+    assert [step.pictures[-1].holds for step in answered] == [("ask", "", "yes", "")] * len(answered)
+    assert answered
+
+
 # ---- faults -----------------------------------------------------------------------------------------
 
 
@@ -169,7 +189,10 @@ def test_the_six_mistakes_are_made_and_what_the_kernel_refuses_of_them_is_no_ref
     steps = in_child(lambda: play(the_section("pitfalls")))
     assert [number in " ".join(step.title for step in steps) for number in "123456"] == [True] * 6
     assert {step.outcome for step in steps} == {Outcome.DONE}
-    assert [call.errno for step in steps for call in step.calls if call.errno] == ["ENOMEM", "EINVAL"]
+    refused = [call for step in steps for call in step.calls if call.errno]
+    assert [call.errno for call in refused] == ["ENOMEM", "EINVAL"]
+    # With what mmkit advises to do.
+    assert [len(call.raised.splitlines()) for call in refused] == [2, 2]
 
 
 # ---- what the system refuses ------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def test_sections_are_chosen_by_their_keys():
     assert [section.key for section in SECTIONS[:2]] == ["layout", "brk"]
 
 
-@pytest.mark.parametrize("how", ["brk", "BRK", "Brk", "2"])
-def test_a_section_is_chosen_by_its_key_in_any_case_or_by_its_number(how):
+@pytest.mark.parametrize("how", ["brk", "BRK", "Brk", "br", "2"])
+def test_a_section_is_chosen_by_its_key_in_any_case_or_its_beginning_or_its_number(how):
     output = tour("--list", "--section", how).output
     assert output.splitlines()[0].split(maxsplit=1) == ["brk", f"2 · {SECTIONS[1].title}"]
     assert output == tour("--list", "--section", "brk").output
@@ -105,7 +105,10 @@ def test_one_step_is_chosen_by_its_number_or_by_words_of_its_title(how):
         (["--section", "brk", "--step", "1"], "no step 1 in what was chosen"),
         (["--list", "--json"], "--json goes without it"),
         (["--fast"], "No such option"),
-        (["brk"], "unexpected extra argument"),
+        (["brk"], "unexpected extra argument 'brk': a section is chosen by --section"),
+        (["--section", "sh"], "more than one section begins with 'sh': sharing, shared"),
+        (["--section", "layout", "--section", "brk", "--step", "1"], "section brk has none of these steps"),
+        (["--step", "-1"], "no step -1"),
     ],
 )
 def test_what_there_is_not_is_a_usage_error_that_says_what_there_is(options, said):
@@ -184,7 +187,8 @@ def test_the_exit_status_is_1_if_a_claim_does_not_hold(with_scene):
 def test_what_failed_and_was_refused_fits_into_80_columns_too(with_scene):
     with_scene(*[broken, refused] * 9)
     lines = tour().output.splitlines()
-    assert any("9 refused here. 9 did not do what they claim." in line for line in lines)
+    assert "9 refused here, 9 not reached." in " ".join(lines)
+    assert "9 did not do what they claim." in " ".join(lines)
     assert max(map(len, lines)) <= 80
 
 
@@ -200,10 +204,31 @@ def test_the_exit_status_is_0_if_the_system_refuses(with_scene):
     result = tour()
     assert result.exit_code == 0
     assert "– refused, ENOSYS" in result.output
-    assert "not reached" in result.output
+    assert "  ○ not reached: " in result.output
+    assert "1 refused here, 1 not reached." in result.output
     assert "mlock             1 –1" in result.output
-    assert "1 refused here." in result.output
     assert "did what they claim" not in result.output
+
+
+def test_a_call_that_was_made_many_times_counts_as_often(with_scene):
+    @scene("many")
+    def many(stage):
+        with stage.step() as step:
+            step.call("madvise", "p + at", 1, python="region.advise(...)")
+            step.answer(0, ", and more", times=256)
+            step.check("it is said", step.calls[0].kernel == "0, 256 times, and more")
+
+    with_scene(many)
+    assert "madvise         256" in tour().output
+    document = json.loads(tour("--json").output)
+    assert document["calls"] == [{"name": "madvise", "made": 256, "refused": 0}]
+    assert document["sections"][0]["steps"][0]["calls"][0]["times"] == 256
+
+
+def test_without_calls_there_is_no_table_of_them_and_no_gap_where_it_would_be():
+    output = tour("--step", "8").output
+    assert "The calls shown above" not in output
+    assert "\n\n\n" not in output
 
 
 # ---- on a terminal, and without one -----------------------------------------------------------------
@@ -252,6 +277,14 @@ def test_a_terminal_gets_the_colours_it_can_and_shall_have(environment, colours,
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("how", ["-h", "--help"])
+def test_help_is_whole(how):
+    commands = CliRunner().invoke(main, [how]).output.partition("Commands:")[2]
+    (line,) = (line for line in commands.splitlines() if line.split()[:1] == ["tour"])
+    assert "..." not in line
+    assert tour(how).output.startswith("Usage: ")
+
+
 @pytest.mark.parametrize("width", [64, 80, 140])
 def test_no_line_is_wider_than_the_terminal(width, monkeypatch):
     terminal = partial(Console, force_terminal=True, width=width)
@@ -259,7 +292,11 @@ def test_no_line_is_wider_than_the_terminal(width, monkeypatch):
     monkeypatch.setattr(CLI_TOUR, "_command", lambda: "mmkit")
     output = tour().output
     assert "\x1b[" in output
-    assert max(map(len, ESCAPE.sub("", output).splitlines())) <= width
+    lines = ESCAPE.sub("", output).splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line for line in lines if line != line.rstrip()] == []
+    # Rules go as far as paragraphs may.
+    assert {len(line) for line in lines if line.startswith("━")} == {min(width, 80)}
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -216,6 +216,20 @@ def test_only_what_was_chosen_is_told_under_the_numbers_of_the_whole_tour():
     assert [step.number for step in played["second"]] == [4]
 
 
+def test_what_is_done_for_a_chosen_step_and_not_shown_is_its_preparation():
+    @scene("first", "second", "third", "fourth")
+    def four(stage):
+        for number in range(1, 5):
+            with stage.step() as step:
+                step.prepare(f"prepare({number})")
+                step.code(f"p = {number};", f"p = {number}")
+
+    second, fourth = play(four, only={2, 4})
+    assert second.prepared == ["prepare(1)", "p = 1", "prepare(2)"]
+    assert fourth.prepared == ["prepare(3)", "p = 3", "prepare(4)"]
+    assert [step.prepared for step in play(four)] == [[f"prepare({number})"] for number in range(1, 5)]
+
+
 def test_a_step_that_was_not_chosen_is_told_if_the_chosen_one_is_not_reached_for_it():
     @scene("refused", "chosen")
     def no(stage):

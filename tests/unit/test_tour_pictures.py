@@ -62,7 +62,9 @@ def test_strips_stand_side_by_side_as_far_as_they_fit():
         return Strip("here", 0x7F0000000000, 4096, ("rw-",) * pages, (Fill.NOTHING,) * pages)
 
     assert len(drawn([of(8), of(8)], 76)) == 6
-    assert len(drawn([of(8), of(8)], 75)) == 12
+    stacked = drawn([of(8), of(8)], 75)
+    assert len(stacked) == 13
+    assert stacked[6] == ""
 
 
 @pytest.mark.parametrize("width", [44, 60, 76, 108])
@@ -80,7 +82,7 @@ def test_bars_share_a_frame_and_a_scale():
     )
     assert [line[7] for line in lines] == list("┌││├││└0")
     assert lines[-1].endswith("1 MiB")
-    assert "a column is 16 KiB" in lines[-1]
+    assert "16 KiB a column, ▁ a part" in lines[-1]
     assert len({len(line) for line in lines[:-1]}) == 1
 
 
@@ -100,5 +102,5 @@ def test_a_statement_is_broken_so_that_it_fits_and_loses_nothing(statement, widt
 
 
 def test_every_letter_of_the_pictures_has_one_of_ascii():
-    assert in_ascii("┌┬┐├┼┤└┴┘│┊─╌━▁▂▃▄▅▆▇█░╳✓✗–▸·↓↑…×") == "+++++++++||---1234567#.X+x->.v^~x"
+    assert in_ascii("┌┬┐├┼┤└┴┘│┊─╌━▁▂▃▄▅▆▇█░╳✓✗–○•▸·↓↑…×") == "+++++++++||---1234567#.X+x-o*>.v^~x"
     assert in_ascii("é") == "?"

@@ -10,7 +10,7 @@ from mmkit._native.sys cimport *
 from os import fsencode
 
 from mmkit.flags import Advice, LockAllFlag, LockFlag, MapFlag, MemfdFlag, Prot, RemapFlag, SyncFlag
-from mmkit.hints import failure
+from mmkit.hints import Verbatim, failure
 from mmkit.structs import CacheStat
 
 cdef enum:
@@ -55,7 +55,7 @@ def brk(addr: int) -> None:
     cdef intptr_t now = mmk_break_move(0)
     cdef intptr_t previous = mmk_break_move(<intptr_t>address - now)
     if previous < 0:
-        raise failure(previous, "brk", None, (hex(addr),))
+        raise failure(previous, "brk", None, (Verbatim(hex(addr)),))
 
 
 def sbrk(increment: int = 0) -> int:
@@ -213,7 +213,7 @@ def mremap(old_address: int, old_size: int, new_size: int, flags: int = 0, new_a
     with nogil:
         moved = mmk_sys_mremap(<void *>old, had, wanted, f, <void *>new)
     if moved < 0:
-        raise failure(moved, "mremap", (old, had), (new_size, RemapFlag(flags), hex(new_address)))
+        raise failure(moved, "mremap", (old, had), (new_size, RemapFlag(flags), Verbatim(hex(new_address))))
     return moved
 
 

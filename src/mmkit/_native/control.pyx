@@ -4,7 +4,7 @@ from mmkit._native.arguments cimport as_int, as_size, check_end
 from mmkit._native.sys cimport *
 
 from mmkit.flags import MembarrierCommand, MembarrierFlag, Prot, ProtectionKey
-from mmkit.hints import failure
+from mmkit.hints import Verbatim, failure
 
 
 def pkey_alloc(flags: int = 0, access_rights: int = 0) -> int:
@@ -113,7 +113,7 @@ def userfaultfd(flags: int = 0o2000001) -> int:
     """
     cdef int fd = mmk_sys_userfaultfd(as_int(flags, "userfaultfd", "flags"))
     if fd < 0:
-        raise failure(fd, "userfaultfd", None, (oct(flags),))
+        raise failure(fd, "userfaultfd", None, (Verbatim(oct(flags)),))
     return fd
 
 

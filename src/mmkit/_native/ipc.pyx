@@ -13,7 +13,7 @@ from mmkit._native.sys cimport *
 from os import fsencode
 
 from mmkit.flags import Advice, ShmAttachFlag, ShmCommand
-from mmkit.hints import failure
+from mmkit.hints import Verbatim, failure
 from mmkit.structs import IpcPerm, ShmidDs, ShmInfo, ShmUsage
 
 # process_madvise has a parameter of that name.
@@ -68,7 +68,7 @@ def shm_open(name: str | bytes, oflag: int, mode: int = 0o600) -> int:
     cdef bytes text = as_name(name, "shm_open")
     cdef int fd = mmk_sys_shm_open(text, as_int(oflag, "shm_open", "oflag"), as_int(mode, "shm_open", "mode"))
     if fd < 0:
-        raise failure(fd, "shm_open", None, (name, oflag, oct(mode)))
+        raise failure(fd, "shm_open", None, (name, oflag, Verbatim(oct(mode))))
     return fd
 
 
@@ -156,7 +156,7 @@ def shmget(key: int, size: int, shmflg: int = 0o600) -> int:
         as_int(key, "shmget", "key"), as_size(size, "shmget", "size"), as_int(shmflg, "shmget", "shmflg")
     )
     if shmid < 0:
-        raise failure(shmid, "shmget", None, (hex(key), size, oct(shmflg)))
+        raise failure(shmid, "shmget", None, (Verbatim(hex(key)), size, Verbatim(oct(shmflg))))
     return shmid
 
 
@@ -197,7 +197,7 @@ def shmat(shmid: int, shmaddr: int = 0, shmflg: int = 0) -> int:
             raise failure(-MMK_EOVERLAP, "shmat", (address, status.shm_segsz), (shmid, ShmAttachFlag(shmflg)))
     cdef intptr_t attached = mmk_sys_shmat(identifier, <void *>address, f)
     if attached < 0:
-        raise failure(attached, "shmat", None, (shmid, hex(shmaddr), ShmAttachFlag(shmflg)))
+        raise failure(attached, "shmat", None, (shmid, Verbatim(hex(shmaddr)), ShmAttachFlag(shmflg)))
     return attached
 
 
@@ -216,7 +216,7 @@ def shmdt(shmaddr: int) -> None:
     cdef size_t address = as_size(shmaddr, "shmdt", "shmaddr")
     cdef int error = mmk_sys_shmdt(<void *>address)
     if error:
-        raise failure(error, "shmdt", None, (hex(shmaddr),))
+        raise failure(error, "shmdt", None, (Verbatim(hex(shmaddr)),))
 
 
 cdef object from_shmid_ds(const shmid_ds *ds, int shmid):
@@ -360,7 +360,7 @@ def process_vm_readv(pid: int, remote_iov: object, flags: int = 0) -> bytes:
     finally:
         PyMem_Free(remote)
     if moved < 0:
-        raise failure(moved, "process_vm_readv", None, (pid, f"{count} ranges", f"{total} bytes"))
+        raise failure(moved, "process_vm_readv", None, (pid, Verbatim(f"{count} ranges"), Verbatim(f"{total} bytes")))
     return data if <size_t>moved == total else data[:moved]
 
 
@@ -406,7 +406,8 @@ def process_vm_writev(pid: int, local_iov: object, remote_iov: object, flags: in
     finally:
         PyMem_Free(remote)
     if moved < 0:
-        raise failure(moved, "process_vm_writev", None, (pid, f"{len(data)} bytes", f"{count} ranges"))
+        what = Verbatim(f"{len(data)} bytes"), Verbatim(f"{count} ranges")
+        raise failure(moved, "process_vm_writev", None, (pid, *what))
     return moved
 
 
@@ -451,7 +452,7 @@ def process_madvise(pidfd: int, iovec: object, advice: int, flags: int = 0) -> i
     finally:
         PyMem_Free(remote)
     if advised < 0:
-        raise failure(advised, "process_madvise", None, (pidfd, f"{count} ranges", Advice(advice)))
+        raise failure(advised, "process_madvise", None, (pidfd, Verbatim(f"{count} ranges"), Advice(advice)))
     return advised
 
 

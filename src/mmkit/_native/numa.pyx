@@ -8,7 +8,7 @@ from mmkit._native.arguments cimport as_int, as_size, check_end
 from mmkit._native.sys cimport *
 
 from mmkit.flags import BindFlag, PolicyQuery
-from mmkit.hints import failure
+from mmkit.hints import Verbatim, failure
 from mmkit.structs import MemPolicy
 
 cdef enum:
@@ -62,7 +62,7 @@ def mbind(addr: int, length: int, mode: int, nodemask: int = 0, flags: int = 0) 
     with nogil:
         error = mmk_sys_mbind(<void *>address, size, m, mask, NODES + 1, f)
     if error:
-        raise failure(error, "mbind", (address, size), (mode, hex(nodemask), BindFlag(flags)))
+        raise failure(error, "mbind", (address, size), (mode, Verbatim(hex(nodemask)), BindFlag(flags)))
 
 
 def get_mempolicy(addr: int = 0, flags: int = 0) -> MemPolicy:
@@ -97,7 +97,7 @@ def get_mempolicy(addr: int = 0, flags: int = 0) -> MemPolicy:
     with nogil:
         error = mmk_sys_get_mempolicy(&mode, mask, NODES, <void *>address, f)
     if error:
-        raise failure(error, "get_mempolicy", None, (hex(addr), PolicyQuery(flags)))
+        raise failure(error, "get_mempolicy", None, (Verbatim(hex(addr)), PolicyQuery(flags)))
     return MemPolicy(mode, int.from_bytes((<char *>mask)[:BYTES], "little"))
 
 
@@ -125,7 +125,7 @@ def set_mempolicy(mode: int, nodemask: int = 0) -> None:
     fill_mask(nodemask, mask, "set_mempolicy")
     error = mmk_sys_set_mempolicy(m, mask, NODES + 1)
     if error:
-        raise failure(error, "set_mempolicy", None, (mode, hex(nodemask)))
+        raise failure(error, "set_mempolicy", None, (mode, Verbatim(hex(nodemask))))
 
 
 def move_pages(pid: int, pages: object, nodes: object = None, flags: int = 0) -> tuple[int, ...]:
@@ -178,7 +178,7 @@ def move_pages(pid: int, pages: object, nodes: object = None, flags: int = 0) ->
         with nogil:
             moved = mmk_sys_move_pages(target, count, where, to, status, f)
         if moved < 0:
-            raise failure(moved, "move_pages", None, (pid, f"{count} pages", BindFlag(flags)))
+            raise failure(moved, "move_pages", None, (pid, Verbatim(f"{count} pages"), BindFlag(flags)))
         return tuple([status[i] for i in range(count)])
     finally:
         PyMem_Free(where)

@@ -13,7 +13,7 @@ from mmkit.cli.tour import tour
 __all__ = ["main"]
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mmkit")
 def main() -> None:
     """See and control the memory of a Linux process."""

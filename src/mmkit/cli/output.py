@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -24,6 +24,8 @@ class Commands(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as click has it
         """Run what the command line asks for. Help, too, is output."""
+        if sys.stdout is None:
+            _complain("standard output is closed")
         with _ending_well():
             return super().main(*arguments, **options)
 
@@ -45,8 +47,12 @@ def _ending_well() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(_EXIT_NOBODY_READS)
-        click.echo(f"mmkit: the output cannot be written: {error.strerror}", err=True)
-        sys.exit(1)
+        _complain(error.strerror)
+
+
+def _complain(why: str | None) -> NoReturn:
+    click.echo(f"mmkit: the output cannot be written: {why}", err=True)
+    sys.exit(1)
 
 
 class OutputConsole(Console):

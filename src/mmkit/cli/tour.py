@@ -23,13 +23,14 @@ __all__ = ["tour"]
 _EXIT_INTERRUPTED = 130
 
 
-@click.command()
+@click.command(short_help="Watch Linux manage memory, call by call.")
 @click.option(
     "--section",
     "keys",
     multiple=True,
     metavar="KEY|N",
-    help=f"Only this section, by its key or its number ({named(SECTIONS)}); may be given several times.",
+    help=f"Only this section, by its key, a beginning of it, or its number ({named(SECTIONS)}); may be given "
+    "several times.",
 )
 @click.option(
     "--step",
@@ -41,6 +42,7 @@ _EXIT_INTERRUPTED = 130
 @click.option("--list", "lists", is_flag=True, help="List sections and steps, and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Every call and check, for programs.")
 @click.option("--plain", is_flag=True, help="Without colours, and in ASCII.")
+@click.argument("extra", nargs=-1, metavar="")
 @click.pass_context
 def tour(
     context: click.Context,
@@ -49,6 +51,7 @@ def tour(
     lists: bool,
     as_json: bool,
     plain: bool,
+    extra: tuple[str, ...],
 ) -> None:
     """Watch Linux manage memory: each call made on this kernel, drawn and checked.
 
@@ -57,6 +60,8 @@ def tour(
     The exit status is 1 if a step did not do what it claims. What this kernel refuses is shown as refused,
     with the reason, and is no failure.
     """
+    if extra:
+        raise click.UsageError(f"unexpected extra argument {extra[0]!r}: a section is chosen by --section.")
     try:
         only = chosen(SECTIONS, keys, steps)
     except NoSuchSectionError as error:

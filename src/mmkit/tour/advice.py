@@ -13,7 +13,7 @@ SECTION = Section(
     title="Telling the kernel what comes: madvise",
     introduction=(
         "The kernel guesses what a program will read next, and reads ahead. Advice spares it the guess: "
-        "read this soon, this not at all. Most advice is a hint: what it did here was measured (·), and may "
+        "read this soon, this not at all. Most advice is a hint: what it did here was measured (•), and may "
         "be otherwise elsewhere. Some is more than a hint, and gives memory back."
     ),
     scenes=(a_file, lost, free),

@@ -11,28 +11,30 @@ from mmkit.tour.company import ordinary_pages
 from mmkit.tour.engine import Stage, scene
 from mmkit.tour.looking import area_facts
 from mmkit.tour.pictures import strip
+from mmkit.tour.step import Step
 
 __all__ = ["free", "lost"]
 
 _PAGES = 8
 _LENGTH = _PAGES * PAGE_SIZE
 _HALF = _LENGTH // 2
-_PREPARED = f"for at in range(0, {_LENGTH}, {PAGE_SIZE}): region[at:at + 3] = b'abc'"
 
 
-def _filled() -> Region:
-    region = Region.anonymous(_LENGTH)
-    ordinary_pages(region)
+def _fill(step: Step, region: Region) -> None:
+    step.prepare(
+        f"region = Region.anonymous({_LENGTH})",
+        *ordinary_pages(region),
+        f"for at in range(0, {_LENGTH}, {PAGE_SIZE}): region[at:at + 3] = b'abc'",
+    )
     for offset in range(0, _LENGTH, PAGE_SIZE):
         region[offset : offset + 3] = b"abc"
-    return region
 
 
 @scene("DONTNEED without a file: the contents are gone")
 def lost(stage: Stage) -> None:
     """Show that the same advice destroys what no file backs."""
-    with _filled() as region, stage.step() as step:
-        step.prepare(_PREPARED)
+    with Region.anonymous(_LENGTH) as region, stage.step() as step:
+        _fill(step, region)
         before = strip("before", region, holds=True)
         step.call(
             "madvise",
@@ -51,8 +53,8 @@ def lost(stage: Stage) -> None:
 @scene("FREE: take it when you need it. A store takes a page back")
 def free(stage: Stage) -> None:
     """Offer pages to the kernel, and take one back."""
-    with _filled() as region, stage.step(may_refuse=(errno.EINVAL,)) as step:
-        step.prepare(_PREPARED)
+    with Region.anonymous(_LENGTH) as region, stage.step(may_refuse=(errno.EINVAL,)) as step:
+        _fill(step, region)
         before, dirty = strip("before", region, holds=True), _dirty(region)
         step.call(
             "madvise",

@@ -9,7 +9,7 @@ import time
 from mmkit.flags import Advice
 from mmkit.hints import size
 from mmkit.region import PAGE_SIZE, Region
-from mmkit.tour.company import scratch_file
+from mmkit.tour.company import scratch_file, scratch_file_python
 from mmkit.tour.engine import Stage, scene
 from mmkit.tour.looking import in_memory, in_this_process
 from mmkit.tour.pictures import bar
@@ -35,25 +35,24 @@ def a_file(stage: Stage) -> None:
         with stage.step() as step:
             fill(fd, length)
             step.prepare(
-                'fd = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR)',
-                f"os.write(fd, bytes({length}));  os.fsync(fd)",
-                "region = Region.file(fd)",
-                _DROP,
+                *scratch_file_python(f"bytes({length})", on_disk=True),
+                *_COLD,
             )
             _touch_the_middle(step, fd, None)
             step.note(f"read-ahead: {size(ahead)} ({source}); the file: {size(length)}")
         for advice in (Advice.RANDOM, Advice.SEQUENTIAL):
             with stage.step() as step:
-                step.prepare(_DROP)
+                step.prepare(*_COLD)
                 _touch_the_middle(step, fd, advice)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         with Region.file(fd) as region:
-            _will_need(stage, region, fd)
+            _will_need(stage, region)
             _populate(stage, region)
             _do_not_need(stage, region)
 
 
-#: Takes the file out of the cache.
-_DROP = "os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)"
+#: Takes the file out of the cache, and maps it anew, without advice.
+_COLD = "os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)", "region = Region.file(fd)"
 
 
 def _touch_the_middle(step: Step, fd: int, advice: Advice | None) -> None:
@@ -118,10 +117,9 @@ def _pages(length: int) -> str:
 _PIECE = 128 * 1024
 
 
-def _will_need(stage: Stage, region: Region, fd: int) -> None:
+def _will_need(stage: Stage, region: Region) -> None:
     with stage.step() as step:
-        step.prepare(_DROP)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        step.prepare(*_COLD)
         before, resident = bar("before", region), region.resident()
         _advise(step, region, Advice.WILLNEED)
         first = _settled(region)
@@ -136,7 +134,7 @@ def _will_need(stage: Stage, region: Region, fd: int) -> None:
         )
         for at in range(0, len(region), _PIECE):
             region.advise(Advice.WILLNEED, at, _PIECE)
-        step.answer(0, f", {len(region) // _PIECE} times")
+        step.answer(0, times=len(region) // _PIECE)
         then = _settled(region)
         step.show(before, after, bar("after it was asked for in pieces", region))
         step.check(f"pagemap: {_pages(resident)} in this process, as before", region.resident() == resident)

@@ -38,7 +38,6 @@ def zeros(stage: Stage) -> None:
             python=f"region = Region.anonymous({_LENGTH})",
         )
         region = Region.anonymous(_LENGTH)
-        ordinary_pages(region)
         step.answer(region.address)
         step.show(earlier("before", areas, region.address, _PAGES), strip("after", region))
         step.check(
@@ -49,8 +48,12 @@ def zeros(stage: Stage) -> None:
     _touch(stage, region)
     with stage.step() as step:
         address, before = region.address, strip("before", region, holds=True)
-        step.call("munmap", "p", _LENGTH, python="region.close();  del region")
-        # Until the object is gone too its addresses stay taken, so that nothing moves in under a pointer.
+        step.call(
+            "munmap",
+            "p",
+            _LENGTH,
+            python="region.close();  del region   # as long as it lives, nothing else gets its addresses",
+        )
         region.close()
         del region
         step.answer(0)
@@ -60,6 +63,7 @@ def zeros(stage: Stage) -> None:
 
 def _touch(stage: Stage, region: Region) -> None:
     with stage.step() as step:
+        step.prepare(*ordinary_pages(region))
         before = strip("before", region, holds=True)
         offsets = 0, 3 * PAGE_SIZE, 4 * PAGE_SIZE
         step.code(

@@ -16,7 +16,14 @@ from mmkit.errors import SyscallError
 from mmkit.flags import Advice
 from mmkit.region import Region
 
-__all__ = ["ChildDiedError", "in_a_child", "ordinary_pages", "scratch_file", "uninterrupted"]
+__all__ = [
+    "ChildDiedError",
+    "in_a_child",
+    "ordinary_pages",
+    "scratch_file",
+    "scratch_file_python",
+    "uninterrupted",
+]
 
 _T = TypeVar("_T")
 _PATIENCE = 10.0
@@ -139,6 +146,15 @@ def scratch_file(contents: bytes, *, on_disk: bool = False) -> Iterator[int]:
         os.close(fd)
 
 
+def scratch_file_python(contents: str, *, on_disk: bool = False) -> tuple[str, str]:
+    """Write what `scratch_file` does as statements in Python: `fd` is the file, `contents` an expression."""
+    folder = '"/var/tmp"' if on_disk else "tempfile.gettempdir()"
+    return (
+        f"fd = os.open({folder}, os.O_TMPFILE | os.O_RDWR)",
+        f"os.write(fd, {contents});  os.fsync(fd)",
+    )
+
+
 def _unnamed_file(folders: list[str]) -> int:
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -150,10 +166,19 @@ def _unnamed_file(folders: list[str]) -> int:
     return fd
 
 
-def ordinary_pages(region: Region) -> None:
-    """Have a region brought in page by page, on systems that like to bring in larger pieces."""
-    with contextlib.suppress(SyscallError):
+def ordinary_pages(region: Region) -> tuple[str, ...]:
+    """Have a region brought in page by page, on systems that like to bring in larger pieces.
+
+    Returns
+    -------
+    tuple of str
+        What was done, in Python; nothing where the kernel knows no larger pieces.
+    """
+    try:
         region.advise(Advice.NOHUGEPAGE)
+    except SyscallError:
+        return ()
+    return ("region.advise(Advice.NOHUGEPAGE)   # page by page",)
 
 
 @contextlib.contextmanager

@@ -42,8 +42,8 @@ def draw(pictures: Sequence[Picture], width: int) -> list[Text]:
         lines += _ladder(ladder, width)
     lines += _bars([picture for picture in pictures if isinstance(picture, Bar)], width)
     strips = [picture for picture in pictures if isinstance(picture, Strip)]
-    for line in _rows_that_fit(strips, width):
-        lines += line
+    for row in _rows_that_fit(strips, width):
+        lines += [Text(), *row] if lines else row
     return lines
 
 
@@ -165,7 +165,7 @@ def _bars(bars: Sequence[Bar], width: int) -> list[Text]:
     lines.append(Text(" " * _LABEL_WIDTH + "└" + "─" * columns + "┘", _FRAME))
     column = bars[0].column * merge
     end = size(column * columns)
-    scale = "0" + f"a column is {size(column)}".center(columns - len(end)) + f" {end}"
+    scale = "0" + f"{size(column)} a column, ▁ a part".center(columns - len(end)) + f" {end}"
     return [*lines, Text(" " * _LABEL_WIDTH + scale, _FRAME)]
 
 

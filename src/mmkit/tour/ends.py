@@ -11,9 +11,9 @@ from rich.text import Text
 from mmkit.hints import size
 from mmkit.region import PAGE_SIZE
 from mmkit.tour.engine import Section
-from mmkit.tour.lines import MARKS, prose, wrapped
+from mmkit.tour.lines import MARKS, code, prose, wrapped
 from mmkit.tour.step import Outcome, Step
-from mmkit.tour.summary import Tally, tally
+from mmkit.tour.summary import IMPORTS, Tally, tally
 
 __all__ = ["calls_made", "guide", "recap", "title", "verdict"]
 
@@ -32,7 +32,9 @@ def guide(sections: int, width: int) -> Iterator[Text]:
     yield from prose(
         f"{sections} short sections on what a program can ask of Linux about its memory. Nothing is "
         "staged: every call is made now, in this process; every address is real; and every claim is "
-        "checked: by a second process, or through /proc, files in which the kernel tells what it knows.",
+        "checked (✓): through /proc, files in which the kernel tells what it knows, by another call, by "
+        "another process, or by a look at the bytes. What this system refuses is marked –, and what was "
+        "only seen this time •.",
         width,
     )
     yield Text()
@@ -44,6 +46,14 @@ def guide(sections: int, width: int) -> Iterator[Text]:
     )
     yield Text()
     yield from _legend()
+    yield Text()
+    yield from prose(
+        "Where a cell says ·, nothing is mapped; where it holds 0, there are zeros. The lines in Python can "
+        "be tried, section by section, after",
+        width,
+    )
+    for statement in IMPORTS:
+        yield from code("", statement, width, 2)
 
 
 def _legend() -> Iterator[Text]:
@@ -69,11 +79,12 @@ def _legend() -> Iterator[Text]:
 
 
 def calls_made(played: Mapping[str, Sequence[Step]], width: int) -> Iterator[Text]:
-    """Write how often each call was made, and refused, in as many columns as fit."""
+    """Write how often each call was made, and refused, in as many columns as fit; nothing without calls."""
     found = tally(played)
     if not found:
         return
-    yield from prose("The calls shown, how often, and – how often the kernel refused:", width)
+    yield Text()
+    yield from prose("The calls shown above: how often each was made, and how often refused (–):", width)
     yield Text()
     cells = [_tally(each) for each in found]
     each_width = max(cell.cell_len for cell in cells) + 3
@@ -134,8 +145,10 @@ def verdict(played: Mapping[str, Sequence[Step]], seconds: float, width: int) ->
 
 def _judgement(steps: Sequence[Step]) -> Iterator[Text]:
     refused, failed = _count(steps, Outcome.REFUSED), _count(steps, Outcome.FAILED)
-    if refused:
-        yield Text(f"{refused} refused here.", "magenta")
+    counts = (refused, "refused here"), (_count(steps, Outcome.NOT_REACHED), "not reached")
+    left_out = ", ".join(f"{count} {how}" for count, how in counts if count)
+    if left_out:
+        yield Text(left_out + ".", "magenta")
     if failed:
         verb = "it claims" if failed == 1 else "they claim"
         yield Text(f"{failed} did not do what {verb}.", "bold red")

@@ -225,8 +225,8 @@ def run(
     audience
         Who watches.
     only
-        Numbers of the steps to be shown; None for all. The steps before them in their scenes are made too,
-        and shown where they end the scene.
+        Numbers of the steps to be shown; None for all. The steps before them in their scenes are made too:
+        as preparation of the next that is shown. They are shown where they end the scene.
 
     Returns
     -------
@@ -244,11 +244,16 @@ def run(
             if section.key not in played:
                 audience.section_begins(number, section)
             shown = played.setdefault(section.key, [])
+            unseen: list[str] = []
 
-            def tell(step: Step, shown: list[Step] = shown) -> None:
+            def tell(step: Step, shown: list[Step] = shown, unseen: list[str] = unseen) -> None:
                 if only is None or step.number in only or step.outcome in _ALWAYS_SHOWN:
+                    step.prepared[:0] = unseen
+                    unseen.clear()
                     shown.append(step)
                     audience.step_ended(step)
+                else:
+                    unseen += step.statements()
 
             Stage(each.titles, numbers.start, tell).play(each)
     return played

@@ -7,7 +7,7 @@ import os
 from mmkit import maps
 from mmkit.flags import MapFlag, Prot, SyncFlag
 from mmkit.region import PAGE_SIZE, Region
-from mmkit.tour.company import scratch_file
+from mmkit.tour.company import scratch_file, scratch_file_python
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import permissions, to_be_written
 from mmkit.tour.pictures import earlier, strip
@@ -32,8 +32,8 @@ def a_file(stage: Stage) -> None:
         with stage.step() as step:
             flags, prot = MapFlag.SHARED, Prot.READ | Prot.WRITE
             step.prepare(
-                "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)",
-                f"for c in b'abcdefgh': os.write(fd, bytes([c] * 3) + bytes({PAGE_SIZE - 3}))",
+                f"pages = [bytes([letter] * 3) + bytes({PAGE_SIZE - 3}) for letter in b'abcdefgh']",
+                *scratch_file_python("b''.join(pages)"),
             )
             step.call(
                 "mmap",
@@ -66,7 +66,8 @@ def _write_and_sync(stage: Stage, region: Region, fd: int) -> None:
         before = strip("before", region, holds=True)
         step.code('memcpy(p, "Hi!", 3);', 'region[0:3] = b"Hi!"')
         region[0:3] = b"Hi!"
-        step.say("not called: a store. The first touch brings the page in, and its neighbours")
+        brought = "the page in, and its neighbours" if region.resident() > PAGE_SIZE else "this page in"
+        step.say(f"not called: a store. The first touch brings {brought}")
         step.show(before, strip("after", region, holds=True))
         read = os.pread(fd, 3, 0)
         step.check(f"read() of the file gives {read!r}", read == b"Hi!")

@@ -82,7 +82,11 @@ def an_object(stage: Stage) -> None:
     text = b"".join([b"a Python ", b"object"])
     address = id(text) + bytes.__basicsize__ - 1
     with stage.step() as step:
-        step.code(f"p = (char *){address:#x};", f"text = {text!r};  p = id(text) + bytes.__basicsize__ - 1")
+        step.code(
+            f"p = (char *){address:#x};",
+            f"text = {text!r}\n"
+            "p = id(text) + bytes.__basicsize__ - 1   # behind the head, which counts a last zero byte too",
+        )
         area = maps.find(address)
         step.say(f"{address:#x} is in {area}" if area else "nowhere")
         step.check(
@@ -93,9 +97,9 @@ def an_object(stage: Stage) -> None:
         step.call(
             "process_vm_readv",
             "getpid()",
-            "&local",
+            f"&(struct iovec){{seen, {len(text)}}}",
             1,
-            "&remote",
+            f"&(struct iovec){{p, {len(text)}}}",
             1,
             0,
             assign="n",

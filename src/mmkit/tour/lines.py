@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mmkit.tour.step import Outcome
 
-__all__ = ["INDENT", "MARKS", "code", "in_ascii", "marked", "named", "prose", "wrapped"]
+__all__ = ["INDENT", "MARKS", "NOTE", "code", "in_ascii", "marked", "named", "prose", "wrapped"]
 
 INDENT = 2
 #: Longer lines of prose are hard to read.
@@ -21,15 +21,16 @@ MARKS = {
     Outcome.DONE: ("✓", "green"),
     Outcome.REFUSED: ("–", "magenta"),
     Outcome.FAILED: ("✗", "bold red"),
-    Outcome.NOT_REACHED: ("·", "dim"),
+    Outcome.NOT_REACHED: ("○", "dim"),
 }
+NOTE = ("•", "")
 
 _ASCII: dict[int, str | int | None] = {
     **dict.fromkeys(map(ord, "┌┬┐├┼┤└┴┘"), "+"),
     **dict.fromkeys(map(ord, "│┊"), "|"),
     **dict.fromkeys(map(ord, "─╌━"), "-"),
     **dict(zip(map(ord, "▁▂▃▄▅▆▇"), "1234567", strict=True)),
-    **dict(zip(map(ord, "█░╳✓✗–▸·↓↑…×"), "#.X+x->.v^~x", strict=True)),
+    **dict(zip(map(ord, "█░╳✓✗–○•▸·↓↑…×"), "#.X+x-o*>.v^~x", strict=True)),
 }
 
 
@@ -51,7 +52,8 @@ def prose(text: str, width: int) -> Iterator[Text]:
 
 def named(name: str, text: str, width: int) -> Iterator[Text]:
     """Write what somebody says: the name in a column of its own, the text beside it."""
-    for number, line in enumerate(wrapped(text, width - INDENT - _NAME_WIDTH)):
+    lines = [line for part in text.split("\n") for line in wrapped(part, width - INDENT - _NAME_WIDTH)]
+    for number, line in enumerate(lines):
         yield _beside("" if number else name, _NAME_WIDTH).append(line, "bold")
 
 
@@ -83,6 +85,6 @@ def _folded(statement: str, width: int) -> list[str]:
             at = statement.rfind(" ", 0, width)
         if at <= indent:
             indent, at = 0, width
-        lines.append(statement[:at])
+        lines.append(statement[:at].rstrip())
         statement = " " * indent + statement[at:].lstrip()
     return [*lines, statement]

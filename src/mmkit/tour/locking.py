@@ -20,6 +20,7 @@ __all__ = ["SECTION"]
 
 _PAGES = 8
 _HALF = _PAGES // 2 * PAGE_SIZE
+_REGION = f"region = Region.anonymous({_PAGES * PAGE_SIZE})"
 
 
 @scene(
@@ -29,9 +30,9 @@ _HALF = _PAGES // 2 * PAGE_SIZE
 def lock(stage: Stage) -> None:
     """Lock half of a region, and let it go."""
     with Region.anonymous(_PAGES * PAGE_SIZE) as region:
-        ordinary_pages(region)
         locked = _locked()
         with stage.step() as step:
+            step.prepare(_REGION, *ordinary_pages(region))
             before = strip("before", region)
             step.call("mlock", "p", _HALF, python=f"region.lock(0, {_HALF})")
             region.lock(0, _HALF)
@@ -59,29 +60,28 @@ def lock(stage: Stage) -> None:
 @scene("Lock on fault: nothing is brought in, what comes later stays")
 def lock_on_fault(stage: Stage) -> None:
     """Lock pages as they come."""
-    with Region.anonymous(_PAGES * PAGE_SIZE) as region:
-        ordinary_pages(region)
-        with stage.step() as step:
-            before = strip("before", region)
-            step.call(
-                "mlock2",
-                "p",
-                len(region),
-                LockFlag.ONFAULT,
-                python=f"linux.mlock2(region.address, {len(region)}, LockFlag.ONFAULT)",
-            )
-            linux.mlock2(region.address, len(region), LockFlag.ONFAULT)
-            step.answer(0)
-            step.code(f"p[{2 * PAGE_SIZE}] = 1;", f"region[{2 * PAGE_SIZE}] = 1")
-            step.say("not called: a store, and a page fault")
-            region[2 * PAGE_SIZE] = 1
-            step.show(before, strip("after a touch of the third page", region))
-            step.check("only the page that was touched is in RAM", region.resident() == PAGE_SIZE)
-            flags = area_facts(region.address).get("VmFlags", "")
-            step.check(
-                "/proc/self/smaps, maps with more on each area: lo, for locked, among its flags",
-                "lo" in flags.split(),
-            )
+    with Region.anonymous(_PAGES * PAGE_SIZE) as region, stage.step() as step:
+        step.prepare(_REGION, *ordinary_pages(region))
+        before = strip("before", region)
+        step.call(
+            "mlock2",
+            "p",
+            len(region),
+            LockFlag.ONFAULT,
+            python=f"linux.mlock2(region.address, {len(region)}, LockFlag.ONFAULT)",
+        )
+        linux.mlock2(region.address, len(region), LockFlag.ONFAULT)
+        step.answer(0)
+        step.code(f"p[{2 * PAGE_SIZE}] = 1;", f"region[{2 * PAGE_SIZE}] = 1")
+        step.say("not called: a store, and a page fault")
+        region[2 * PAGE_SIZE] = 1
+        step.show(before, strip("after a touch of the third page", region))
+        step.check("only the page that was touched is in RAM", region.resident() == PAGE_SIZE)
+        flags = area_facts(region.address).get("VmFlags", "")
+        step.check(
+            "/proc/self/smaps, maps with more on each area: lo, for locked, among its flags",
+            "lo" in flags.split(),
+        )
 
 
 @scene("Secret memory: locked, and unknown even to the kernel itself")

@@ -23,6 +23,7 @@ _ANSWER = 2 * PAGE_SIZE
 @scene(
     "mmkit's segment: complete when it appears, and its space is taken",
     "A child attaches it, ends, and removes nothing: it is the parent's",
+    "Its owner is done: the name goes, and the memory",
 )
 def owned(stage: Stage) -> None:
     """Make a segment whose space is there, and see that only its owner's block removes it."""
@@ -64,12 +65,18 @@ def _attach_and_end(stage: Stage, name: str, segment: SharedMemory, path: Path) 
         before = strip("parent, before", segment.region, holds=True)
         step.call("fork", assign="child", python="child = os.fork()")
         child, child_owns, in_child = in_a_child(answer)
-        step.answer(child, ", and 0 in the child, which attaches, answers, and ends")
+        step.answer(child, ", and 0 in the child, which does what follows, and ends")
+        step.code(
+            f'fd = shm_open("/{name}", O_RDWR, 0); memcpy(mmap(… fd …) + {_ANSWER}, "yes", 3);',
+            f'segment = SharedMemory("{name}");  segment.region[{_ANSWER}:{_ANSWER + 3}] = b"yes"',
+        )
+        step.say("in the child: an open, a mapping, and a store")
         step.show(before, in_child, strip("parent, after", segment.region, holds=True))
         reply = segment.region[_ANSWER : _ANSWER + 3]
         step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
         step.check("the child did not own it, the parent does", segment.owned and not child_owns)
         step.check(f"{path} is there after the child's end", path.exists())
+    with stage.step() as step:
         step.code(f'shm_unlink("/{name}"); munmap(p, {_LENGTH});', "segment.unlink(), segment.close()")
         segment.unlink()
         step.say("what the end of the owner's with block does")

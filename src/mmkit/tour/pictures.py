@@ -178,7 +178,7 @@ def _text(address: int) -> str:
         return ""
     if data == bytes(3):
         return "0"
-    return "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in data if byte)
+    return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in data if byte)
 
 
 #: Fits beside its labels into 80 columns, and divides the lengths that the tour maps.

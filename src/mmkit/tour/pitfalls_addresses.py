@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import mmkit
 from mmkit import linux, maps
-from mmkit.errors import SyscallError
+from mmkit.errors import OutOfMemory, SyscallError
 from mmkit.faults import peek, poke
 from mmkit.flags import MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region
@@ -47,7 +47,8 @@ def failure_is_not_null(stage: Stage) -> None:
             linux.mmap(0, length, _READ_WRITE, _FLAGS)
         except SyscallError as error:
             step.refused(error)
-        step.check("mmkit raises, C has MAP_FAILED: (void *)-1", bool(step.calls[-1].errno))
+            step.check("mmkit raises, and `except OutOfMemory` catches it", isinstance(error, OutOfMemory))
+        step.check("C has MAP_FAILED, (void *)-1, instead of NULL", bool(step.calls[-1].errno))
         fault_twice(
             step,
             "if (p != NULL) p[0] = 1;",
@@ -161,31 +162,33 @@ def _closed(step: Step) -> None:
     )
 
 
-@scene("Mistake 6: memory forgotten. Nobody has the address, and it stays")
+@scene(
+    "Mistake 6: memory forgotten. Nobody has the address, and it stays",
+    "Mistake 6, prevented: a forgotten Region gives its memory back",
+)
 def forgotten(stage: Stage) -> None:
     """Lose a mapping, and a region."""
     with stage.step() as step, _mapped() as (address, _):
-        step.prepare(_MAPPED[0])
+        step.prepare(*_MAPPED)
         step.code("p = NULL;", "del p")
         step.say("not called: who forgets an address does not tell")
         perms = permissions(address)
         step.check(f"/proc/self/maps: {perms}, mapped until the process ends", perms == "rw-p")
-        step.code("{ char *lost = mmap(...); }", _LOST)
+    with stage.step() as step:
+        step.prepare(f'region = Region.memfd({_LENGTH}, name="lost")')
         region = Region.memfd(_LENGTH, name="lost")
         step.check("mmkit.regions(), the list of what is open, has the region", region in mmkit.regions())
+        step.call("munmap", "p", _LENGTH, python="del region")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del region
         told = [str(each.message) for each in caught if each.category is ResourceWarning]
         # A warning holds on to what it is about.
         caught.clear()
-        step.say("not called, in C. The region calls munmap as it dies")
+        step.answer(0, ": a region calls it as it dies. In C nobody does")
         step.check("ResourceWarning: unclosed <Region 'lost' ...>", any("'lost'" in each for each in told))
         still = any(b"memfd:lost" in area.path for area in maps.read())
         step.check("/proc/self/maps: 'lost' is mapped nowhere any more", not still)
-
-
-_LOST = f'region = Region.memfd({_LENGTH}, name="lost");  del region'
 
 
 @scene("Mistake 6, again: a wrong length. munmap of a part leaves the rest")

@@ -9,7 +9,7 @@ from mmkit.errors import SyscallError
 from mmkit.faults import peek, poke
 from mmkit.flags import MapFlag, Prot, SyncFlag
 from mmkit.region import PAGE_SIZE, Region
-from mmkit.tour.company import scratch_file
+from mmkit.tour.company import scratch_file, scratch_file_python
 from mmkit.tour.engine import Stage, scene
 from mmkit.tour.faulting import fault_twice
 from mmkit.tour.looking import to_be_written
@@ -19,14 +19,13 @@ from mmkit.tour.step import Step
 __all__ = ["beyond_the_end", "offset_in_a_page", "who_sees_it"]
 
 _READ_WRITE = Prot.READ | Prot.WRITE
-_OPEN = "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)"
 
 
 @scene("Mistake 2: an offset within a page. A Region takes any")
 def offset_in_a_page(stage: Stage) -> None:
     """Map a file from its hundredth byte on."""
     with scratch_file(b"." * 100 + b"here" + b"." * 100) as fd, stage.step() as step:
-        step.prepare(_OPEN, "os.write(fd, b'.' * 100 + b'here' + b'.' * 100)")
+        step.prepare(*scratch_file_python("b'.' * 100 + b'here' + b'.' * 100"))
         step.call(
             "mmap",
             "NULL",
@@ -83,7 +82,7 @@ def beyond_the_end(stage: Stage) -> None:
 
 
 def _read_on(step: Step, fd: int, address: int) -> None:
-    step.prepare(_OPEN, f"os.write(fd, (b'abc' + bytes({PAGE_SIZE - 3})) * 2);  os.ftruncate(fd, {_SIZE})")
+    step.prepare(*scratch_file_python(f"(b'abc' + bytes({PAGE_SIZE - 3})) * 2"), f"os.ftruncate(fd, {_SIZE})")
     step.call(
         "mmap",
         "NULL",
@@ -151,7 +150,7 @@ def who_sees_it(stage: Stage) -> None:
     """Change a file through a private mapping, and through a shared one."""
     with scratch_file(b"old".ljust(PAGE_SIZE, b"\0") * 4, on_disk=True) as fd:
         with stage.step() as step, Region.file(fd, mode="c") as region:
-            step.prepare(f"os.write(fd, (b'old' + bytes({PAGE_SIZE - 3})) * 4);  os.fsync(fd)")
+            step.prepare(*scratch_file_python(f"(b'old' + bytes({PAGE_SIZE - 3})) * 4", on_disk=True))
             flags, python = MapFlag.PRIVATE, 'region = Region.file(fd, mode="c")'
             _map_and_store(step, region, flags, python)
             in_file = os.pread(fd, 3, 0)

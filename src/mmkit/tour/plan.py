@@ -39,7 +39,7 @@ def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection
     sections
         All of them.
     keys
-        Of the sections that are wanted, in any case, or their numbers; empty for all.
+        Of the sections that are wanted, in any case, or beginnings of them, or numbers; empty for all.
     steps
         Numbers of steps, or words of their titles in any case; empty for all.
 
@@ -51,9 +51,9 @@ def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection
     Raises
     ------
     NoSuchSectionError
-        There is no such section.
+        There is no such section, or more than one.
     NoSuchStepError
-        There is no such step in these sections.
+        There is no such step in these sections, or in one of them.
     """
     if not keys and not steps:
         return None
@@ -61,20 +61,32 @@ def chosen(sections: Sequence[Section], keys: Collection[str], steps: Collection
     there = [each for each in _announced(sections) if each.section in wanted]
     if not steps:
         return {each.number for each in there}
-    return {number for step in steps for number in _matching(there, step)}
+    found = {number for step in steps for number in _matching(there, step)}
+    for section in wanted if keys else ():
+        if not any(each.number in found for each in there if each.section is section):
+            raise NoSuchStepError(
+                f"section {section.key} has none of these steps: leave one or the other out"
+            )
+    return found
 
 
 def _section(sections: Sequence[Section], wanted: str) -> Section:
     for number, section in enumerate(sections, 1):
         if wanted.casefold() in (section.key, str(number)):
             return section
+    begun = [section for section in sections if wanted and section.key.startswith(wanted.casefold())]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        keys = ", ".join(section.key for section in begun)
+        raise NoSuchSectionError(f"more than one section begins with {wanted!r}: {keys}")
     raise NoSuchSectionError(f"there is no section {wanted!r}. There are: {named(sections)}")
 
 
 def _matching(there: Sequence[_Announced], step: str) -> set[int]:
     if not step.strip():
         raise NoSuchStepError("give the number of a step, or words of its title: see --list")
-    if step.isdecimal():
+    if step.removeprefix("-").isdecimal():
         found = {each.number for each in there if each.number == int(step)}
         missing = f"there is no step {step} in what was chosen: see --list"
     else:

@@ -53,7 +53,7 @@ def the_break(stage: Stage) -> None:
         step.check("the new memory holds what was stored in it", peek(start, len(message)) == message)
     with stage.step(may_refuse=(errno.EBUSY,)) as step:
         before = strip("before", below, 2 * _PAGES)
-        step.call("brk", f"{start:#x}", python=f"linux.brk({start:#x})")
+        step.call("brk", "p", python="linux.brk(p)")
         linux.brk(start)
         now = linux.sbrk(0)
         step.answer(0)

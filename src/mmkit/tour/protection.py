@@ -9,7 +9,7 @@ from mmkit.faults import peek
 from mmkit.flags import Prot
 from mmkit.hints import flag_names
 from mmkit.region import PAGE_SIZE, Region
-from mmkit.tour.company import scratch_file
+from mmkit.tour.company import scratch_file, scratch_file_python
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.faulting import fault_twice
 from mmkit.tour.looking import permissions
@@ -48,12 +48,13 @@ def _fill(region: Region) -> None:
         region[offset : offset + 3] = b"abc"
 
 
-_PREPARED = f"for at in range(0, {_LENGTH}, {PAGE_SIZE}): region[at:at + 3] = b'abc'"
+_REGION = f"region = Region.anonymous({_LENGTH})"
+_FILLED = f"for at in range(0, {_LENGTH}, {PAGE_SIZE}): region[at:at + 3] = b'abc'"
 
 
 def _read_only(stage: Stage, region: Region) -> None:
     with stage.step() as step:
-        step.prepare(_PREPARED)
+        step.prepare(_REGION, _FILLED)
         _protect(step, region, Prot.READ, "r--p")
         area = maps.find(region.address)
         step.check(
@@ -110,7 +111,7 @@ def behind_its_back(stage: Stage) -> None:
     """Take access from a page without telling the region."""
     with Region.anonymous(_LENGTH) as region, stage.step() as step:
         _fill(region)
-        step.prepare(_PREPARED)
+        step.prepare(_REGION, _FILLED)
         before = strip("before", region, holds=True)
         step.call(
             "mprotect",
@@ -158,7 +159,7 @@ def nowhere(stage: Stage) -> None:
 def guarded(stage: Stage) -> None:
     """Run into a guard."""
     with Region.anonymous(_LENGTH) as region, stage.step() as step:
-        step.prepare(f"region.guard({_LAST}, {PAGE_SIZE})   # section pages shows how it is done")
+        step.prepare(_REGION, f"region.guard({_LAST}, {PAGE_SIZE})   # section pages shows how it is done")
         region.guard(_LAST, PAGE_SIZE)
         fault_twice(
             step,
@@ -177,6 +178,7 @@ def guarded(stage: Stage) -> None:
 def cut_short(stage: Stage) -> None:
     """Touch what a file had when it was mapped."""
     with scratch_file(bytes(_LENGTH)) as fd, Region.file(fd) as region, stage.step() as step:
+        step.prepare(*scratch_file_python(f"bytes({_LENGTH})"), "region = Region.file(fd)")
         before = strip("before", region)
         step.call("ftruncate", "fd", _HALF, python=f"os.ftruncate(fd, {_HALF})")
         os.ftruncate(fd, _HALF)

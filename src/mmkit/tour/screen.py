@@ -11,13 +11,15 @@ from rich.text import Text
 from mmkit.tour.drawing import draw
 from mmkit.tour.ends import calls_made, guide, recap, title, verdict
 from mmkit.tour.engine import AudienceLeft, Section
-from mmkit.tour.lines import INDENT, MARKS, code, in_ascii, marked, named, prose, wrapped
+from mmkit.tour.lines import INDENT, MARKS, NOTE, code, in_ascii, marked, named, prose, wrapped
 from mmkit.tour.step import Call, Outcome, Step
 
 __all__ = ["Screen"]
 
 #: Longer lines are hard to read, however wide the terminal.
 _WIDEST = 112
+#: As long as paragraphs are wide.
+_RULE = 80
 _PREPARED = "prepared:"
 #: Lines that flow are easier to follow than lines that are suddenly there. Seconds a step.
 _PACE = 0.04
@@ -37,6 +39,7 @@ class Screen:
     def __init__(self, console: Console, *, plain: bool = False) -> None:
         self._console = console
         self._width = min(console.width, _WIDEST)
+        self._rule = min(console.width, _RULE)
         self._is_ascii = plain or not console.encoding.lower().startswith("utf")
         self._pace = _PACE if console.is_terminal else 0.0
 
@@ -51,7 +54,7 @@ class Screen:
     def section_begins(self, number: int, section: Section) -> None:
         """Draw the head of a section, and what it is about."""
         head = Text.assemble(("━━ ", "dim"), (f"{number} · {section.title} ", "bold"))
-        head.append("━" * max(self._width - head.cell_len, 0), "dim")
+        head.append("━" * max(self._rule - head.cell_len, 0), "dim")
         self._lines([Text(), head, Text(), *prose(section.introduction, self._width)])
 
     def step_ended(self, step: Step) -> None:
@@ -64,11 +67,11 @@ class Screen:
             self._call(call)
         if step.pictures:
             drawn = draw(step.pictures, width - 2 * INDENT)
-            self._lines([Text(), *(Text(" " * INDENT).append_text(line) for line in drawn)])
+            self._lines([Text(), *(Text(" " * INDENT).append_text(line) if line else line for line in drawn)])
         for check in step.checks:
             self._lines(marked(*MARKS[Outcome.DONE if check.holds else Outcome.FAILED], check.claim, width))
         for note in step.notes:
-            self._lines(marked("·", "", note, width))
+            self._lines(marked(*NOTE, note, width))
         if step.refusal:
             text = f"refused, {step.refusal.error}. {step.refusal.why}"
             self._lines(marked(*MARKS[Outcome.REFUSED], text, width))
@@ -85,7 +88,7 @@ class Screen:
         command: str,
     ) -> None:
         """Draw what came of it; after the whole tour also where to go from here with `command`."""
-        self._lines([Text(), Text("━" * self._width, "dim"), Text(), *calls_made(played, self._width)])
+        self._lines([Text(), Text("━" * self._rule, "dim"), *calls_made(played, self._width)])
         if len(played) > 1:
             self._lines([Text(), *recap(sections, played, self._width)])
         self._lines([Text(), *verdict(played, seconds, self._width), Text()])
@@ -98,8 +101,9 @@ class Screen:
                         "  Look closer at one section or step, or read at leisure:",
                         f"    {command} tour --list",
                         f"    {command} tour | less",
-                        "  The picture of this process, or of any other:",
-                        f"    {command} maps --layout [PID]",
+                        f"    FORCE_COLOR=1 {command} tour | less -R",
+                        "  The picture of a process:",
+                        f"    {command} maps --layout PID",
                         "",
                     ),
                 )
@@ -122,7 +126,8 @@ class Screen:
         indent = " " * lead.cell_len
         drawn = [lead.append(lines[0], "bold"), *(Text(indent + line, "bold") for line in lines[1:])]
         if step.outcome is Outcome.NOT_REACHED:
-            drawn.append(Text(" " * INDENT + "not reached: it needs what was not to be had before", "dim"))
+            text = "not reached: it needs what was not to be had before"
+            drawn += marked(*MARKS[Outcome.NOT_REACHED], text, self._width)
         return drawn
 
     def _call(self, call: Call) -> None:

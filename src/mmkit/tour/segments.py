@@ -97,9 +97,9 @@ def _converse(stage: Stage, shmid: int, address: int) -> None:
         step.say(f"not called: a load, of {in_child.holds[0]!r}")
         step.code(f'memcpy(p + {_ANSWER}, "yes", 3);', f'poke(p + {_ANSWER}, b"yes")')
         step.say("not called: a store")
+        reply = peek(address + _ANSWER, 3)
         step.show(before, in_child, strip("parent, after", address, _PAGES, holds=True))
         step.check(f"while the child lived, the segment was attached {attached} times", attached == 2)
-        reply = peek(address + _ANSWER, 3)
         step.check(f"the parent reads the child's answer: {reply!r}", reply == b"yes")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mmkit.flags import MapFlag, Prot
 from mmkit.region import PAGE_SIZE, Region
-from mmkit.tour.company import in_a_child, scratch_file
+from mmkit.tour.company import in_a_child, scratch_file, scratch_file_python
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import permissions
 from mmkit.tour.pictures import Strip, strip
@@ -88,37 +88,35 @@ def _writes_new(region: Region) -> Callable[[], tuple[int, Strip]]:
 def private_file(stage: Stage) -> None:
     """Map a file privately: changes stay here, and the file stays as it was."""
     pages = (b"old" + bytes(PAGE_SIZE - 3)) * _PAGES
-    with scratch_file(pages) as fd, Region.file(fd, mode="c") as region:
+    with scratch_file(pages) as fd, Region.file(fd, mode="c") as region, stage.step() as step:
+        step.prepare(*scratch_file_python(f"(b'old' + bytes({PAGE_SIZE - 3})) * {_PAGES}"))
+        flags = MapFlag.PRIVATE
+        prot = Prot.READ | Prot.WRITE
+        step.call(
+            "mmap",
+            "NULL",
+            _LENGTH,
+            prot,
+            flags,
+            "fd",
+            0,
+            assign="p",
+            python='region = Region.file(fd, mode="c")',
+        )
+        step.answer(region.address)
+        step.code(f"x = p[0] + p[{_MIDDLE}];", f"region[0], region[{_MIDDLE}]")
         region[0], region[_MIDDLE]
-        with stage.step() as step:
-            step.prepare(
-                "fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR)",
-                f"os.write(fd, (b'old' + bytes({PAGE_SIZE - 3})) * {_PAGES})",
-            )
-            before = strip("before the store", region, holds=True)
-            flags = MapFlag.PRIVATE
-            prot = Prot.READ | Prot.WRITE
-            step.call(
-                "mmap",
-                "NULL",
-                _LENGTH,
-                prot,
-                flags,
-                "fd",
-                0,
-                assign="p",
-                python='region = Region.file(fd, mode="c")',
-            )
-            step.answer(region.address)
-            step.code(f'memcpy(p + {_MIDDLE}, "new", 3);', f'region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"')
-            region[_MIDDLE : _MIDDLE + 3] = b"new"
-            step.say("not called: a page fault, in which the kernel copies the page")
-            step.show(before, strip("after", region, holds=True))
-            in_file = os.pread(fd, 3, _MIDDLE)
-            step.check(
-                f"memory holds {region[_MIDDLE : _MIDDLE + 3]!r}, the file {in_file!r}",
-                in_file == b"old" and region[_MIDDLE : _MIDDLE + 3] == b"new",
-            )
+        step.say("not called: two loads, which bring pages of the file in")
+        before = strip("before the store", region, holds=True)
+        step.code(f'memcpy(p + {_MIDDLE}, "new", 3);', f'region[{_MIDDLE}:{_MIDDLE + 3}] = b"new"')
+        region[_MIDDLE : _MIDDLE + 3] = b"new"
+        step.say("not called: a page fault, in which the kernel copies the page")
+        step.show(before, strip("after", region, holds=True))
+        in_file = os.pread(fd, 3, _MIDDLE)
+        step.check(
+            f"memory holds {region[_MIDDLE : _MIDDLE + 3]!r}, the file {in_file!r}",
+            in_file == b"old" and region[_MIDDLE : _MIDDLE + 3] == b"new",
+        )
 
 
 SECTION = Section(

@@ -50,7 +50,7 @@ def from_the_pool(stage: Stage) -> None:
             step.say("not called: a store, and a page fault")
             region[0:3] = b"big"
             step.show(
-                earlier("before", areas, region.address, 2, page=page),
+                earlier(f"before: {size(page)} a cell", areas, region.address, 2, page=page),
                 strip("after a store of 3 bytes", region, page=page, holds=True),
             )
             facts = area_facts(region.address)
@@ -71,14 +71,17 @@ def made_by_the_kernel(stage: Stage) -> None:
             offset = -region.address % page
             inside, count = region.address + offset, page // PAGE_SIZE
             region[offset : offset + 3] = b"big"
-            step.prepare(f"region = Region.anonymous({2 * page})", f'region[{offset}:{offset + 3}] = b"big"')
+            step.prepare(
+                f"region = Region.anonymous({2 * page});  at = -region.address % {page}",
+                'region[at:at + 3] = b"big"',
+            )
             before = strip(f"before: the first {_PAGES} of {count}", inside, _PAGES)
             step.call(
                 "madvise",
-                f"p + {offset}" if offset else "p",
+                "p + at",
                 page,
                 Advice.COLLAPSE,
-                python=f"region.advise(Advice.COLLAPSE, {offset}, {page})",
+                python=f"region.advise(Advice.COLLAPSE, at, {page})",
             )
             region.advise(Advice.COLLAPSE, offset, page)
             step.answer(0)
@@ -108,7 +111,10 @@ _AT = 4 * PAGE_SIZE
 
 def _install(stage: Stage, region: Region) -> None:
     with stage.step() as step:
-        step.prepare(f"for at in range(0, {len(region)}, {PAGE_SIZE}): region[at:at + 3] = b'abc'")
+        step.prepare(
+            f"region = Region.anonymous({len(region)})",
+            f"for at in range(0, {len(region)}, {PAGE_SIZE}): region[at:at + 3] = b'abc'",
+        )
         before = strip("before", region, holds=True)
         python, inside = f"region.guard({_AT}, {PAGE_SIZE})", region.address + _AT
         if supports(Advice.GUARD_INSTALL):

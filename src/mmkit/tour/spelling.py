@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 
-from mmkit.errors import ClosedError, MemoryFault, OutOfMemory, SyscallError
 from mmkit.flags import (
     Advice,
     IpcFlag,
@@ -35,8 +34,6 @@ _PREFIXES: dict[type, str] = {
     ShmCommand: "IPC_",
     SyncFlag: "MS_",
 }
-#: An error that is two of them goes by the first.
-_PUBLIC = (MemoryFault, ClosedError, OutOfMemory, SyscallError)
 
 
 def argument(value: object) -> str:
@@ -54,6 +51,5 @@ def errno_name(error: OSError) -> str:
 
 
 def raised(error: Exception) -> str:
-    """Write an exception by the name under which programs catch it, without the advice that it may give."""
-    kind = next((kind for kind in _PUBLIC if isinstance(error, kind)), type(error))
-    return f"{kind.__name__}: {str(error).splitlines()[0]}"
+    """Write an exception as the last lines of a traceback do."""
+    return f"{type(error).__name__}: {error}"

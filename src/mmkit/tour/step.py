@@ -47,6 +47,8 @@ class Call:
     #: The name of the error with which it refused.
     errno: str = ""
     remark: str = ""
+    #: How often it was made, each time with this result.
+    times: int = 1
     #: What mmkit returned, where that says more, and what it raised.
     result: str = ""
     raised: str = ""
@@ -63,7 +65,8 @@ class Call:
         if self.returned is None:
             return self.remark
         value = f"{self.returned:#x}" if self.assign in _POINTERS else str(self.returned)
-        return (f"{self.assign} = {value}" if self.assign else value) + self.remark
+        often = f", {self.times} times" if self.times > 1 else ""
+        return (f"{self.assign} = {value}" if self.assign else value) + often + self.remark
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,12 @@ class Step:
 
     # ---- what came of it ----------------------------------------------------------------------------
 
-    def answer(self, returned: int, remark: str = "", *, result: str = "") -> None:
+    def answer(self, returned: int, remark: str = "", *, result: str = "", times: int = 1) -> None:
         """Write down what the last call returned: to C, and to Python where that is something else."""
         self.calls[-1].returned = returned
         self.calls[-1].remark = remark
         self.calls[-1].result = result
+        self.calls[-1].times = times
 
     def say(self, remark: str) -> None:
         """Write down what came of something that returns no number."""
@@ -166,6 +170,19 @@ class Step:
         self.notes.append(text)
 
     # ---- looking back -------------------------------------------------------------------------------
+
+    def statements(self) -> list[str]:
+        """Return what was done, in Python, as preparation for what comes after it.
+
+        What raised has left nothing, and what a child did is told by the step that shows it.
+        """
+        done = list(self.prepared)
+        for call in self.calls:
+            if call.name == "fork":
+                return [*done, f"{call.python}   # the child: see step {self.number}"]
+            if not call.raised:
+                done.append(call.python)
+        return done
 
     def checks_of(self, call: Call) -> list[Check]:
         """Return the checks that were made after a call."""

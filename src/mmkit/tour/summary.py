@@ -12,7 +12,15 @@ from mmkit.region import PAGE_SIZE
 from mmkit.tour.engine import Section
 from mmkit.tour.step import Call, Outcome, Step
 
-__all__ = ["Tally", "document", "tally"]
+__all__ = ["IMPORTS", "Tally", "document", "tally"]
+
+#: What the statements in Python need; the rest is from the steps before them in their section.
+IMPORTS = (
+    "import os, tempfile",
+    "from mmkit import Advice, MapFlag, Prot, Region, SharedMemory",
+    "from mmkit import linux, maps, peek, poke",
+    "from mmkit.flags import IpcFlag, LockFlag, ShmCommand",
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,9 @@ class Tally:
 def tally(played: Mapping[str, Sequence[Step]]) -> list[Tally]:
     """Count the calls that steps have recorded, by name; loads and stores have none."""
     calls = [call for steps in played.values() for step in steps for call in step.calls if call.name]
-    made = Counter(call.name for call in calls)
+    made: Counter[str] = Counter()
+    for call in calls:
+        made[call.name] += call.times
     refused = Counter(call.name for call in calls if call.errno)
     return [Tally(name, made[name], refused[name]) for name in sorted(made)]
 
@@ -60,6 +70,7 @@ def document(
             "pid": os.getpid(),
         },
         "seconds": round(seconds, 3),
+        "imports": IMPORTS,
         "steps": {outcome.value: sum(step.outcome is outcome for step in steps) for outcome in Outcome},
         "calls": [asdict(each) for each in tally(played)],
         "sections": [
@@ -91,6 +102,7 @@ def _call(step: Step, call: Call) -> dict[str, object]:
         "c": call.c,
         "python": call.python,
         "result": call.returned,
+        "times": call.times,
         "errno": call.errno or None,
         "signal": asdict(call.death) if call.death else None,
         "raised": call.raised or None,
