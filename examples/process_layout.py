@@ -40,7 +40,7 @@ libc.free.argtypes = [ctypes.c_void_p]
 
 def main() -> None:
     """Show the segments of this process, then what lies in them."""
-    areas = maps.read()
+    areas, program_break = maps.read(), linux.sbrk()
     print(f"This is process {areas.pid}, running {os.fsdecode(areas.program or b'?')}")
     print(f"  {len(areas)} areas of memory, {sum(areas.column('size')) // 1024:,} KiB of addresses in all")
 
@@ -48,7 +48,7 @@ def main() -> None:
     show_segments(areas)
     heap = areas.where(kind=Kind.HEAP)
     if heap:
-        print(f"  the heap ends at {heap[-1].end:x}; sbrk(0) says {linux.sbrk():x}")
+        print(f"  the heap ends at {heap[-1].end:x}; sbrk(0) says {program_break:x}")
 
     print("\nWhat lies where, from the highest address down, and its first bytes")
     with tempfile.TemporaryFile() as file, Region.anonymous(PAGE_SIZE, name="example") as memory:
