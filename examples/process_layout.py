@@ -40,15 +40,16 @@ libc.free.argtypes = [ctypes.c_void_p]
 
 def main() -> None:
     """Show the segments of this process, then what lies in them."""
-    areas, program_break = maps.read(), linux.sbrk()
+    areas = maps.read()
     print(f"This is process {areas.pid}, running {os.fsdecode(areas.program or b'?')}")
     print(f"  {len(areas)} areas of memory, {sum(areas.column('size')) // 1024:,} KiB of addresses in all")
 
     print("\nThe segments")
     show_segments(areas)
-    heap = areas.where(kind=Kind.HEAP)
-    if heap:
-        print(f"  the heap ends at {heap[-1].end:x}; sbrk(0) says {program_break:x}")
+    program_break = linux.sbrk()
+    heap = maps.find(program_break - 1)
+    if heap and heap.kind == Kind.HEAP:
+        print(f"  the heap ends at {heap.end:x}; sbrk(0) says {program_break:x}")
 
     print("\nWhat lies where, from the highest address down, and its first bytes")
     with tempfile.TemporaryFile() as file, Region.anonymous(PAGE_SIZE, name="example") as memory:

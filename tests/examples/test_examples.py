@@ -166,7 +166,9 @@ def test_a_program_runs_on_a_terminal(name, folder):
             while part := read_or_end(here):
                 shown += part
         assert process.returncode == 0, shown
-        assert len(shown.splitlines()) == len(output(name).splitlines())
+        # Two runs of the profiler do not measure quite the same.
+        differing = 3 if name == "memory_profiler" else 0
+        assert abs(len(shown.splitlines()) - len(output(name).splitlines())) <= differing
     finally:
         os.close(here)
 
