@@ -243,6 +243,8 @@ def test_a_total_is_a_number_that_travels():
         assert (twin, twin.areas, twin.rss) == (4096, 2, 100)
     with pytest.raises(AttributeError, match="no total of 'pss'"):
         total.pss  # noqa: B018
+    assert [repr(Total(size)) for size in (0, 5)] == ["<Total 0 B in 0 areas>", "<Total 5 B in 0 areas>"]
+    assert f"{total}" == str(total) == f"{total:d}" == "4096"
     totals = Totals({"small": Total(1), "large": Total(2)})
     assert list(totals) == ["large", "small"]
     assert pickle.loads(pickle.dumps(totals)) == totals

@@ -87,6 +87,9 @@ class Total(int):
         areas = "1 area" if self.areas == 1 else f"{self.areas} areas"
         return f"<Total {written_size(self)} in {areas}{shown}>"
 
+    # Without it str() is __repr__, which formats the number, which is str().
+    __str__ = int.__repr__
+
 
 class Totals(dict[str, Total]):
     """The totals of groups of areas by the name of the group, the largest first. Printed, it is a table.
