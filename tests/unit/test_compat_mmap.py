@@ -196,6 +196,41 @@ def test_a_subclass_can_have_its_own_constructor_and_attributes():
         assert next(iter(memory)) == b"\5"
 
 
+def test_a_subclass_can_have_attributes_that_a_region_has_and_a_standard_map_has_not(file):
+    def used(module):
+        class Own(module.mmap):
+            prot = "of the class"
+
+            def __init__(self, *_):
+                self.name, self.flags, self.address = "mine", "of the object", 7
+
+            def __len__(self):
+                return 3
+
+            def tell(self):
+                return -1
+
+        with Own(file.fileno(), 0) as memory:
+            said = repr(memory), memory.name, memory.flags, memory.address, memory.prot, memory.size()
+            memory.resize(2 * PAGE)
+            return *said, memory.size(), repr(memory)
+
+    ours = used(mmap)
+    file.truncate(SIZE)
+    assert ours == used(standard)
+    assert f"length={SIZE}, pos=0" in ours[0]
+
+    class Named(mmap.mmap):
+        flags = 0
+
+    with Named(-1, PAGE) as memory:
+        memory.set_name("still anonymous")
+        memory.name = "its own"
+        assert memory.name == "its own"
+    with mmap.mmap(-1, PAGE) as memory, pytest.raises(AttributeError):
+        memory.name = "a plain map has no room for it"
+
+
 def test_the_ways_of_region_to_make_one_are_not_those_of_mmap():
     for make in (mmap.mmap.anonymous, mmap.mmap.memfd):
         with pytest.raises(TypeError, match=r"mmap\(fileno, length\)"):

@@ -12,7 +12,7 @@ import fcntl
 import operator
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.contents import RegionContents
@@ -32,7 +32,7 @@ from mmkit.compat.constants import (
     PROT_READ,
     PROT_WRITE,
 )
-from mmkit.errors import SyscallError
+from mmkit.errors import ClosedError, SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag
 from mmkit.hints import failure
@@ -99,6 +99,20 @@ def _granule(flags: int) -> int:
     if flags & _HUGETLB:
         return MapFlag(flags).huge_page_size or huge_page_size() or PAGE_SIZE
     return PAGE_SIZE
+
+
+class _Shadowed:
+    """What a region has and a standard map has not: a subclass may have an attribute of that name for itself.
+
+    Without __set__, what is set on an object hides this.
+    """
+
+    def __init__(self, attribute: Any) -> None:  # noqa: ANN401 - properties of Python's and of C
+        self._get = attribute.__get__
+        self.__doc__ = attribute.__doc__
+
+    def __get__(self, memory: object, kind: type) -> Any:  # noqa: ANN401
+        return self if memory is None else self._get(memory, kind)
 
 
 @adopt_methods
@@ -177,6 +191,11 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         # Arguments have been taken; a subclass may have others.
         __init__ = object.__init__
 
+        address = _Shadowed(Region.address)
+        flags = _Shadowed(Region.flags)
+        name = _Shadowed(Region.name)
+        prot = _Shadowed(Region.prot)
+
     def _map_memory(self, length: int, flags: int, prot: int, offset: int) -> None:
         self._check_request(length, flags, prot, -1, offset)
         backing = "shared" if flags & _MAP_TYPE == MAP_SHARED else "anonymous"
@@ -216,6 +235,10 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         if flags & _FIXED:
             raise failure(-errno.EPERM, "mmap", (0, length), (prot, MapFlag(flags), fd, offset))
 
+    def _mapped_with(self) -> int:
+        """Return the flags, whatever a subclass calls by that name."""
+        return int(Region.flags.__get__(self))
+
     @classmethod
     def _make(cls, *_: object, **__: object) -> NoReturn:
         raise TypeError("an mmap is made as mmap(fileno, length); Region has the other ways")
@@ -228,7 +251,7 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         OSError
             ``EBADF``, and a ValueError as well: made with ``trackfd=False``.
         """
-        length = len(self)
+        length = Region.__len__(self)
         if self._fd >= 0:
             return file_size(self._fd)
         if not self._tracks_file:
@@ -254,13 +277,13 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         OSError
             The kernel refuses; nothing has changed.
         """
-        length = len(self)
+        length = Region.__len__(self)
         n = operator.index(n)
         if self._viewed:
             raise BufferError("mmap can't resize with extant buffers exported.")
         if not self._tracks_file:
             raise ValueError("mmap can't resize with trackfd=False.")
-        private = int(self.flags) & _MAP_TYPE == MAP_PRIVATE
+        private = self._mapped_with() & _MAP_TYPE == MAP_PRIVATE
         if self._access in (ACCESS_READ, ACCESS_COPY) or (private and self._fd >= 0):
             raise TypeError("mmap can't resize a read-only or copy-on-write memory map.")
         if n < 0 or n > sys.maxsize - self._offset:
@@ -294,7 +317,7 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         ValueError
             A file stands behind the map, or the name is too long or has a NUL in it.
         """
-        len(self)
+        Region.__len__(self)
         if not isinstance(name, str):
             raise TypeError(f"set_name() argument must be str, not {type(name).__name__}")
         text = name.encode()
@@ -302,7 +325,7 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
             raise ValueError("embedded null character")
         if len(text) > _LONGEST_NAME:
             raise ValueError(f"name is too long: {len(text)} bytes, and {_LONGEST_NAME} are possible")
-        if not int(self.flags) & MAP_ANONYMOUS:
+        if not self._mapped_with() & MAP_ANONYMOUS:
             raise ValueError("Cannot set annotation on non-anonymous mappings")
         self._name_for_kernel(b"mmkit:" + text)
         self._name = name
@@ -313,9 +336,12 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
 
     def __repr__(self) -> str:
         name = "mmap.mmap" if type(self) is mmap else type(self).__name__
-        if self.closed:
+        try:
+            # As it is, whatever a subclass says of itself.
+            length, position = Region.__len__(self), Region.tell(self)
+        except ClosedError:
             return f"<{name} closed=True>"
         return (
-            f"<{name} closed=False, access={_ACCESS_NAMES[self._access]}, length={len(self)}, "
-            f"pos={self.tell()}, offset={self._offset}>"
+            f"<{name} closed=False, access={_ACCESS_NAMES[self._access]}, length={length}, "
+            f"pos={position}, offset={self._offset}>"
         )
