@@ -129,8 +129,8 @@ def leaking() -> None:
 def main() -> None:
     """Profile the three jobs."""
     profile(lambda: None)  # what the profiler itself needs is there from now on
-    start = snapshot()
     for job in (caching, careful, leaking):
+        start = snapshot()
         print(f"{job.__name__}: {(job.__doc__ or '').partition('.')[0]}")
         rounds = profile(job)
         show(rounds)
