@@ -58,7 +58,7 @@ def test_json_has_the_documented_shape():
         assert (feature["change"] is None) == (feature["works"] is True)
         assert re.fullmatch(r"\d+\.\d+(\.\d+)?", feature["since"])
         if feature["errno"]:
-            assert feature["works"] is False
+            assert not feature["works"]
     for fact in found["facts"]:
         assert list(fact) == ["name", "group", "value", "unit", "used", "means", "change"]
         assert fact["means"]
@@ -389,7 +389,54 @@ def test_it_works_with_tiny_limits(which, value):
     found = in_child(attempt, user=NOBODY)
     assert len(found["features"]) == len(FEATURES)
     assert all(feature["change"] for feature in found["features"] if not feature["works"])
-    assert by_name(found["facts"])[f"RLIMIT_{which}"]["value"] == value if which != "NPROC" else True
+    assert by_name(found["facts"])[f"RLIMIT_{which}"]["value"] == value
+
+
+def untried_and_as_always(features):
+    """Features that were not tried for want of something; the others answer as they always do."""
+    always, _ = report()
+    untried = {name: feature for name, feature in features.items() if feature["works"] is None}
+    for name, feature in features.items():
+        assert name in untried or feature["answer"] == always[name]["answer"], name
+    return {name: feature for name, feature in untried.items() if feature["errno"]}
+
+
+@sanitized
+@pytest.mark.parametrize("limit", [5, 6, 7])
+def test_without_descriptors_to_ask_nothing_is_given_as_the_kernels_answer(limit):
+    # In a program of its own: in_child has files open itself.
+    command = 'ulimit -n "$1" && exec "$0" -m mmkit doctor --json'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, str(limit)], capture_output=True, text=True, check=True
+    )
+    untried = untried_and_as_always(by_name(json.loads(done.stdout)["features"]))
+    assert {"brk", "mseal", "mlockall"} <= set(untried) or limit > 5
+    for feature in untried.values():
+        assert feature["errno"] == errno.EMFILE
+        assert "RLIMIT_NOFILE" in feature["change"]
+
+
+@needs_root
+def test_without_a_child_to_ask_nothing_is_given_as_the_kernels_answer():
+    def attempt():
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        return report()
+
+    features, facts = in_child(attempt, user=NOBODY)
+    untried = {name: feature for name, feature in features.items() if feature["errno"] and feature["works"] is None}
+    assert set(untried) == {"brk", "mseal", "mlockall"}
+    for feature in untried.values():
+        assert feature["errno"] == errno.EAGAIN
+        assert "RLIMIT_NPROC" in feature["change"]
+        assert "MEMLOCK" not in feature["change"]
+    assert facts["RLIMIT_NPROC"]["value"] == 1
+    assert "ulimit -u" in facts["RLIMIT_NPROC"]["change"]
+
+
+@needs_root
+def test_with_no_file_to_be_written_the_file_system_is_asked_all_the_same():
+    features, _ = in_child(report, user=NOBODY, limits={resource.RLIMIT_FSIZE: 0})
+    assert features["MAP_SYNC"]["answer"] in ("yes", "EOPNOTSUPP")
 
 
 @sanitized

@@ -56,11 +56,15 @@ def examine() -> Examination:
 
 
 _BY_ERRNO = {
+    errno.ENOMEM: "memory, address space or areas are exhausted: see RLIMIT_AS and vm.max_map_count below",
+    errno.EAGAIN: "a limit of the process is reached: see the limits below",
+    errno.EFBIG: "raise RLIMIT_FSIZE (`ulimit -f`)",
+}
+_BY_ERRNO_OF_ASKING = {
     errno.EMFILE: "raise RLIMIT_NOFILE (`ulimit -n`)",
     errno.ENFILE: "raise fs.file-max: the machine has too many open files",
-    errno.ENOMEM: "memory, address space or areas are exhausted: see RLIMIT_AS and vm.max_map_count below",
-    errno.EAGAIN: "a limit of the process is reached: see the limits below, and `ulimit -u`",
-    errno.EFBIG: "raise RLIMIT_FSIZE (`ulimit -f`)",
+    errno.EAGAIN: "no child process can be had: raise RLIMIT_NPROC (`ulimit -u`), or pids.max of the cgroup",
+    errno.ENOMEM: "no child process can be had: memory is exhausted",
 }
 #: With these a kernel says that it does not know a thing; 0 when it says nothing.
 _REFUSALS = (0, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
@@ -71,6 +75,9 @@ def _change(feature: Feature, answer: Answer) -> str:
         return ""
     if answer.signal:
         return "a seccomp filter kills who makes this call: allow it, or have it answer an errno"
+    if answer.works is None and answer.errno:
+        cure = _BY_ERRNO_OF_ASKING.get(answer.errno) or feature.changes.get(answer.errno)
+        return f"it could not be asked: {cure or os.strerror(answer.errno)}"
     # With no errno to tell, what is said under 0 is all there is.
     said = feature.changes.get(answer.errno) or feature.changes.get(0)
     if answer.errno in _REFUSALS and not _is_as_new_as(feature.since):

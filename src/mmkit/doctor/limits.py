@@ -41,6 +41,7 @@ def process_limits(may_lock: bool | None) -> Iterator[Fact]:
     )  # fmt: skip
     yield _core()
     yield _open_files()
+    yield _processes()
     yield _areas()
 
 
@@ -87,6 +88,15 @@ def _open_files() -> Fact:
     few = isinstance(limit, int) and limit < 1024
     change = "raise it: `ulimit -n 65536`, LimitNOFILE=; a memfd or a segment needs one each" if few else ""
     return Fact("RLIMIT_NOFILE", "limits", limit, "open files; each memfd is one", "files", used, change)
+
+
+def _processes() -> Fact:
+    limit = _soft(resource.RLIMIT_NPROC)
+    few = isinstance(limit, int) and limit < 1024
+    change = "raise it: `ulimit -u 65536`, LimitNPROC=; a process with CAP_SYS_RESOURCE is not asked" if few else ""
+    return Fact(
+        "RLIMIT_NPROC", "limits", limit, "processes and threads of this user", "processes", None, change
+    )
 
 
 def _areas() -> Fact:

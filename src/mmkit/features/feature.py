@@ -34,7 +34,7 @@ class Absent(Exception):  # noqa: N818 - an answer, not an error
 
 
 class NeverTried(Exception):  # noqa: N818
-    """What a probe raises that would take memory from the machine."""
+    """What a probe raises that would take memory from the machine; with an errno, one that could not ask."""
 
 
 class Feature(NamedTuple):
@@ -59,7 +59,7 @@ class Answer(NamedTuple):
 
     #: None where it was not tried.
     works: bool | None
-    #: Why it does not work; 0 where it does, and where there is no errno to tell.
+    #: Why it does not work, or could not be tried; 0 where it works, and where there is no errno to tell.
     errno: int = 0
     #: What ended the process that tried, as a signal's number: a seccomp filter that kills.
     signal: int = 0
@@ -81,21 +81,28 @@ def _written_errno(number: int) -> str:
     return "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
 
 
+# These tell of the asking, which needs a descriptor, and not of the feature.
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+
 def ask(feature: Feature) -> Answer:
     """Ask the running kernel, now."""
-    try:
-        if feature.leaves_marks:
+    if feature.leaves_marks:
+        try:
             return _ask_in_child([feature._replace(leaves_marks=False)])[0]
+        except OSError as error:
+            return Answer(None, error.errno or errno.EIO)
+    try:
         feature.probe()
     except OSError as error:
-        return Answer(False, error.errno or errno.EIO)
+        return Answer(None if error.errno in _NO_DESCRIPTOR else False, error.errno or errno.EIO)
     except MemoryError:
         # Python's own, before the kernel was asked.
         return Answer(False, errno.ENOMEM)
     except Absent:
         return Answer(False)
-    except NeverTried:
-        return Answer(None)
+    except NeverTried as never:
+        return Answer(None, *never.args)
     return Answer(True)
 
 
@@ -114,19 +121,24 @@ def ask_all(features: Sequence[Feature]) -> list[Answer]:
     return answers
 
 
-# How an answer goes through the pipe, in a byte: 0, an errno (at most 133), or one of these.
-_SIGNAL, _UNTRIED, _ABSENT = 160, 254, 255
+# How an answer goes through the pipe, in a byte: 0, an errno (at most 133), or one of these. To _SIGNAL the
+# signal is added (at most 64), to _UNTRIED the errno that came in the way, if it is one of the first.
+_ABSENT, _SIGNAL, _UNTRIED = 140, 160, 225
 
 
 def _encoded(answer: Answer) -> int:
-    if answer.works is not False:
-        return 0 if answer.works else _UNTRIED
+    if answer.works is None:
+        return _UNTRIED + (answer.errno if answer.errno < 256 - _UNTRIED else 0)
+    if answer.works:
+        return 0
     return _SIGNAL + answer.signal if answer.signal else answer.errno or _ABSENT
 
 
 def _decoded(code: int) -> Answer:
-    if code in (0, _UNTRIED):
-        return Answer(True if code == 0 else None)
+    if code == 0:
+        return Answer(True)
+    if code >= _UNTRIED:
+        return Answer(None, code - _UNTRIED)
     if code == _ABSENT:
         return Answer(False)
     return Answer(False, 0, code - _SIGNAL) if code > _SIGNAL else Answer(False, code)

@@ -41,12 +41,15 @@ def _grow_break() -> None:
 
 
 def _maps_synchronously() -> None:
-    # Whether a file can be mapped so is a matter of its file system: the one of temporary files is asked.
-    with tempfile.TemporaryFile() as file:
-        file.truncate(_PAGE)
-        flags = MapFlag.SHARED_VALIDATE | MapFlag.SYNC
-        with memory(flags=flags, fd=file.fileno()):
-            pass
+    # Whether a file can be mapped so is a matter of its file system: the one of temporary files is asked. The
+    # file stays empty, which mmap allows, so that no limit on files comes in the way.
+    try:
+        # Without a folder tempfile looks for one by writing, and calls whatever comes in the way ENOENT.
+        file = tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/tmp")  # noqa: S108, SIM115
+    except OSError as error:
+        raise NeverTried(error.errno) from None
+    with file, memory(flags=MapFlag.SHARED_VALIDATE | MapFlag.SYNC, fd=file.fileno()):
+        pass
 
 
 def _knows_fixed_noreplace() -> None:
@@ -72,10 +75,13 @@ def _locks_what_it_maps() -> None:
 def huge_page_size() -> int | None:
     """Return the default huge page size in bytes; None if the kernel has no huge pages, or does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        return _default_huge_page_size()
     except OSError:
         return None
-    for line in lines:
+
+
+def _default_huge_page_size() -> int | None:
+    for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("Hugepagesize:"):
             return int(line.split()[1]) * 1024
     return None
@@ -85,7 +91,11 @@ def _reserves_huge_page(size: int | None = None) -> None:
     """Map one huge page, and touch nothing: the kernel sets a page of its pool aside, and takes it back."""
     flags = MapFlag.PRIVATE | MapFlag.HUGETLB
     if size is None:
-        if (size := huge_page_size()) is None:
+        try:
+            size = _default_huge_page_size()
+        except OSError as error:
+            raise NeverTried(error.errno) from None
+        if size is None:
             raise OSError(errno.EINVAL, "no default huge page size")
     else:
         flags |= MapFlag(size.bit_length() - 1 << 26)
@@ -176,6 +186,7 @@ def _locks_everything() -> None:
 _POOL = "reserve some: sysctl vm.nr_hugepages=N, or nr_hugepages in /sys/kernel/mm/hugepages/*"
 _HUGE = {
     errno.ENOMEM: _POOL,
+    errno.ENOENT: "mount /proc: the default size is in /proc/meminfo",
     errno.EINVAL: "the processor or the kernel has no huge pages of that size; see the pools below",
 }
 _HUGE_SIZES: dict[str, tuple[MapFlag, ...]] = {
@@ -217,6 +228,7 @@ _MAPPING = (
         _maps_synchronously,
         MapFlag.SYNC,
         EOPNOTSUPP="temporary files are not on persistent memory: it takes a file system mounted with -o dax",
+        **dict.fromkeys(("ENOENT", "EACCES", "EROFS"), "set TMPDIR to a folder where files can be made"),
     ),
     _mapping("MAP_FIXED_NOREPLACE", "4.17", _knows_fixed_noreplace, MapFlag.FIXED_NOREPLACE),
     _mapping("MAP_DROPPABLE", "6.11", lambda: _maps(MapFlag.DROPPABLE), MapFlag.DROPPABLE),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 
 from mmkit.features import files, mapping, processes
@@ -59,8 +58,8 @@ def supports(feature: str | Advice | MapFlag | MemfdFlag) -> bool:
     ValueError
         A feature without a probe.
     SyscallError
-        ``EMFILE``, ``ENFILE``: too many files are open for asking. ``EAGAIN``: no child process can be
-        had, for a probe that cannot be undone (``"brk"``, ``"mseal"``, ``"mlockall"``).
+        It could not be asked. ``EMFILE``, ``ENFILE``: too many files are open. ``EAGAIN``: no child process
+        can be had, for a probe that cannot be undone (``"brk"``, ``"mseal"``, ``"mlockall"``).
 
     Examples
     --------
@@ -68,12 +67,9 @@ def supports(feature: str | Advice | MapFlag | MemfdFlag) -> bool:
     >>> mmkit.supports(mmkit.Advice.WILLNEED)
     True
     """
-    asked = _feature(feature)
-    answer = ask(asked)
+    answer = ask(_feature(feature))
     if answer.works is None:
+        if answer.errno:
+            raise failure(-answer.errno, "supports", None, (feature,))
         raise ValueError(f"{feature!r} is not tried: it takes memory from the machine")
-    # These tell of the asking, not of the feature.
-    momentary = (errno.EMFILE, errno.ENFILE, *((errno.EAGAIN,) if asked.leaves_marks else ()))
-    if answer.errno in momentary:
-        raise failure(-answer.errno, "supports", None, (feature,))
     return answer.works
