@@ -99,6 +99,24 @@ def test_a_terminal_gets_colours_and_no_longer_lines(monkeypatch):
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines())) <= 80
 
 
+def test_the_last_lines_count_every_row_of_the_tables():
+    found = examine()
+    works = [finding.answer.works for finding in found.findings]
+    counted = f"{works.count(True)} of {len(works)} features work here, {works.count(None)} not tried; "
+    assert counted in run()
+
+
+def test_one_fact_is_not_told_as_many(monkeypatch):
+    import mmkit.doctor.limits as limits
+
+    found = examine()
+    one = found._replace(facts=[limits.Fact("only", "machine", None, "unknown", change="look")])
+    monkeypatch.setattr(sys.modules["mmkit.cli.doctor"], "examine", lambda: one)
+    output = run()
+    assert "advice comes with 1 fact.\n" in output
+    assert "Not told here: 1 fact. " in output
+
+
 def test_what_does_not_work_says_what_to_change():
     for finding in examine().findings:
         assert bool(finding.change) == (finding.answer.works is not True), finding

@@ -118,14 +118,23 @@ def _written(value: int | str | None, unit: str) -> str:
 
 
 def _summary(found: Examination) -> Iterator[Text]:
-    tried = [finding for finding in found.findings if finding.answer.works is not None]
-    works = sum(finding.answer.works is True for finding in tried)
+    answers = [finding.answer.works for finding in found.findings]
+    works, untried = answers.count(True), answers.count(None)
     advice = sum(bool(fact.change) for fact in found.facts)
     untold = sum(fact.value is None for fact in found.facts)
+    not_tried = f", {untried} not tried" if untried else ""
     yield Text(
-        f"{works} of {len(tried)} features work here; {advice} facts come with something to change.", "bold"
+        f"{works} of {len(answers)} features work here{not_tried}; "
+        f"advice comes with {_counted(advice, 'fact')}.",
+        "bold",
     )
     if untold:
         yield from _wrapped(
-            f"Not told here: {untold} facts, for which the kernel has no file, or /proc or /sys is closed.", 0
+            f"Not told here: {_counted(untold, 'fact')}. The kernel has no file for it, /proc or /sys is closed, "
+            "or no descriptor was left.",
+            0,
         )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
