@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,12 +73,40 @@ def test_the_layout_is_the_picture(child):
 def test_json_has_every_field_of_every_area(child):
     document = json.loads(run(child, "--json").output)
     areas = mmkit_maps.read(int(child))
+    assert document["format"] == 1
     assert document["pid"] == int(child)
-    assert os.fsencode(document["program"]) == areas.program
-    assert [list(area.values())[:7] for area in document["areas"]] == [list(area[:7]) for area in areas]
-    assert "costs" not in document["areas"][0]
-    assert [os.fsencode(area["path"]) for area in document["areas"]] == [area.path for area in areas]
-    assert document["total"] == {"size": sum(areas.column("size")), "by_kind": areas.total()}
+    assert document["program"].encode() == areas.program
+    assert document["program_deleted"] is False
+    for entry, area in zip(document["areas"], areas, strict=True):
+        assert {**entry, "costs": None} == area._asdict() | {"path": area.path.decode()}
+        assert "costs" not in entry
+    totals = areas.total(by="kind")
+    assert document["total"] == {
+        "size": sum(areas.column("size")),
+        "areas": len(areas),
+        "by_kind": {kind: {"size": total, "areas": total.areas} for kind, total in totals.items()},
+    }
+
+
+def test_json_is_unicode_whatever_a_path_is_and_says_what_was_deleted(tmp_path):
+    path = os.fsencode(tmp_path) + b"/not-utf8-\xff"
+    shutil.copy(shutil.which("cat"), path)
+    with subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        running.stdin.write(b"ready\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == b"ready\n"
+        os.unlink(path)
+        output = run(str(running.pid), "--json").output
+        running.stdin.close()
+    document = json.loads(output)
+    output.encode()
+    assert not re.search(r"\\ud[89a-f]", output)
+    assert bytes.fromhex(document["program_hex"]) == path
+    assert document["program"] == path.decode(errors="replace")
+    assert document["program_deleted"] is True
+    entries = [entry for entry in document["areas"] if "path_hex" in entry]
+    assert {bytes.fromhex(entry["path_hex"]) for entry in entries} == {path}
+    assert all(entry["deleted"] for entry in entries)
 
 
 def test_without_a_pid_it_shows_this_process():
@@ -98,7 +127,9 @@ def test_any_other_error_exits_with_1():
 
 
 def test_what_is_no_pid_is_a_usage_error():
-    assert run("zero").exit_code == 2
+    refused = run("zero")
+    assert refused.exit_code == 2
+    assert "'zero' is not a valid process id" in refused.output
     assert run("0").exit_code == 2
 
 
@@ -148,6 +179,10 @@ def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option
             if re.match(r"[A-Z]\w+:", line)
         }
         assert set(header.split()) >= told
+        for line, area in zip(lines, areas, strict=True):
+            assert area.kind in line
+        for line, told in zip(lines, Path(f"/proc/{stopped}/maps").read_text().splitlines(), strict=True):
+            assert " ".join(told.split()[1:5]) in " ".join(line.split())
 
 
 def test_json_has_the_costs_when_they_are_asked_for(stopped):
@@ -167,9 +202,22 @@ def test_only_the_kinds_asked_for_are_shown(child):
     assert [line.split()[4] for line in output.splitlines()[1:-1]] == ["heap", "stack"]
     assert output.splitlines()[-1].split()[-2:] == ["2", "areas"]
     assert run(child, "--kind", "spam").exit_code == 2
-    refused = run(child, "--kind", "heap", "--layout")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--layout --json", "--watch --json", "--layout --tree", "--watch --tree", "--layout --watch", "--json --tree",
+        "--layout -x", "--layout -X", "--layout --kind heap", "--watch -x", "--watch -X", "--tree -X", "--interval 2",
+        "--interval 1 --json",
+    ],
+)  # fmt: skip
+def test_options_that_do_not_go_together_are_refused_by_name(child, options):
+    refused = run(child, *options.split())
     assert refused.exit_code == 2
-    assert "--kind" in refused.output
+    said = refused.output.splitlines()[-1]
+    for option in options.split()[:1] if "--interval" in options else options.split()[:2]:
+        assert option in said
 
 
 def test_the_tree_has_every_area_under_its_file_and_kind(child):
@@ -180,8 +228,26 @@ def test_the_tree_has_every_area_under_its_file_and_kind(child):
     libc = next(area for area in areas if b"libc.so" in area.path and area.kind == "library")
     assert lines.index("library") < lines.index(libc.name)
     assert f"in {len(areas)} areas" in output.splitlines()[0]
-    assert "resident" not in output
-    assert "resident" in run(child, "--tree", "-x").output
+    assert "rss" not in output
+
+
+def test_the_tree_has_what_x_has_of_every_branch(stopped):
+    totals, result = undisturbed(
+        lambda: mmkit_maps.read(stopped, costs=True).total(by="kind"),
+        lambda: run(str(stopped), "--tree", "-x"),
+    )
+    names = ("rss", "pss", "uss", "private_dirty", "swap")
+    costs = ", ".join(f"{name} {size(totals['stack'].costs[name])}" for name in names)
+    # Other processes share what else there is, and come and go.
+    assert f"stack: {size(totals['stack'])} in 1 area, {costs}\n" in result.output
+    assert f", rss {size(totals.sum.rss)}, pss " in result.output.splitlines()[0]
+    assert result.output.count(" rss ") > totals.sum.areas
+
+
+def test_what_nothing_is_of_is_shown_as_nothing(child):
+    result = run(child, "--kind", "systemv", "--tree", "-x")
+    assert result.exit_code == 0
+    assert "0 B in 0 areas" in result.output
 
 
 def test_watching_tells_what_has_changed_until_the_process_ends():
@@ -211,4 +277,32 @@ def test_watching_tells_what_has_changed_until_the_process_ends():
             assert watcher.returncode == 42
     assert first[1].split() == ["kind", "size", "rss", "pss", "uss", "swap"]
     assert "(" not in first[2]
-    assert f"process {victim.pid}" in errors
+    assert errors == f"mmkit maps: process {victim.pid} has ended\n"
+
+
+def test_watching_ends_well_when_it_is_interrupted(child):
+    command = [sys.executable, "-m", "mmkit", "maps", child, "--watch", "--interval", "0.01"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+        seen = [watcher.stdout.readline()]
+        while seen[-1] != "\n":
+            seen.append(watcher.stdout.readline())
+        watcher.send_signal(signal.SIGINT)
+        _, errors = watcher.communicate(timeout=30)
+    # A blank line between two tables.
+    assert seen[-2].startswith("total ")
+    assert (watcher.returncode, errors) == (0, "")
+
+
+def test_what_is_watched_fits_in_a_small_terminal(child, monkeypatch):
+    module = sys.modules["mmkit.cli.maps"]
+    monkeypatch.setattr(module, "OutputConsole", partial(Console, force_terminal=True, width=40, height=8))
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.time, "sleep", interrupt)
+    result = run(child, "--watch")
+    assert result.exit_code == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", result.output).splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["process", "kind"]
+    assert max(map(len, lines)) <= 40

@@ -531,6 +531,13 @@ def test_it_is_protected_locked_and_looked_into_as_a_region_is(memory):
 # ---- its life ---------------------------------------------------------------------------------------
 
 
+def test_flush_of_private_memory_does_nothing_inside_the_map_and_is_refused_outside():
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        assert memory.flush(1, 100) is None
+        with pytest.raises(ValueError, match="out of range"):
+            memory.flush(0, SIZE + 1)
+
+
 def test_repr_is_that_of_the_standard_module(file):
     for access in range(4):
         theirs, ours = (

@@ -441,7 +441,9 @@ def test_without_a_child_to_ask_nothing_is_given_as_the_kernels_answer():
         return report()
 
     features, facts = in_child(attempt, user=NOBODY)
-    untried = {name: feature for name, feature in features.items() if feature["errno"] and feature["works"] is None}
+    untried = {
+        name: feature for name, feature in features.items() if feature["errno"] and feature["works"] is None
+    }
     assert set(untried) == {"brk", "mseal", "mlockall"}
     for feature in untried.values():
         assert feature["errno"] == errno.EAGAIN

@@ -130,8 +130,8 @@ def _summary(found: Examination) -> Iterator[Text]:
     )
     if untold:
         yield from _wrapped(
-            f"Not told here: {_counted(untold, 'fact')}. The kernel has no file for it, /proc or /sys is closed, "
-            "or no descriptor was left.",
+            f"Not told here: {_counted(untold, 'fact')}. The kernel has no file for it, /proc or /sys is "
+            "closed, or no descriptor was left.",
             0,
         )
 

@@ -6,9 +6,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
@@ -48,6 +49,12 @@ _PATH_AT = _KIND_AT + _KIND + 1
 
 #: What -x shows of the costs, as far as the kernel tells it.
 _FEW_COSTS = ("rss", "pss", "uss", "private_dirty", "swap")
+#: What of the file -X shows, as /proc/PID/maps writes it.
+_PLACE: dict[str, Callable[[Area], str]] = {
+    "offset": lambda area: f"{area.offset:08x}",
+    "device": lambda area: f"{os.major(area.device):02x}:{os.minor(area.device):02x}",
+    "inode": lambda area: str(area.inode),
+}
 #: What --watch shows.
 _WATCHED = ("size", "rss", "pss", "uss", "swap")
 _KIB = 1024
@@ -55,48 +62,78 @@ _KIB = 1024
 _KINDS = click.Choice([kind.value for kind in Kind])
 
 
+class _ProcessId(click.IntRange):
+    name = "process id"
+
+
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.argument("pid", type=_ProcessId(min=1), required=False)
 @click.option("-x", "detail", flag_value="x", help="With what each area costs: resident, dirty, swapped.")
 @click.option("-X", "detail", flag_value="X", help="With everything that the kernel tells in smaps.")
 @click.option("--kind", "kinds", multiple=True, type=_KINDS, help="Only these areas; may be repeated.")
-@click.option("--tree", "style", flag_value="tree", help="By kind, then by file.")
-@click.option("--layout", "style", flag_value="layout", help="The picture of the address space.")
-@click.option("--json", "style", flag_value="json", help="Every area, for programs; sizes in bytes.")
-@click.option("--watch", "style", flag_value="watch", help="What each kind costs, and how that changes.")
-@click.option("--interval", type=click.FloatRange(min=0.01), default=1.0, help="Seconds between two looks.")
+@click.option("--tree", is_flag=True, help="By kind, then by file; with -x what each branch costs.")
+@click.option("--layout", is_flag=True, help="The picture of the address space.")
+@click.option("--json", is_flag=True, help="Every area, for programs; sizes in bytes. With costs by -x.")
+@click.option("--watch", is_flag=True, help="What each kind costs, and how that changes, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
+)
 @click.pass_context
 def maps(
     context: click.Context,
+    /,
     pid: int | None,
     detail: str | None,
     kinds: tuple[str, ...],
-    style: str | None,
     interval: float,
+    **styles: bool,
 ) -> None:
     """Show the memory map of process PID, or of this one.
 
-    With -x and -X numbers are KiB, and the sums in the last row are those of smaps_rollup. The exit status
-    is 42 if there is no such process any more, and 1 after any other error.
+    In the tables of -x and -X numbers are KiB. The sums in the last row are those of smaps_rollup: RSS
+    exactly, PSS less what each area was rounded down by. The exit status is 42 if there is no such process
+    any more, and 1 after any other error.
     """
-    if style == "layout" and kinds:
-        raise click.UsageError(
-            "a picture is of the whole address space: --kind goes with tables, --tree and --json"
-        )
+    style = _style(context, styles, detail, kinds)
 
     def read() -> Areas:
         areas = mmkit_maps.read(pid, costs=detail is not None or style == "watch")
         return areas.where(kind=kinds) if kinds else areas
 
     try:
+        areas = read()
         if style == "watch":
-            with suppress(KeyboardInterrupt):
-                _watch(read, interval)
-        else:
-            _show(read(), style, detail)
+            _watch_until_its_end(areas, read, interval)
+            context.exit(_EXIT_GONE)
+        _show(areas, style, detail)
     except Error as error:
         click.echo(f"mmkit maps: {error}", err=True)
         context.exit(_EXIT_GONE if isinstance(error, ProcessLookupError) else 1)
+
+
+def _style(
+    context: click.Context, styles: dict[str, bool], detail: str | None, kinds: tuple[str, ...]
+) -> str | None:
+    """Return how to show it; refuse options that do not go together."""
+    chosen = [name for name, given in styles.items() if given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} are two ways to show it: choose one")
+    style = chosen[0] if chosen else None
+    if style == "layout" and kinds:
+        raise click.UsageError("--layout draws the whole address space: leave out --kind")
+    if style == "layout" and detail:
+        raise click.UsageError(f"--layout draws no costs: leave out -{detail}")
+    if style == "watch" and detail:
+        raise click.UsageError(f"--watch shows the costs of each kind by itself: leave out -{detail}")
+    if style == "tree" and detail == "X":
+        raise click.UsageError("--tree has no room for all that -X shows: use -x")
+    if style != "watch" and context.get_parameter_source("interval") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--interval goes with --watch only")
+    return style
 
 
 def _show(areas: Areas, style: str | None, detail: str | None) -> None:
@@ -107,7 +144,7 @@ def _show(areas: Areas, style: str | None, detail: str | None) -> None:
     elif style == "tree":
         _console().print(_tree(areas))
     elif detail:
-        _print_costs(areas, _FEW_COSTS if detail == "x" else areas.costs)
+        _print_costs(areas, *((_FEW_COSTS, ()) if detail == "x" else (areas.costs, tuple(_PLACE))))
     else:
         _print_table(areas)
     if areas.torn:
@@ -127,30 +164,42 @@ def _console() -> OutputConsole:
 # ---- JSON -------------------------------------------------------------------------------------------
 
 
+#: Raised when a field changes its meaning or goes; new ones may come without.
+_FORMAT = 1
+
+
 def _document(areas: Areas) -> dict[str, object]:
-    """Lay out areas for JSON. What of a path is not UTF-8 becomes lone surrogates: see os.fsdecode."""
+    """Lay out areas for JSON, as docs/maps.md describes it."""
     totals = areas.total(by="kind")
+    program, mark = areas.program, b" (deleted)"
+    fields = {"program": None} if program is None else _path_document("program", program.removesuffix(mark))
     return {
+        "format": _FORMAT,
         "pid": areas.pid,
-        "program": os.fsdecode(areas.program) if areas.program is not None else None,
+        **fields,
+        "program_deleted": program is not None and program.endswith(mark),
         "torn": areas.torn,
         "areas": [_area_document(area) for area in areas],
-        "total": _total_document(totals.sum) | {"by_kind": _by_kind(totals)},
+        "total": _total_document(totals.sum)
+        | {"by_kind": {kind: _total_document(total) for kind, total in totals.items()}},
     }
 
 
 def _area_document(area: Area) -> dict[str, object]:
-    fields = area._asdict() | {"path": os.fsdecode(area.path)}
+    fields = area._asdict()
     costs = fields.pop("costs")
+    fields |= _path_document("path", area.path)
     return fields | {"costs": dict(costs)} if costs else fields
 
 
-def _total_document(total: Total) -> dict[str, object]:
-    return {"size": total.size, **total.costs}
+def _path_document(name: str, path: bytes) -> dict[str, str]:
+    """Lay out a path: JSON is Unicode, and what a path is not is in a field of its own."""
+    text = path.decode(errors="replace")
+    return {name: text} if text.encode() == path else {name: text, f"{name}_hex": path.hex()}
 
 
-def _by_kind(totals: Totals) -> dict[str, object]:
-    return {kind: _total_document(total) if total.costs else total.size for kind, total in totals.items()}
+def _total_document(total: Total) -> dict[str, int]:
+    return {"size": total.size, "areas": total.areas, **total.costs}
 
 
 # ---- tables -----------------------------------------------------------------------------------------
@@ -189,17 +238,18 @@ def _area_line(area: Area, width: int | None) -> Text:
     return line
 
 
-def _print_costs(areas: Areas, names: tuple[str, ...]) -> None:
+def _print_costs(areas: Areas, names: tuple[str, ...], places: tuple[str, ...]) -> None:
     """Print a column for the size and one for each cost: amounts in KiB, what is none as it is."""
     whole = areas.total().sum
     names = tuple(name for name in names if name in areas.costs)
-    rows = [["address", "size", *names, "perm", "kind", "path"]]
+    rows = [["address", "size", *names, "perm", *places, "kind", "path"]]
     for area in areas:
         costs = [_written_cost(area.costs or {}, name, whole) for name in names]
         written = [f"{area.start:x}-{area.end:x}", str(area.size // _KIB), *costs]
-        rows.append([*written, area.perms, area.kind, _written_path(area)])
+        where = [_PLACE[place](area) for place in places]
+        rows.append([*written, area.perms, *where, area.kind, _written_path(area)])
     sums = [str(whole.costs[name] // _KIB) if name in whole.costs else "" for name in names]
-    rows.append(["total", str(whole // _KIB), *sums, "", "", _count(len(areas))])
+    rows.append(["total", str(whole // _KIB), *sums, "", *("" for _ in places), "", _count(len(areas))])
     numbers = range(1, len(names) + 2)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -241,22 +291,35 @@ def _tree(areas: Areas) -> Tree:
 
 
 def _summary(total: Total) -> str:
-    resident = f", {written_size(total.rss)} resident" if "rss" in total.costs else ""
-    return f"{written_size(total)}{resident} in {_count(total.areas)}"
+    return f"{written_size(total)} in {_count(total.areas)}{_branch_costs(total.costs)}"
 
 
 def _leaf(area: Area) -> str:
-    resident = f", {written_size(area.rss)} resident" if area.costs and "rss" in area.costs else ""
-    return f"{area.start:x}-{area.end:x} {area.perms} {written_size(area.size)}{resident}"
+    costs = _branch_costs(area.costs or {})
+    return f"{area.start:x}-{area.end:x} {area.perms} {written_size(area.size)}{costs}"
+
+
+def _branch_costs(costs: Mapping[str, int | str]) -> str:
+    known = ((name, costs.get(name)) for name in _FEW_COSTS)
+    return "".join(f", {name} {written_size(value)}" for name, value in known if isinstance(value, int))
 
 
 # ---- watching ---------------------------------------------------------------------------------------
 
 
-def _watch(read: Callable[[], Areas], interval: float) -> None:
-    """Show the totals again and again, until the process ends or somebody interrupts."""
+def _watch_until_its_end(areas: Areas, read: Callable[[], Areas], interval: float) -> None:
+    """Watch a process; return when it has ended. Ctrl-C ends the command, and well."""
+    try:
+        _watch(areas, read, interval)
+    except KeyboardInterrupt:
+        click.get_current_context().exit()
+    except ProcessLookupError:
+        click.echo(f"mmkit maps: process {areas.pid} has ended", err=True)
+
+
+def _watch(areas: Areas, read: Callable[[], Areas], interval: float) -> NoReturn:
+    """Show the totals again and again."""
     console, began = _console(), time.monotonic()
-    areas = read()
     before = areas.total()
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -264,9 +327,10 @@ def _watch(read: Callable[[], Areas], interval: float) -> None:
             title = f"process {areas.pid}, after {seconds:.1f} s; in parentheses: since the start"
             text = Text("\n").join([Text(title, "bold"), *_changes(before, areas.total())])
             if console.is_terminal:
+                text.no_wrap, text.overflow = True, "ellipsis"
                 live.update(text, refresh=True)
             else:
-                console.print(text, soft_wrap=True)
+                console.print(text, end="\n\n", soft_wrap=True)
             time.sleep(interval)
             areas = read()
 

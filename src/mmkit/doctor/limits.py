@@ -92,11 +92,11 @@ def _open_files() -> Fact:
 
 def _processes() -> Fact:
     limit = _soft(resource.RLIMIT_NPROC)
-    few = isinstance(limit, int) and limit < 1024
-    change = "raise it: `ulimit -u 65536`, LimitNPROC=; a process with CAP_SYS_RESOURCE is not asked" if few else ""
-    return Fact(
-        "RLIMIT_NPROC", "limits", limit, "processes and threads of this user", "processes", None, change
-    )
+    change = ""
+    if isinstance(limit, int) and limit < 1024:
+        change = "raise it: `ulimit -u 65536`, LimitNPROC=; with CAP_SYS_RESOURCE it is not asked"
+    means = "processes and threads of this user"
+    return Fact("RLIMIT_NPROC", "limits", limit, means, "processes", None, change)
 
 
 def _areas() -> Fact:

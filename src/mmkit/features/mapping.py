@@ -45,7 +45,7 @@ def _maps_synchronously() -> None:
     # file stays empty, which mmap allows, so that no limit on files comes in the way.
     try:
         # Without a folder tempfile looks for one by writing, and calls whatever comes in the way ENOENT.
-        file = tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/tmp")  # noqa: S108, SIM115
+        file = tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/tmp")  # noqa: SIM115
     except OSError as error:
         raise NeverTried(error.errno) from None
     with file, memory(flags=MapFlag.SHARED_VALIDATE | MapFlag.SYNC, fd=file.fileno()):
