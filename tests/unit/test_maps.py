@@ -613,6 +613,18 @@ def test_the_sizes_in_the_picture_cover_the_whole_user_space():
     assert [line.split("┊")[2].strip() for line in picture.splitlines() if "┊" in line][2] == "4 MiB"
 
 
+def test_the_sizes_of_the_boxes_are_what_is_mapped_and_add_up_to_the_title():
+    text = b"10000-30000 r--p 0 00:00 0 \n50000-60000 r--p 0 00:00 0 \n7ffc00000000-7ffc00004000 rw-p 0 00:00 0 [stack]\n"
+    lines = draw(Areas.parse(text)).splitlines()
+    assert lines[1].strip() == "a process: 3 areas, 208 KiB mapped"
+    sizes = {
+        line.split("│")[1].split("  ")[0].strip(): line.split("│")[2].strip() for line in lines if "│" in line
+    }
+    assert sizes["stack"] == "16 KiB"
+    assert sizes["mmap area: 2 areas"] == "192 KiB"
+    assert any("free between them" in line and line.endswith(" 128 KiB") for line in lines)
+
+
 def test_a_hostile_or_scattered_map_still_makes_a_picture():
     scattered = b"".join(
         b"%x-%x r-xp 0 fe:00 %d /%d\xff\x1b%s.so\n" % (i << 37, (i << 37) + 4096, i, i, b"x" * 99)

@@ -211,7 +211,8 @@ def _mapped_rows(segment: _Segment) -> Iterator[_Row]:
     areas = segment.areas
     # The kernel puts new mappings below these, in the highest gap that fits.
     is_main = any(area.kind in (Kind.LIBRARY, Kind.VDSO) for area in areas)
-    size = segment.end - segment.start
+    # What is free in between is not mapped: boxes and the title count what is.
+    size = sum(area.size for area in areas)
     yield _Row(f"mmap area: {_count(len(areas), 'area')}", "↓ grows down" if is_main else "", size)
     for name, kinds in _GROUPS.items():
         members = [area for area in areas if area.kind in kinds]
@@ -220,8 +221,8 @@ def _mapped_rows(segment: _Segment) -> Iterator[_Row]:
         yield _Row(f"  {name}", _note(members), sum(area.size for area in members))
         if Kind.LIBRARY in kinds:
             yield from _library_rows(members)
-    if unused := size - sum(area.size for area in areas):
-        yield _Row("  free in between", "", unused)
+    if unused := segment.end - segment.start - size:
+        yield _Row("  free between them, not counted", "", unused)
 
 
 def _note(members: list[Area]) -> str:
