@@ -179,6 +179,23 @@ def test_system_facts_are_what_the_kernels_files_say():
     assert facts["/dev/shm"]["value"] == found.f_blocks * found.f_frsize
 
 
+def test_what_reads_as_none_or_as_a_riddle_is_written_for_people(monkeypatch):
+    import mmkit.doctor.limits as limits
+    import mmkit.doctor.machine as machine
+
+    unset = (1 << 64) - 1 - (1 << 24)
+    monkeypatch.setattr(limits, "number", lambda path: 4096 if path.endswith("shmmni") else unset)
+    facts = {fact.name: fact.value for fact in limits.shared_memory()}
+    assert [facts[f"kernel.{name}"] for name in ("shmmax", "shmall", "shmmni")] == [
+        "unlimited",
+        "unlimited",
+        4096,
+    ]
+    for numbers, told in (("0", "1 (0)"), ("0-3,6", "5 (0-3,6)"), (None, None)):
+        monkeypatch.setattr(machine, "text", lambda _, numbers=numbers: numbers)
+        assert {fact.name: fact.value for fact in machine.versions()}["NUMA nodes"] == told
+
+
 @needs_root
 def test_a_small_dev_shm_is_said_to_be_small(tmp_path):
     def attempt(_):

@@ -112,22 +112,28 @@ def shared_memory() -> Iterator[Fact]:
     """Tell what POSIX and System V shared memory may take, and takes."""
     yield _dev_shm()
     page = os.sysconf("SC_PAGE_SIZE")
-    shmmax, shmall, shmmni = (number(f"/proc/sys/kernel/{name}") for name in ("shmmax", "shmall", "shmmni"))
+    shmmax, shmall, shmmni = map(_system_v_limit, ("shmmax", "shmall", "shmmni"))
     few = "raise it: sysctl kernel.{}; docker run --sysctl kernel.{}"
     yield Fact(
         "kernel.shmmax", "shared memory", shmmax, "largest System V segment", "bytes", None,
-        few.format("shmmax", "shmmax") if shmmax is not None and shmmax < _GIB else "",
+        few.format("shmmax", "shmmax") if isinstance(shmmax, int) and shmmax < _GIB else "",
     )  # fmt: skip
     used, segments = _segments()
     yield Fact(
         "kernel.shmall", "shared memory", shmall, "all System V segments together, in pages", "pages", used,
-        few.format("shmall", "shmall") if shmall is not None and shmall < _GIB // page else "",
+        few.format("shmall", "shmall") if isinstance(shmall, int) and shmall < _GIB // page else "",
     )  # fmt: skip
-    crowded = shmmni is not None and segments is not None and segments > shmmni // 2
+    crowded = isinstance(shmmni, int) and segments is not None and segments > shmmni // 2
     yield Fact(
         "kernel.shmmni", "shared memory", shmmni, "number of System V segments", "segments", segments,
         "remove what nobody uses (`ipcs -m`, `ipcrm`), or sysctl kernel.shmmni" if crowded else "",
     )  # fmt: skip
+
+
+def _system_v_limit(name: str) -> int | str | None:
+    """Read a limit; where nobody has set one the kernel has a number a little below 2**64."""
+    value = number(f"/proc/sys/kernel/{name}")
+    return UNLIMITED if value is not None and value >= 1 << 63 else value
 
 
 def _segments() -> tuple[int | None, int | None]:

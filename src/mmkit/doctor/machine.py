@@ -30,8 +30,15 @@ def versions() -> Iterator[Fact]:
     yield Fact("mmkit", "machine", _version(), "this library")
     yield Fact("page size", "machine", resource.getpagesize(), "what protections and maps come in", "bytes")
     yield Fact("processors", "machine", os.cpu_count(), "that are online", "processors")
-    nodes = text("/sys/devices/system/node/online")
-    yield Fact("NUMA nodes", "machine", nodes, "their numbers; with one, policies change nothing")
+    yield Fact("NUMA nodes", "machine", _nodes(), "and their numbers; with one, policies change nothing")
+
+
+def _nodes() -> str | None:
+    numbers = text("/sys/devices/system/node/online")
+    if not numbers:
+        return None
+    ends = [list(map(int, part.split("-"))) for part in numbers.split(",")]
+    return f"{sum(end[-1] - end[0] + 1 for end in ends)} ({numbers})"
 
 
 def _libc() -> str | None:
