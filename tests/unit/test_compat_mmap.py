@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import mmkit
+from mmkit import MapFlag
 from mmkit.compat import mmap
 from support import PAGE, in_child, locked_bytes, locks, perms
 
@@ -529,6 +530,29 @@ def test_it_is_protected_locked_and_looked_into_as_a_region_is(memory):
 
 
 # ---- its life ---------------------------------------------------------------------------------------
+
+
+def test_a_refusal_says_which_argument_it_is_about(file):
+    with pytest.raises(OSError, match="Length must be at least 1") as refusal:
+        mmap.mmap(-1, 0)
+    assert refusal.value.errno == errno.EINVAL
+    assert "prot=READ|WRITE, offset=0" in str(refusal.value)
+    with pytest.raises(OSError, match=f"multiple of ALLOCATIONGRANULARITY, which is {PAGE}") as refusal:
+        mmap.mmap(file.fileno(), 1, offset=3)
+    assert refusal.value.errno == errno.EINVAL
+    with pytest.raises(PermissionError, match=r"MAP_FIXED .* mmkit\.linux\.mmap"):
+        mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MapFlag.FIXED)
+    untracked = mmap.mmap(file.fileno(), 0, trackfd=False)
+    with pytest.raises(io.UnsupportedOperation, match="trackfd=False"):
+        untracked.fileno()
+    untracked.close()
+    with pytest.raises(ValueError, match="closed"):
+        untracked.fileno()
+    with (
+        mmap.mmap(-1, PAGE, trackfd=False) as memory,
+        pytest.raises(io.UnsupportedOperation, match="no file stands"),
+    ):
+        memory.fileno()
 
 
 def test_flush_of_private_memory_does_nothing_inside_the_map_and_is_refused_outside():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import operator
 import os
 import sys
@@ -34,8 +35,8 @@ from mmkit.compat.constants import (
 )
 from mmkit.errors import ClosedError, SyscallError
 from mmkit.features import huge_page_size
-from mmkit.flags import MapFlag
-from mmkit.hints import failure
+from mmkit.flags import MapFlag, Prot
+from mmkit.hints import failure, flag_names
 from mmkit.region import Region
 
 __all__ = ["error", "mmap"]
@@ -230,10 +231,17 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
 
     def _check_request(self, length: int, flags: int, prot: int, fd: int, offset: int) -> None:
         """Refuse as the kernel does what a region would take: no bytes, and an offset within a page."""
-        if length == 0 or offset % PAGE_SIZE:
-            raise failure(-errno.EINVAL, "mmap", (0, length), (prot, MapFlag(flags), fd, offset))
+        call = f"mmap({fd}, {length}, flags={MapFlag(flags)}, prot={flag_names(Prot(prot))}, offset={offset})"
+        if length == 0:
+            raise SyscallError(
+                errno.EINVAL, call, "Length must be at least 1; only a regular file tells its own."
+            )
+        if offset % PAGE_SIZE:
+            hint = f"Offset must be a multiple of ALLOCATIONGRANULARITY, which is {PAGE_SIZE}."
+            raise SyscallError(errno.EINVAL, call, hint)
         if flags & _FIXED:
-            raise failure(-errno.EPERM, "mmap", (0, length), (prot, MapFlag(flags), fd, offset))
+            hint = "MAP_FIXED wants an address, for which there is no argument here: see mmkit.linux.mmap."
+            raise SyscallError(errno.EPERM, call, hint)
 
     def _mapped_with(self) -> int:
         """Return the flags, whatever a subclass calls by that name."""
@@ -242,6 +250,21 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
     @classmethod
     def _make(cls, *_: object, **__: object) -> NoReturn:
         raise TypeError("an mmap is made as mmap(fileno, length); Region has the other ways")
+
+    def fileno(self) -> int:
+        """Return the descriptor of the file; it belongs to the map.
+
+        Raises
+        ------
+        io.UnsupportedOperation
+            No file stands behind it, or it was made with ``trackfd=False``.
+        ValueError
+            The map was closed.
+        """
+        if not self._tracks_file and not self._mapped_with() & MAP_ANONYMOUS:
+            Region.__len__(self)
+            raise io.UnsupportedOperation("the map has no descriptor: it was made with trackfd=False")
+        return super().fileno()
 
     def size(self) -> int:
         """Return the length of the file, which can be more than the map's; of anonymous memory its length.
