@@ -281,7 +281,7 @@ def test_watching_tells_what_has_changed_until_the_process_ends():
 
 
 def test_watching_ends_well_when_it_is_interrupted(child):
-    command = [sys.executable, "-m", "mmkit", "maps", child, "--watch", "--interval", "0.01"]
+    command = [sys.executable, "-m", "mmkit", "maps", str(child), "--watch", "--interval", "0.01"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
         seen = [watcher.stdout.readline()]
         while seen[-1] != "\n":
