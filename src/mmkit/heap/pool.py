@@ -205,7 +205,8 @@ class Pool(PoolHandle):
         if not 0 < kind.itemsize <= self.block_size:
             raise ValueError(f"a {kind} has {kind.itemsize} bytes: blocks of this pool have {self.block_size}")
         count = self.stats().count
-        return np.ndarray((count,), kind, self, 0, (self._stride,))
+        # ndarray() holds the object behind a buffer, but not the buffer: frombuffer() does.
+        return np.ndarray((count,), kind, np.frombuffer(self, "u1"), 0, (self._stride,))
 
     def stats(self) -> PoolStats:
         """Return what the pool holds and did; each figure is right for some moment of the call."""
