@@ -352,11 +352,16 @@ TEST(who_waits_gets_the_block_that_comes_back_or_hears_that_the_time_is_up)
     mmk_pool_block first, second;
     CHECK(mmk_pool_take_until(&pool, &first, 0) == 0);
     CHECK(mmk_pool_take_until(&pool, &second, in_ns(1000000)) == -ETIMEDOUT);
+    uint64_t waits = stats().waits;
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, take_and_tell, &second) == 0);
-    while (stats().waits < 3)
+    while (stats().waits == waits)
         sched_yield();
+    const _Atomic uint32_t *sleepers = (const _Atomic uint32_t *)(region.base + 192);
+    CHECK(atomic_load(sleepers) & 1);
+    uint32_t before = atomic_load(sleepers);
     CHECK(mmk_pool_give(&pool, &first) == 0);
+    CHECK(atomic_load(sleepers) != before); /* woken, not slept out */
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(second.index == first.index && mmk_pool_give(&pool, &second) == 0);
     close_pool();

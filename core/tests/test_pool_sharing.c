@@ -107,6 +107,33 @@ TEST(threads_never_get_the_same_block)
     race_threads(4, MMK_POOL_POISONED);
 }
 
+enum { MANY = UNDER_SANITIZER ? 20000 : 200000 };
+static atomic_bool taken_before[MANY];
+static atomic_int started;
+
+static void *take_all(void *unused)
+{
+    mmk_pool_block block;
+    for (atomic_fetch_add(&started, 1); atomic_load(&started) < WORKERS;)
+        sched_yield();
+    while (mmk_pool_take(&pool, &block) == 0)
+        CHECK(!atomic_exchange(&taken_before[block.index], true));
+    return unused;
+}
+
+TEST(threads_never_get_the_same_block_of_those_that_nobody_ever_took)
+{
+    open_shared_pool(MANY, 0);
+    pthread_t threads[WORKERS];
+    for (int i = 0; i < WORKERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, take_all, NULL) == 0);
+    for (int i = 0; i < WORKERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    mmk_pool_stats stats;
+    CHECK(mmk_pool_statistics(&pool, &stats) == 0 && stats.live == MANY);
+    close_shared_pool();
+}
+
 static void *wait_in_thread(void *number)
 {
     for (int turn = 0; turn < TURNS / 100; turn++) {
@@ -261,6 +288,7 @@ TEST(a_child_forked_in_the_middle_of_other_threads_work_has_a_pool_that_works)
 int main(void)
 {
     RUN(threads_never_get_the_same_block);
+    RUN(threads_never_get_the_same_block_of_those_that_nobody_ever_took);
     RUN(threads_that_wait_for_one_block_all_get_it);
     RUN(processes_that_are_killed_lose_one_block_each_at_most_and_no_block_is_handed_out_twice);
     RUN(a_child_forked_in_the_middle_of_other_threads_work_has_a_pool_that_works);
