@@ -1,8 +1,8 @@
 """Pool and Arena: a block taken and given back, beside what else gives a Python program a block.
 
-`bytearray(n)`, ``numpy.empty(n, uint8)``, malloc and free through ctypes and through cffi; from 16 bytes to 64 KiB; by
-one thread, and by two at once. The bytes are not touched: what is compared is the taking and giving. `numpy.empty` and
-cffi's `new` free when their object goes, as a pool's block may.
+`bytearray(n)`, ``numpy.empty(n, uint8)``, malloc and free through ctypes and through cffi; from 16 bytes to 64
+KiB; by one thread, and by two at once. The bytes are not touched: what is compared is the taking and giving.
+`numpy.empty` and cffi's `new` free when their object goes, as a pool's block may.
 
 The targets: a pool at most half of ctypes, and no more than `bytearray(256)`.
 """
@@ -23,7 +23,10 @@ from runner import Contestants, Race, Statement, Target, main, race
 
 SIZES = (16, 64, 256, 1024, 4096, 65536)
 BLOCKS = 64
-TARGETS = (Target("Pool", "ctypes malloc, free", at_most=0.5), Target("Pool", "bytearray(256)", at_most=1.0))
+TARGETS = (
+    Target("Pool", "ctypes malloc, free", at_most=0.5),
+    Target("Pool", "bytearray(256)", at_most=1.0),
+)
 
 
 class TwoThreads:
@@ -58,7 +61,7 @@ def c_malloc() -> tuple[Callable[..., int], Callable[..., None]]:
 
 
 def block_of(size: int, scope: ExitStack) -> dict[str, Callable[[], Statement] | None]:
-    """Return who gives blocks of a size: each makes a statement with names of its own, as often as it is asked."""
+    """Return who gives blocks of a size: each makes statements with names of their own."""
     pool = scope.enter_context(mmkit.Pool(size, BLOCKS))
     arena = scope.enter_context(mmkit.Arena())
     malloc, free = c_malloc()
@@ -78,10 +81,14 @@ def block_of(size: int, scope: ExitStack) -> dict[str, Callable[[], Statement] |
         f"{sixteen}; rewind()", alloc=arena.alloc, rewind=arena.rewind, n=size
     )
     if numpy := imported("numpy"):
-        contestants["numpy.empty"] = lambda: Statement("empty(n, u8)", empty=numpy.empty, n=size, u8=numpy.uint8)
+        contestants["numpy.empty"] = lambda: Statement(
+            "empty(n, u8)", empty=numpy.empty, n=size, u8=numpy.uint8
+        )
     if cffi := cffi_libc():
         lib, new, kind = cffi.lib, cffi.ffi.new_allocator(should_clear_after_alloc=False), f"char[{size}]"
-        contestants["cffi malloc, free"] = lambda: Statement("free(malloc(n))", malloc=lib.malloc, free=lib.free, n=size)
+        contestants["cffi malloc, free"] = lambda: Statement(
+            "free(malloc(n))", malloc=lib.malloc, free=lib.free, n=size
+        )
         contestants["cffi new"] = lambda: Statement("new(kind)", new=new, kind=cffi.ffi.typeof(kind))
     return contestants
 
@@ -103,10 +110,12 @@ def take_and_give(size: int) -> Race:
 
 
 def in_two_threads(size: int) -> Race:
-    @race(f"two threads: a block of {size} bytes", peer="ctypes malloc, free", targets=TARGETS, most_rounds=30)
+    @race(f"two threads: {size} bytes", peer="ctypes malloc, free", targets=TARGETS, most_rounds=30)
     def two_threads(scope: ExitStack) -> Contestants:
         # An arena is one thread's.
-        contestants = {name: make for name, make in block_of(size, scope).items() if not name.startswith("Arena")}
+        contestants = {
+            name: make for name, make in block_of(size, scope).items() if not name.startswith("Arena")
+        }
         return {name: make and TwoThreads(make(), make()) for name, make in contestants.items()}
 
     return two_threads
@@ -117,7 +126,7 @@ if __name__ == "__main__":
         *map(take_and_give, SIZES),
         *map(in_two_threads, SIZES),
         notes=(
-            "Two threads share the GIL and one object each of Pool, malloc …: the figure is the time until both are "
-            "done, by the calls of both, with the empty loop, which is not subtracted there.",
+            "Two threads share the GIL and one pool: the figure is the time until both are done, by the calls "
+            "of both, with the empty loop, which is not subtracted there.",
         ),
     )

@@ -1,9 +1,9 @@
 """Blocks of one size, ready to be taken: a pool in this process, and one that four processes share.
 
-Takes blocks and gives them back, sees all of them as one array, runs out of them, and makes the mistakes that a pool
-refuses. Then processes pass blocks to each other by number, and one of them is killed while it holds some. Last an arena,
-for what lives and dies together.
-Belongs to the chapter "Pools and arenas" (docs/pool.md).
+Takes blocks and gives them back, sees all of them as one array, runs out of them, and makes the mistakes that
+a pool refuses. Then processes pass blocks to each other by number, and one of them is killed while it holds
+some. Last an arena, for what lives and dies together.
+Belongs to the chapter "Pools" (docs/pool.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def take_and_give() -> None:
         except mmkit.OutOfMemory:
             print("  a fourth: OutOfMemory")
         pool.give(blocks[1])
-        print(f"  block 1 is given; the next to be taken is block {pool.take().index}, still warm in the cache")
+        print(
+            f"  block 1 is given; the next to be taken is block {pool.take().index}, still warm in the cache"
+        )
 
 
 def see_them_all() -> None:
@@ -105,7 +107,9 @@ def share() -> None:
             pool.give(block)
         for worker in workers:
             os.waitpid(worker, 0)
-        print(f"  sent {WORKERS * PARTS} blocks by their offsets, of 4 bytes each; the roots add up to {total:.3f}")
+        print(
+            f"  sent {WORKERS * PARTS} blocks by their offsets, 4 bytes each; the roots add up to {total:.3f}"
+        )
 
         worker = start(partial(take_and_stay, region, writer))
         os.read(reader, 1)

@@ -183,12 +183,10 @@ int mmk_pool_give(mmk_pool *pool, const mmk_pool_block *block)
     uint32_t live = pool_state_word(block->generation, POOL_LIVE);
     bool wipes = pool->flags & (MMK_POOL_ZERO | MMK_POOL_POISONED);
     uint32_t then = pool_state_word(block->generation, wipes ? POOL_GIVING : POOL_FREE);
-    if (!atomic_compare_exchange_strong_explicit(&cell->state, &live, then, memory_order_acq_rel,
-                                                 memory_order_relaxed))
+    if (!atomic_compare_exchange_strong_explicit(&cell->state, &live, then, memory_order_acq_rel, memory_order_relaxed))
         return -MMK_ENOTBLOCK;
     if (wipes) {
-        memset(pool_bytes_of(pool, block->index), pool->flags & MMK_POOL_ZERO ? 0 : MMK_POOL_POISON,
-               pool->block_size);
+        memset(pool_bytes_of(pool, block->index), pool->flags & MMK_POOL_ZERO ? 0 : MMK_POOL_POISON, pool->block_size);
         atomic_store_explicit(&cell->state, pool_state_word(block->generation, POOL_FREE), memory_order_release);
     }
     pool_push(pool, block->index);

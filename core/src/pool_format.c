@@ -95,8 +95,7 @@ int mmk_pool_create(mmk_pool *pool, mmk_region *region, size_t offset, const mmk
 }
 
 /* What a header says, if it can be. */
-static MMK_MUST_CHECK int read_header(mmk_pool *pool, pool_header *header, size_t room, size_t *blocks,
-                                      size_t *size)
+static MMK_MUST_CHECK int read_header(mmk_pool *pool, pool_header *header, size_t room, size_t *blocks, size_t *size)
 {
     if (atomic_load_explicit(&header->magic, memory_order_acquire) != POOL_MAGIC)
         return -MMK_ECORRUPT;
@@ -151,17 +150,21 @@ static uint32_t state_of(const mmk_pool *pool, uint32_t index)
     return atomic_load_explicit(&pool_cell_of(pool, index)->state, memory_order_acquire);
 }
 
+/* Describe a block, if it is live. */
+static bool describe(const mmk_pool *pool, uint32_t index, mmk_pool_block *block)
+{
+    uint32_t state = state_of(pool, index);
+    *block = (mmk_pool_block){pool_bytes_of(pool, index), index, state >> POOL_GENERATION_SHIFT};
+    return (state & POOL_STATE) == POOL_LIVE;
+}
+
 int mmk_pool_next_live(mmk_pool *pool, uint32_t from, mmk_pool_block *block)
 {
     if (!pool->header)
         return -MMK_ECLOSED;
-    for (uint32_t index = from, fresh = pool_fresh(pool); index < fresh; index++) {
-        uint32_t state = state_of(pool, index);
-        if ((state & POOL_STATE) == POOL_LIVE) {
-            *block = (mmk_pool_block){pool_bytes_of(pool, index), index, state >> POOL_GENERATION_SHIFT};
+    for (uint32_t index = from, fresh = pool_fresh(pool); index < fresh; index++)
+        if (describe(pool, index, block))
             return 0;
-        }
-    }
     return -MMK_ENOTBLOCK;
 }
 
@@ -172,9 +175,7 @@ int mmk_pool_find(mmk_pool *pool, size_t offset, mmk_pool_block *block)
     size_t first = (size_t)(pool->blocks - pool->region->base);
     if (offset < first || (offset - first) % pool->stride || (offset - first) / pool->stride >= pool_fresh(pool))
         return -MMK_ENOTBLOCK;
-    uint32_t index = (uint32_t)((offset - first) / pool->stride);
-    int error = mmk_pool_next_live(pool, index, block);
-    return error ? error : block->index == index ? 0 : -MMK_ENOTBLOCK;
+    return describe(pool, (uint32_t)((offset - first) / pool->stride), block) ? 0 : -MMK_ENOTBLOCK;
 }
 
 int mmk_pool_statistics(mmk_pool *pool, mmk_pool_stats *stats)

@@ -46,6 +46,11 @@ TEST(what_was_rewound_is_allocated_again_and_its_memory_stays)
     /* Zeros on request: part of it was used before, part never. */
     CHECK(mmk_arena_rewind(&arena, mark) == 0);
     CHECK(all_bytes_are(alloc(3 << 20, 16, true), 3 << 20, 0));
+    /* However little was allocated since. */
+    memset(gone, 3, 3 << 20);
+    CHECK(mmk_arena_rewind(&arena, mark) == 0 && alloc(16, 16, false) == gone);
+    CHECK(mmk_arena_rewind(&arena, mark) == 0);
+    CHECK(all_bytes_are(alloc(3 << 20, 16, true), 3 << 20, 0));
     mmk_arena_dispose(&arena);
 }
 

@@ -287,6 +287,21 @@ TEST(a_smashed_list_is_found_and_made_anew)
     }
 }
 
+TEST(a_pool_that_goes_on_behind_the_end_of_its_region_is_refused)
+{
+    mmk_pool_geometry wanted = geometry(512, 100);
+    int fd = memory_file(mmk_round_up(mmk_pool_size(&wanted), mmk_page_size()));
+    mmk_region part;
+    map(&region, file(fd, size_of(fd), MAP_SHARED));
+    map(&part, file(fd, pages(2), MAP_SHARED));
+    CHECK(mmk_pool_create(&pool, &region, 0, &wanted, true) == 0);
+    mmk_pool other;
+    CHECK(mmk_pool_attach(&other, &part, 0) == -MMK_ECORRUPT);
+    mmk_region_dispose(&part);
+    close_pool();
+    close(fd);
+}
+
 TEST(a_smashed_head_or_state_leads_nowhere)
 {
     mmk_pool_block blocks[4], block;
@@ -435,6 +450,7 @@ int main(void)
     RUN(who_attaches_finds_the_blocks_by_their_offsets);
     RUN(a_header_that_cannot_be_is_refused);
     RUN(a_smashed_list_is_found_and_made_anew);
+    RUN(a_pool_that_goes_on_behind_the_end_of_its_region_is_refused);
     RUN(a_smashed_head_or_state_leads_nowhere);
     RUN(a_block_that_was_lost_on_the_way_is_counted_and_comes_back);
     RUN(who_waits_gets_the_block_that_comes_back_or_hears_that_the_time_is_up);

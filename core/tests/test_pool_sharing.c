@@ -25,7 +25,7 @@ static mmk_pool pool;
 static struct shared {
     atomic_bool stop;
     _Atomic uint64_t turns[WORKERS];
-} * shared;
+} *shared;
 
 static void open_shared_pool(uint32_t count, unsigned flags)
 {

@@ -40,7 +40,7 @@ def printed():
         "the next to be taken is block 1",
         # The square roots of 0 to 4, and of 0 to 11.
         f"the roots add up to {sum(n**0.5 for n in range(5)):.3f}",
-        f"sent 12 blocks by their offsets, of 4 bytes each; the roots add up to {sum(n**0.5 for n in range(12)):.3f}",
+        f"sent 12 blocks by their offsets, 4 bytes each; the roots add up to {sum(n**0.5 for n in range(12)):.3f}",
         "block 4 now has 4.0",
         "give it while somebody looks: BufferError",
         "give it to another pool: ValueError",

@@ -127,7 +127,12 @@ class ArenaMachine(RuleBasedStateMachine):
     def blocks(self):
         return [place for place in self.stack if place[1]]
 
-    @rule(size=st.integers(1, 40_000), align=st.sampled_from([1, 8, 16, 64, 4096]), zero=st.booleans(), fill=st.binary(min_size=1, max_size=1))
+    @rule(
+        size=st.integers(1, 40_000),
+        align=st.sampled_from([1, 8, 16, 64, 4096]),
+        zero=st.booleans(),
+        fill=st.binary(min_size=1, max_size=1),
+    )
     def alloc(self, size, align, zero, fill):
         try:
             block = self.arena.alloc(size, align, zero)
@@ -158,7 +163,9 @@ class ArenaMachine(RuleBasedStateMachine):
                 self.arena.rewind(mark)
             return
         self.arena.rewind(mark)
-        first = next((i for i, place in enumerate(self.stack) if i > index and place[1] is not None), len(self.stack))
+        first = next(
+            (i for i, place in enumerate(self.stack) if i > index and place[1] is not None), len(self.stack)
+        )
         self.gone += self.stack[first:]
         del self.stack[first:]
 
@@ -212,7 +219,10 @@ class ArenaMachine(RuleBasedStateMachine):
 
 for machine in (PoolMachine, ArenaMachine):
     machine.TestCase.settings = settings(
-        max_examples=EXAMPLES, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        max_examples=EXAMPLES,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
     )
 
 TestPool = PoolMachine.TestCase

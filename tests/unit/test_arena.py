@@ -1,6 +1,7 @@
 """Arena: blocks behind each other, marks, and what rewinding refuses."""
 
 import gc
+import resource
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import mmkit
 from mmkit import Arena, ClosedError, OutOfMemory, Region
 from mmkit.heap import ArenaBlock, Mark
-from support import in_child
+from support import in_child, sanitized
 
 
 def test_blocks_are_writable_buffers_that_do_not_overlap():
@@ -161,6 +162,19 @@ def test_an_arena_that_is_full_can_be_used_on():
         arena.alloc(1 << 20)
 
 
+@sanitized
+def test_an_arena_holds_less_address_space_where_there_is_less():
+    def child():
+        with Arena() as arena:
+            arena.alloc(1 << 20)
+            with pytest.raises(OutOfMemory):
+                arena.alloc(2 << 30)
+        with pytest.raises(OutOfMemory):
+            Arena(limit=16 << 30)
+
+    in_child(child, limits={resource.RLIMIT_AS: 3 << 30})
+
+
 def test_an_arena_in_a_shared_region_is_seen_by_others():
     with Region.anonymous(4096, shared=True) as region:
         with Arena(region) as arena:
@@ -189,7 +203,13 @@ def test_after_close_everything_says_so():
     arena.close()
     assert arena.closed
     assert (arena.used, arena.capacity) == (0, 0)
-    for call in (lambda: arena.alloc(1), arena.mark, arena.rewind, lambda: arena.rewind(mark), lambda: bytes(block)):
+    for call in (
+        lambda: arena.alloc(1),
+        arena.mark,
+        arena.rewind,
+        lambda: arena.rewind(mark),
+        lambda: bytes(block),
+    ):
         with pytest.raises(ClosedError):
             call()
     assert repr(arena) == "<mmkit.Arena: closed>"

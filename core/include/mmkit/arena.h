@@ -17,9 +17,9 @@
 #include <mmkit/region.h>
 
 typedef struct mmk_arena {
-    char *base; /* of the range; NULL: closed */
-    size_t start; /* bytes from base: nothing is allocated in front of it */
-    size_t used;  /* bytes from base: where the next block goes */
+    char *base;     /* of the range; NULL: closed */
+    size_t start;   /* bytes from base: nothing is allocated in front of it */
+    size_t used;    /* bytes from base: where the next block goes */
     size_t touched; /* bytes from base: what lies behind was never allocated */
     bool was_zeros; /* and is zeros */
     mmk_region *region;

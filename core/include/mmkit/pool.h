@@ -36,8 +36,8 @@ enum {
 
 /* mmk_pool_geometry.flags */
 enum {
-    MMK_POOL_PADDED = 1, /* no two blocks, and no two cells, share a cache line */
-    MMK_POOL_ZERO = 2,   /* blocks are zeros when they are taken: a give wipes them */
+    MMK_POOL_PADDED = 1,   /* no two blocks, and no two cells, share a cache line */
+    MMK_POOL_ZERO = 2,     /* blocks are zeros when they are taken: a give wipes them */
     MMK_POOL_POISONED = 4, /* a give fills the block with MMK_POOL_POISON, and a take looks whether it still is */
 };
 
@@ -70,10 +70,10 @@ typedef struct mmk_pool_block {
 } mmk_pool_block;
 
 typedef struct mmk_pool_stats {
-    uint32_t count; /* blocks there are */
-    uint32_t limit; /* blocks that there can be */
-    uint32_t live;  /* taken and not given back */
-    uint32_t peak;  /* the most that were live at one time: so many have been touched */
+    uint32_t count;       /* blocks there are */
+    uint32_t limit;       /* blocks that there can be */
+    uint32_t live;        /* taken and not given back */
+    uint32_t peak;        /* the most that were live at one time: so many have been touched */
     uint32_t quarantined; /* written to after they were given back: not handed out any more */
     uint64_t takes;       /* of each block modulo 2**30 */
     uint64_t refusals;    /* takes that found no block */

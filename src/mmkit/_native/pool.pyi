@@ -1,5 +1,5 @@
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Self, final
 
 from mmkit._native.region import MappedRegion
 
@@ -28,7 +28,7 @@ class PoolHandle:
     def closed(self) -> bool: ...
     def _close(self) -> None: ...
     @property
-    def _where(self) -> Any: ...
+    def _where(self) -> MappedRegion: ...
 
 @final
 class PoolBlock:

@@ -1,7 +1,7 @@
 """Heaps, pools and arenas: blocks allocated from memory of your choice.
 
-`Pool` has blocks of one size, taken and given back without a lock, by threads and by processes. `Arena` allocates by
-moving a pointer and frees all at once. Their blocks are buffers.
+`Pool` has blocks of one size, taken and given back without a lock, by threads and by processes. `Arena`
+allocates by moving a pointer and frees all at once. Their blocks are buffers.
 """
 
 from __future__ import annotations

@@ -7,12 +7,14 @@ from typing import Self
 
 from mmkit._native.arena import ArenaHandle
 from mmkit._native.region import adopt_methods
+from mmkit.errors import OutOfMemory
 from mmkit.hints import size
 from mmkit.region import Region
 
 __all__ = ["Arena"]
 
-_LIMIT = 16 << 30
+# Address space to hold where nobody says how much: the most of these that there is.
+_LIMITS = (16 << 30, 1 << 30, 64 << 20)
 
 
 @adopt_methods
@@ -22,10 +24,11 @@ class Arena(ArenaHandle):
     Parameters
     ----------
     source
-        A `Region` to allocate from, which stays open as long as the arena. None: private memory of its own, which
-        grows in place as it is needed.
+        A `Region` to allocate from, which stays open as long as the arena. None: private memory of its own,
+        which grows in place as it is needed.
     limit
-        The most bytes that memory of its own can have: address space is held for them, memory is not. None: 16 GiB.
+        The most bytes that memory of its own can have: address space is held for them, memory is not. None:
+        16 GiB, or 1 GiB or 64 MiB where the process may not have that much address space (RLIMIT_AS).
 
     Raises
     ------
@@ -36,10 +39,11 @@ class Arena(ArenaHandle):
 
     Notes
     -----
-    For what lives and dies together: allocate through a request, a frame, a parse; `rewind` at its end. That gives no
-    memory back: the next round finds it warm. `close` does.
+    For what lives and dies together: allocate through a request, a frame, a parse; `rewind` at its end. That
+    gives no memory back: the next round finds it warm. `close` does.
 
-    An arena is one thread's at a time. In a shared region others may look at what was allocated, but one allocates.
+    An arena is one thread's at a time. In a shared region others may look at what was allocated, but one
+    allocates.
 
     Examples
     --------
@@ -61,7 +65,18 @@ class Arena(ArenaHandle):
             raise ValueError("limit is for memory of the arena's own: a region has its size")
         if limit is not None and not 0 < limit < 1 << 63:
             raise ValueError(f"limit is a number of bytes, at least 1, or None: {limit} is not possible")
-        self._open(source, limit or _LIMIT)
+        if source is not None or limit is not None:
+            self._open(source, limit or 0)
+        else:
+            self._open_as_large_as_can_be()
+
+    def _open_as_large_as_can_be(self) -> None:
+        for limit in _LIMITS[:-1]:
+            try:
+                return self._open(None, limit)
+            except OutOfMemory:
+                continue
+        return self._open(None, _LIMITS[-1])
 
     def __enter__(self) -> Self:
         return self

@@ -55,22 +55,23 @@ class Pool(PoolHandle):
     count
         Blocks.
     source
-        A `Region` for the pool to lie in, at its start, and which stays open as long as the pool. In a shared one
-        other processes `attach` to it. None: private memory of its own.
+        A `Region` for the pool to lie in, at its start, and which stays open as long as the pool. In a shared
+        one other processes `attach` to it. None: private memory of its own.
     exhausted
-        What `take` does when all blocks are taken: ``"error"`` raises `OutOfMemory`; ``"wait"`` waits for one to come
-        back; ``"grow"`` doubles the number of blocks, up to `limit`, and then raises.
+        What `take` does when all blocks are taken: ``"error"`` raises `OutOfMemory`; ``"wait"`` waits for one
+        to come back; ``"grow"`` doubles the number of blocks, up to `limit`, and then raises.
     limit
-        Blocks to grow to at most, for which address space is held from the start, and memory found when they are
-        first used.
+        Blocks to grow to at most, for which address space is held from the start, and memory found when they
+        are first used.
     on_give
-        What happens to the bytes of a block that is given back: ``"keep"``; ``"zero"``: blocks are zeros when they
-        are taken; ``"poison"``: they are filled with 0xDB, and a `take` that finds others raises `CorruptError`.
+        What happens to the bytes of a block that is given back: ``"keep"``; ``"zero"``: blocks are zeros when
+        they are taken; ``"poison"``: they are filled with 0xDB, and a `take` that finds others raises
+        `CorruptError`.
     padded
         Let no two blocks share a cache line, for blocks that different threads write to.
     warn
-        Issue a `ResourceWarning` for each block that is dropped without `give`. (A block of a shared pool that is
-        dropped stays taken.)
+        Issue a `ResourceWarning` for each block that is dropped without `give`. (A block of a shared pool
+        that is dropped stays taken.)
 
     A pool is a buffer itself: all its blocks in a row.
 
@@ -85,10 +86,10 @@ class Pool(PoolHandle):
     -----
     Blocks are aligned to 16 bytes, to a cache line if `padded`, and to 4096 if they are a multiple of that.
 
-    A process that is killed while it takes or gives a block loses that block at most: `check` counts such blocks, and
-    `repair` brings them back. Blocks that it had taken stay live: `live` lists them, and `at` borrows one to give it.
-    What is refused across processes is refused by the state that each block has in the pool; a live view in another
-    process is not known here.
+    A process that is killed while it takes or gives a block loses that block at most: `check` counts such
+    blocks, and `repair` brings them back. Blocks that it had taken stay live: `live` lists them, and `at`
+    borrows one to give it. What is refused across processes is refused by the state that each block has in
+    the pool; a live view in another process is not known here.
 
     A forked child has a copy of a pool in private memory, and the same pool where the region is shared.
 
@@ -123,7 +124,8 @@ class Pool(PoolHandle):
     ) -> None:
         if block_size < 1 or count < 1:
             raise ValueError(
-                f"a pool has blocks of at least one byte, and at least one: {count} of {block_size} bytes are not possible"
+                "a pool has blocks of at least one byte, and at least one of them: "
+                f"{count} of {block_size} bytes are not possible"
             )
         if exhausted not in ("error", "wait", "grow"):
             raise ValueError(f"exhausted must be 'error', 'wait' or 'grow', not {exhausted!r}")
@@ -133,11 +135,13 @@ class Pool(PoolHandle):
             raise ValueError("exhausted='grow' and limit=, the blocks to grow to, go together")
         limit = count if limit is None else limit
         flags = _ON_GIVE[on_give] | (_PADDED if padded else 0)
-        needed = self._bytes_needed(block_size, count, limit, flags) if self._is_possible(block_size, limit) else 0
+        needed = (
+            self._bytes_needed(block_size, count, limit, flags) if self._is_possible(block_size, limit) else 0
+        )
         if limit < count or not needed:
             raise ValueError(
-                f"{count} to {limit} blocks of {block_size} bytes are not possible: a pool grows, has {_MOST} blocks "
-                "at most, and fits into an address space"
+                f"{count} to {limit} blocks of {block_size} bytes are not possible: a pool grows, has at most "
+                f"{_MOST} blocks, and fits into an address space"
             )
         if source is None:
             # What it may grow to is not counted against the commit limit: it is found, or not, on first use.
@@ -152,7 +156,9 @@ class Pool(PoolHandle):
         return block_size < 1 << 62 and 0 < limit <= _MOST
 
     @classmethod
-    def attach(cls, region: Region, *, exhausted: Literal["error", "wait"] = "error", warn: bool = False) -> Self:
+    def attach(
+        cls, region: Region, *, exhausted: Literal["error", "wait"] = "error", warn: bool = False
+    ) -> Self:
         """Use the pool that another process, or an earlier run, made in a region.
 
         Parameters
@@ -189,8 +195,8 @@ class Pool(PoolHandle):
         Returns
         -------
         numpy.ndarray
-            One-dimensional, as long as the pool has blocks now; element `PoolBlock.index` is that block. It keeps
-            the pool from being closed, but no block from being given.
+            One-dimensional, as long as the pool has blocks now; element `PoolBlock.index` is that block. It
+            keeps the pool from being closed, but no block from being given.
 
         Raises
         ------
@@ -203,7 +209,9 @@ class Pool(PoolHandle):
             raise ImportError("Pool.array needs numpy: pip install 'mmkit[numpy]'") from error
         kind = np.dtype(dtype)
         if not 0 < kind.itemsize <= self.block_size:
-            raise ValueError(f"a {kind} has {kind.itemsize} bytes: blocks of this pool have {self.block_size}")
+            raise ValueError(
+                f"a {kind} has {kind.itemsize} bytes: blocks of this pool have {self.block_size}"
+            )
         count = self.stats().count
         # ndarray() holds the object behind a buffer, but not the buffer: frombuffer() does.
         return np.ndarray((count,), kind, np.frombuffer(self, "u1"), 0, (self._stride,))
