@@ -1,8 +1,8 @@
 """Pool and Arena: a block taken and given back, beside what else gives a Python program a block.
 
-`bytearray(n)`, ``numpy.empty(n, uint8)``, malloc and free through ctypes and through cffi; from 16 bytes to 64
-KiB; by one thread, and by two at once. The bytes are not touched: what is compared is the taking and giving.
-`numpy.empty` and cffi's `new` free when their object goes, as a pool's block may.
+`bytearray(n)`, ``numpy.empty(n, uint8)``, malloc and free through ctypes and through cffi; from 16 bytes to
+64 KiB; by one thread, and by two at once. The bytes are not touched: what is compared is the taking and
+giving. `numpy.empty` and cffi's `new` free when their object goes, as a pool's block may.
 
 The targets: a pool at most half of ctypes, and no more than `bytearray(256)`.
 """
@@ -30,7 +30,7 @@ TARGETS = (
 
 
 class TwoThreads:
-    """A statement in two threads at once; the time is until both have done it `n` times, by the number of both."""
+    """A statement in two threads at once: the time until both have done it `n` times, by both's number."""
 
     def __init__(self, statement: Statement, other: Statement) -> None:
         self._statements = (statement, other)
@@ -126,7 +126,7 @@ if __name__ == "__main__":
         *map(take_and_give, SIZES),
         *map(in_two_threads, SIZES),
         notes=(
-            "Two threads share the GIL and one pool: the figure is the time until both are done, by the calls "
-            "of both, with the empty loop, which is not subtracted there.",
+            "Two threads share the GIL and one pool: the figure is the time until both are done, by the "
+            "calls of both, with the empty loop, which is not subtracted there.",
         ),
     )

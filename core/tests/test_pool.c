@@ -235,7 +235,7 @@ TEST(a_header_that_cannot_be_is_refused)
     for (size_t offset = 0; offset < 40; offset += 4) {
         uint32_t *at = (uint32_t *)(region.base + offset), before = *at;
         *at = 0xfffffff1;
-        CHECK(mmk_pool_attach(&other, &region, 0) == (offset == 8 ? -MMK_EVERSION : -MMK_ECORRUPT));
+        CHECK(mmk_pool_attach(&other, &region, 0) == (offset == 8 ? -MMK_EFORMAT : -MMK_ECORRUPT));
         *at = before;
     }
     for (size_t offset = 128; offset < 136; offset += 4) {

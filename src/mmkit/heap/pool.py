@@ -140,8 +140,8 @@ class Pool(PoolHandle):
         )
         if limit < count or not needed:
             raise ValueError(
-                f"{count} to {limit} blocks of {block_size} bytes are not possible: a pool grows, has at most "
-                f"{_MOST} blocks, and fits into an address space"
+                f"{count} to {limit} blocks of {block_size} bytes are not possible: a pool grows, has at "
+                f"most {_MOST} blocks, and fits into an address space"
             )
         if source is None:
             # What it may grow to is not counted against the commit limit: it is found, or not, on first use.
