@@ -207,7 +207,7 @@ def test_a_region_stays_open_under_its_pool():
 def test_a_pool_grows_to_its_limit():
     with Pool(64, 2, exhausted="grow", limit=100) as pool:
         blocks = [pool.take() for _ in range(100)]
-        assert pool.stats().count == 100
+        assert pool.stats().blocks == 100
         with pytest.raises(OutOfMemory):
             pool.take()
         assert len({block.address for block in blocks}) == 100
@@ -335,7 +335,7 @@ def test_figures_count_what_was_done():
         with pytest.raises(OutOfMemory):
             pool.take()
         stats = pool.stats()
-        assert (stats.count, stats.limit, stats.live, stats.peak, stats.takes) == (3, 3, 3, 3, 4)
+        assert (stats.blocks, stats.limit, stats.live, stats.peak, stats.takes) == (3, 3, 3, 3, 4)
         assert (stats.refusals, stats.waits, stats.quarantined) == (1, 0, 0)
 
 

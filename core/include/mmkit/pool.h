@@ -15,7 +15,8 @@
  * killed process had taken stay live: mmk_pool_find and mmk_pool_give are how somebody else gives them back.
  *
  * The tag has 32 bits: a take that is suspended between its read of the head and its exchange, while others take
- * an exact multiple of 2**32 blocks, would be misled. So would a give, of a block taken a multiple of 2**30 times since.
+ * an exact multiple of 2**32 blocks, would be misled. So would a give, of a block
+ * taken a multiple of 2**30 times since.
  *
  * The caller owns the mmk_pool and keeps it at one address from create or attach to close; each process has its own.
  *

@@ -220,8 +220,8 @@ cdef class PoolHandle:
             return ValueError(f"{call}: no live block of this pool is there: it was given already, or never taken")
         if error == -MMK_ECORRUPT and block.bytes is not NULL:
             return CorruptError(
-                f"{call}: the block at {<size_t>block.bytes:#x} was written to after it was given back; it is not handed "
-                "out any more"
+                f"{call}: the block at {<size_t>block.bytes:#x} was written to after it was given back; it is not "
+                "handed out any more"
             )
         if error == -MMK_ECORRUPT:
             return CorruptError(f"{call}: the pool is damaged: with nobody else using it, repair() makes its list anew")

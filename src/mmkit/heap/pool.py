@@ -29,7 +29,7 @@ class PoolStats(NamedTuple):
     """What a pool holds, in blocks, and what it did, in all processes together."""
 
     #: Blocks there are, and that it can grow to.
-    count: int
+    blocks: int
     limit: int
     #: Taken and not given back.
     live: int
@@ -212,9 +212,9 @@ class Pool(PoolHandle):
             raise ValueError(
                 f"a {kind} has {kind.itemsize} bytes: blocks of this pool have {self.block_size}"
             )
-        count = self.stats().count
+        count = self.stats().blocks
         # ndarray() holds the object behind a buffer, but not the buffer: frombuffer() does.
-        return np.ndarray((count,), kind, np.frombuffer(self, "u1"), 0, (self._stride,))
+        return np.ndarray((count,), kind, np.frombuffer(memoryview(self), "u1"), 0, (self._stride,))
 
     def stats(self) -> PoolStats:
         """Return what the pool holds and did; each figure is right for some moment of the call."""
@@ -251,4 +251,4 @@ class Pool(PoolHandle):
         if self.closed:
             return "<mmkit.Pool: closed>"
         stats = self.stats()
-        return f"<mmkit.Pool: {stats.live} of {stats.count} blocks of {size(self.block_size)} taken>"
+        return f"<mmkit.Pool: {stats.live} of {stats.blocks} blocks of {size(self.block_size)} taken>"
