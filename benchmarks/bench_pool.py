@@ -23,6 +23,8 @@ from runner import Contestants, Race, Statement, Target, main, race
 
 SIZES = (16, 64, 256, 1024, 4096, 65536)
 BLOCKS = 64
+#: What starting two threads costs must not show, nor who first gets the GIL: it changes hands every 5 ms.
+LEAST_TIMES = 100_000
 TARGETS = (
     Target("Pool", "ctypes malloc, free", at_most=0.5),
     Target("Pool", "bytearray(256)", at_most=1.0),
@@ -36,11 +38,11 @@ class TwoThreads:
         self._statements = (statement, other)
 
     def __call__(self, n: int) -> int:
-        start = threading.Barrier(3)
+        start, times = threading.Barrier(3), max(n, LEAST_TIMES)
 
         def work(statement: Statement) -> None:
             start.wait()
-            statement(n)
+            statement(times)
 
         threads = [threading.Thread(target=work, args=(statement,)) for statement in self._statements]
         for thread in threads:
@@ -49,7 +51,7 @@ class TwoThreads:
         began = time.perf_counter_ns()
         for thread in threads:
             thread.join()
-        return (time.perf_counter_ns() - began) // 2
+        return (time.perf_counter_ns() - began) * n // (2 * times)
 
 
 def c_malloc() -> tuple[Callable[..., int], Callable[..., None]]:
@@ -110,7 +112,7 @@ def take_and_give(size: int) -> Race:
 
 
 def in_two_threads(size: int) -> Race:
-    @race(f"two threads: {size} bytes", peer="ctypes malloc, free", targets=TARGETS, most_rounds=30)
+    @race(f"two threads: {size} bytes", peer="ctypes malloc, free", targets=TARGETS, most_rounds=20)
     def two_threads(scope: ExitStack) -> Contestants:
         # An arena is one thread's.
         contestants = {

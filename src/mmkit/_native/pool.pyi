@@ -32,6 +32,7 @@ class PoolHandle:
 
 @final
 class PoolBlock:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     @property
     def address(self) -> int: ...
     @property
