@@ -25,6 +25,8 @@ _DECLARATIONS = """
     int mprotect(void *addr, size_t length, int prot);
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset);
     int munmap(void *addr, size_t length);
+    void *malloc(size_t size);
+    void free(void *block);
 """
 
 
@@ -97,7 +99,7 @@ def cffi_libc() -> Cffi | None:
 
 def _cffi_module(ffi: Any) -> Any:  # noqa: ANN401
     name = "_cffi_libc"
-    ffi.set_source(name, "#include <sys/mman.h>")
+    ffi.set_source(name, "#include <stdlib.h>\n#include <sys/mman.h>")
     with tempfile.TemporaryDirectory() as directory:
         source, target = Path(directory, f"{name}.c"), Path(directory, f"{name}.so")
         # ffi.compile() would do both, but needs setuptools. It reports on stdout, where our table goes.

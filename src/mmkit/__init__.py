@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from mmkit import compat, linux, maps, shared
+from mmkit import compat, heap, linux, maps, shared
 from mmkit.errors import (
     BrokenBarrierError,
     ClosedError,
@@ -23,12 +23,14 @@ from mmkit.errors import (
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
+from mmkit.heap import Arena, Pool
 from mmkit.region import PAGE_SIZE, Region, regions
 from mmkit.shared import Channel, SharedMemory, SystemVMemory
 
 __all__ = [
     "PAGE_SIZE",
     "Advice",
+    "Arena",
     "BrokenBarrierError",
     "Channel",
     "ClosedError",
@@ -38,12 +40,14 @@ __all__ = [
     "MemoryFault",
     "OutOfMemory",
     "OwnerDied",
+    "Pool",
     "Prot",
     "Region",
     "SharedMemory",
     "SyscallError",
     "SystemVMemory",
     "compat",
+    "heap",
     "linux",
     "maps",
     "peek",

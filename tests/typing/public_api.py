@@ -3,9 +3,10 @@
 from typing import assert_type
 
 import mmkit
-from mmkit import Advice, MapFlag, Prot, Region, SharedMemory, SystemVMemory, linux, shared
+from mmkit import Advice, Arena, MapFlag, Pool, Prot, Region, SharedMemory, SystemVMemory, linux, shared
 from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
+from mmkit.heap import ArenaBlock, Mark, PoolBlock
 from mmkit.shared import Segment
 from mmkit.shared.array_type import SharedArray
 from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
@@ -73,6 +74,17 @@ assert_type(shared.array("name", (2, 3), "f8", create=True), SharedArray)
 assert_type(shared.segments(), list[Segment])
 assert_type(shared.reap(dry_run=True), list[Segment])
 
+with Pool(64, 10, exhausted="grow", limit=20) as pool, pool.take() as block:
+    assert_type(block, PoolBlock)
+    assert_type(memoryview(block), memoryview[int])
+    assert_type(pool.at(block.offset), PoolBlock)
+    assert_type(pool.live(), list[int])
+    assert_type(pool.stats().peak, int)
+with Arena(region) as arena, arena.mark() as mark:
+    assert_type(arena.alloc(5, align=64, zero=True), ArenaBlock)
+    assert_type(mark, Mark)
+    arena.rewind(mark)
+
 with shared.Lock("name", create=True) as lock:
     assert_type(lock, shared.Lock)
     assert_type(lock.acquire(0.5), bool)
@@ -87,3 +99,4 @@ assert_type(shared.Barrier("name", create=True, parties=3).wait(), int)
 mmkit.Channel("name", delivery="twice")  # type: ignore[arg-type]
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]
+Pool(64, 10, exhausted="sleep")  # type: ignore[arg-type]

@@ -1,0 +1,447 @@
+"""A pool of the core, and its blocks as Python objects: buffers that are taken and given."""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport INT64_MAX
+
+from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EFORMAT
+from mmkit._native.buffers cimport fill_with_bytes
+from mmkit._native.region cimport MappedRegion
+
+import time
+import warnings
+
+from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
+from mmkit.hints import failure as system_failure, size as written_size
+
+cdef enum:
+    EINTR = 4
+    EACCES = 13
+    ENOMEM = 12
+    ENOSPC = 28
+    ETIMEDOUT = 110
+    MAP_PRIVATE = 2
+
+
+cdef int64_t deadline_of(object timeout) except -1:
+    """When to stop waiting, by CLOCK_MONOTONIC, in ns."""
+    if timeout is None:
+        return INT64_MAX
+    cdef double seconds = timeout
+    if not seconds >= 0:
+        raise ValueError(f"timeout is a number of seconds, at least 0, or None: {timeout} is not possible")
+    cdef int64_t now = time.monotonic_ns()
+    return INT64_MAX if seconds > 9e9 else now + <int64_t>(seconds * 1e9)
+
+
+cdef class PoolHandle:
+    """A pool of the core. `mmkit.Pool` is the public class."""
+
+    def __dealloc__(self):
+        mmk_pool_close(&self.handle)
+
+    @staticmethod
+    def _bytes_needed(size_t block_size, uint32_t count, uint32_t limit, unsigned flags):
+        cdef mmk_pool_geometry geometry = mmk_pool_geometry(block_size, count, limit, flags)
+        return mmk_pool_size(&geometry)
+
+    def _create(
+        self, MappedRegion region, size_t block_size, uint32_t count, uint32_t limit, unsigned flags, bint zeros
+    ):
+        cdef mmk_pool_geometry geometry = mmk_pool_geometry(block_size, count, limit, flags)
+        self.check_unmade(region)
+        cdef size_t offset = self.start_in(region)
+        cdef int error = mmk_pool_create(&self.handle, &region.handle, offset, &geometry, zeros)
+        if error == -ENOSPC:
+            needed = mmk_pool_size(&geometry) + offset - region.skew
+            raise ValueError(
+                f"{limit} blocks of {written_size(block_size)} need a region of {needed} bytes: "
+                f"this one has {region.size()}"
+            )
+        self.settle(region, error)
+
+    def _attach(self, MappedRegion region):
+        self.check_unmade(region)
+        cdef int error = mmk_pool_attach(&self.handle, &region.handle, self.start_in(region))
+        if error == -MMK_ECORRUPT:
+            raise CorruptError("there is no pool at the start of this region, or it is damaged, or cut short")
+        if error == -MMK_EFORMAT:
+            raise Error("the pool in this region was made by another version of mmkit, with another format")
+        self.settle(region, error)
+
+    cdef int check_unmade(self, MappedRegion region) except -1:
+        if self.region is not None:
+            raise Error("a pool is made once: make another one")
+        region.check_open()
+        return 0
+
+    cdef size_t start_in(self, MappedRegion region) noexcept:
+        return (region.skew + MMK_POOL_LINE - 1) & ~(MMK_POOL_LINE - 1)
+
+    cdef int settle(self, MappedRegion region, int error) except -1:
+        if error == -EACCES:
+            raise Error("a pool needs a region that can be written throughout: see Region.protect")
+        if error:
+            raise system_failure(error, "a pool in a region")
+        self.region = region
+        self.size = self.handle.block_size
+        self.span = self.handle.stride * self.handle.limit
+        self.is_shared = not region.handle.flags & MAP_PRIVATE
+        return 0
+
+    def _policy(self, bint waits, bint warns):
+        self.waits = waits
+        self.warns = warns
+
+    # ---- blocks -------------------------------------------------------------------------------------
+
+    def take(self, timeout=None):
+        """Take a block.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most where the pool waits for blocks (``exhausted="wait"``); None: for ever.
+
+        Returns
+        -------
+        PoolBlock
+            Writable memory, until it is given back. What it holds is said by the pool's `on_give`.
+
+        Raises
+        ------
+        OutOfMemory
+            All blocks are taken, and the pool does not wait.
+        TimeoutError
+            All blocks are taken, and none came back in time.
+        CorruptError
+            A poisoned block was written to after it was given back. It is not handed out any more; the next
+            `take` takes another.
+        ClosedError
+            The pool was closed.
+        """
+        # Made first: when there is no memory for it, no block is lost.
+        cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
+        block.pool = self
+        cdef int error = mmk_pool_take(&self.handle, &block.block)
+        if error or timeout is not None:
+            return self.take_late(block, error, timeout)
+        return block
+
+    @cython.final
+    cdef object take_late(self, PoolBlock block, int error, object timeout):
+        """What take does when it cannot just take, or has a timeout to look at."""
+        cdef int64_t deadline
+        if timeout is not None and not self.waits:
+            raise ValueError("timeout= is for pools that wait for blocks: make the pool with exhausted='wait'")
+        deadline = deadline_of(timeout)
+        if error == -ENOMEM and self.waits:
+            # Nobody closes it meanwhile.
+            self.exports += 1
+            try:
+                while True:
+                    with nogil:
+                        error = mmk_pool_take_until(&self.handle, &block.block, deadline)
+                    if error != -EINTR:
+                        break
+                    PyErr_CheckSignals()
+            finally:
+                self.exports -= 1
+        if error:
+            failed = self.failure(error, "take", &block.block)
+            block.block.bytes = NULL
+            raise failed
+        return block
+
+    def give(self, PoolBlock block not None):
+        """Give a block back.
+
+        Parameters
+        ----------
+        block : PoolBlock
+            Of this pool, and nobody's any more after that.
+
+        Raises
+        ------
+        ClosedError
+            It was given already, or the pool is closed.
+        BufferError
+            Somebody looks at it (memoryview, numpy array); nothing has changed.
+        ValueError
+            It is another pool's; or somebody else gave it, through a block borrowed by `at`.
+        """
+        if block.pool is not self:
+            raise ValueError("give: the block is another pool's")
+        self.give_back(block)
+
+    def at(self, size_t offset):
+        """Borrow the live block at an offset from the start of the pool's region.
+
+        The offset travels between processes, where addresses do not. Dropping a borrowed block gives nothing
+        back; `give` does.
+
+        Parameters
+        ----------
+        offset : int
+            As `PoolBlock.offset` said, in bytes.
+
+        Returns
+        -------
+        PoolBlock
+
+        Raises
+        ------
+        ValueError
+            No live block starts there.
+        """
+        cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
+        # A pool that is closed has no region, and the core says so.
+        cdef size_t skew = self.region.skew if self.region is not None else 0
+        cdef int error = mmk_pool_find(&self.handle, offset + skew, &block.block)
+        if error:
+            raise self.failure(error, f"at({offset})", &block.block)
+        block.pool = self
+        block.is_borrowed = True
+        return block
+
+    @cython.final
+    cdef object failure(self, int error, str call, mmk_pool_block *block):
+        """The exception for what the core answers."""
+        if error == -MMK_ECLOSED:
+            return ClosedError(f"{call}: the pool is closed")
+        if error == -ENOMEM:
+            return OutOfMemory(
+                f"{call}: all {self.handle.limit} blocks are taken: give some back, or make the pool larger, or have "
+                "it wait (exhausted='wait')"
+            )
+        if error == -ETIMEDOUT:
+            return TimeoutError(f"{call}: all {self.handle.limit} blocks are taken, and none came back in time")
+        if error == -MMK_ENOTBLOCK:
+            return ValueError(f"{call}: no live block of this pool is there: it was given already, or never taken")
+        if error == -MMK_ECORRUPT and block.bytes is not NULL:
+            return CorruptError(
+                f"{call}: the block at {<size_t>block.bytes:#x} was written to after it was given back; it is not "
+                "handed out any more"
+            )
+        if error == -MMK_ECORRUPT:
+            return CorruptError(f"{call}: the pool is damaged: with nobody else using it, repair() makes its list anew")
+        return system_failure(error, call)
+
+    @cython.final
+    cdef int give_back(self, PoolBlock block) except -1:
+        block.check_live("give")
+        if block.exports:
+            raise BufferError("give: a view of the block is live (memoryview, numpy array): release it first")
+        cdef int error = mmk_pool_give(&self.handle, &block.block)
+        block.block.bytes = NULL
+        if error:
+            raise self.failure(error, "give", &block.block)
+        return 0
+
+    # ---- what it holds ------------------------------------------------------------------------------
+
+    def _stats(self):
+        cdef mmk_pool_stats stats
+        cdef int error
+        with nogil:
+            error = mmk_pool_statistics(&self.handle, &stats)
+        if error:
+            raise self.failure(error, "stats", NULL)
+        return (
+            stats.count, stats.limit, stats.live, stats.peak, stats.quarantined, stats.takes, stats.refusals,
+            stats.waits,
+        )
+
+    def live(self):
+        """Return the offsets of all live blocks in the pool's region, for `at`: in bytes, ascending.
+
+        Returns
+        -------
+        list of int
+        """
+        cdef mmk_pool_block block
+        cdef uint32_t start = 0
+        cdef int error
+        offsets = []
+        while True:
+            error = mmk_pool_next_live(&self.handle, start, &block)
+            if error == -MMK_ENOTBLOCK:
+                return offsets
+            if error:
+                raise self.failure(error, "live", NULL)
+            offsets.append(block.bytes - self.region.handle.base - self.region.skew)
+            start = block.index + 1
+
+    def check(self):
+        """Walk the list of free blocks and the state of each block.
+
+        Nobody may take or give meanwhile, in any process.
+
+        Returns
+        -------
+        int
+            How many blocks are lost: neither live nor to be had, because a process was killed while it took
+            or gave them. `repair` brings them back.
+
+        Raises
+        ------
+        CorruptError
+            The list is broken.
+        """
+        cdef uint32_t lost, damaged
+        cdef int error
+        with nogil:
+            error = mmk_pool_check(&self.handle, &lost, &damaged)
+        if error == -MMK_ECORRUPT:
+            raise CorruptError(
+                f"the pool's list of free blocks is broken at block {damaged}: with nobody else using the pool, "
+                "repair() makes the list anew"
+            )
+        if error:
+            raise self.failure(error, "check", NULL)
+        return lost
+
+    def repair(self):
+        """Make the list of free blocks anew, of all blocks that are not live, lost ones included.
+
+        Nobody may take or give meanwhile, in any process.
+
+        Raises
+        ------
+        CorruptError
+            The pool's counts make no sense: there is nothing to make a list from.
+        """
+        cdef int error
+        with nogil:
+            error = mmk_pool_repair(&self.handle)
+        if error == -MMK_ECORRUPT:
+            raise CorruptError("repair: the counts in the pool's header are damaged")
+        if error:
+            raise self.failure(error, "repair", NULL)
+
+    @property
+    def block_size(self):
+        """Bytes of each block."""
+        return self.size
+
+    @property
+    def _stride(self):
+        return self.handle.stride
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if self.handle.header is NULL:
+            raise self.failure(-MMK_ECLOSED, "view", NULL)
+        fill_with_bytes(buffer, self, self.handle.blocks, &self.span, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+
+    # ---- life ---------------------------------------------------------------------------------------
+
+    @property
+    def closed(self):
+        """Whether the pool was closed, in this process."""
+        return self.handle.header is NULL
+
+    def _close(self):
+        if self.exports:
+            raise BufferError(
+                "close: views of blocks are live (memoryview, numpy array), or a thread waits for a block"
+            )
+        mmk_pool_close(&self.handle)
+
+    @property
+    def _where(self):
+        return self.region
+
+
+# A block refers to its pool only, so no garbage is ever a circle of blocks: the collector need not know them.
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class PoolBlock:
+    """A block of a `Pool`: writable memory, and a buffer.
+
+    ``memoryview(block)``, ``numpy.frombuffer(block)`` and everything else that takes a buffer see its bytes
+    without copying. It goes back by `Pool.give` or `free`, at the end of a ``with`` block, or, unless its pool
+    is shared, when the object goes.
+    """
+
+    def __init__(self):
+        raise TypeError("a PoolBlock is made by Pool.take()")
+
+    def __dealloc__(self):
+        if self.block.bytes is NULL or self.is_borrowed or self.pool.is_shared:
+            return
+        if self.pool.handle.header is NULL:
+            return
+        if self.pool.warns:
+            warn_of_dropped(self.block.index)
+        mmk_pool_give(&self.pool.handle, &self.block)
+
+    @cython.final
+    cdef int check_live(self, str call) except -1:
+        if self.block.bytes is NULL:
+            raise ClosedError(f"{call}: the block was given back already")
+        if self.pool.handle.header is NULL:
+            raise ClosedError(f"{call}: the block's pool is closed")
+        return 0
+
+    @property
+    def address(self):
+        """Of the first byte."""
+        self.check_live("address")
+        return <size_t>self.block.bytes
+
+    @property
+    def offset(self):
+        """The block's place in the pool's region, in bytes: it is the same in every process."""
+        self.check_live("offset")
+        cdef MappedRegion region = self.pool.region
+        return self.block.bytes - region.handle.base - region.skew
+
+    @property
+    def index(self):
+        """The block's number in the pool: its element of `Pool.array`."""
+        self.check_live("index")
+        return self.block.index
+
+    def __len__(self):
+        self.check_live("len")
+        return self.pool.size
+
+    def free(self):
+        """Give the block back to its pool: the same as `Pool.give`."""
+        self.check_live("free")
+        self.pool.give_back(self)
+
+    def __enter__(self):
+        self.check_live("with")
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if self.block.bytes is not NULL and self.pool.handle.header is not NULL:
+            self.free()
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.check_live("view")
+        fill_with_bytes(buffer, self, self.block.bytes, &self.pool.size, flags)
+        self.exports += 1
+        self.pool.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+        self.pool.exports -= 1
+
+    def __repr__(self):
+        if self.block.bytes is NULL:
+            return "<mmkit.heap.PoolBlock: given back>"
+        if self.pool.handle.header is NULL:
+            return "<mmkit.heap.PoolBlock of a closed pool>"
+        return f"<mmkit.heap.PoolBlock {self.block.index}: {self.pool.size} bytes at {<size_t>self.block.bytes:#x}>"
+
+
+cdef int warn_of_dropped(uint32_t index) except -1:
+    warnings.warn(f"block {index} of a pool was dropped without give()", ResourceWarning, stacklevel=1)
+    return 0
