@@ -13,6 +13,7 @@
 
 enum {
     WIPEONFORK = 18, /* MADV_WIPEONFORK */
+    MARK = 63,       /* a real-time signal; it is never sent, since no O_ASYNC asks for signals */
 };
 
 /* struct procmap_query of linux/fs.h, 6.11. */
@@ -99,14 +100,14 @@ int mmk_own_map_open(mmk_own_map *own)
             return error;
     }
     /* What the parent had open. */
-    if (own->fd >= 0 && is_the_file_opened(own))
+    if (own->fd >= 0 && is_the_file_opened(own) && fcntl(own->fd, F_GETSIG) == MARK)
         close(own->fd);
     *own->is_ours = 0;
     own->fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (own->fd < 0)
         return -errno;
     struct stat file;
-    if (fstat(own->fd, &file)) {
+    if (fcntl(own->fd, F_SETSIG, MARK) || fstat(own->fd, &file)) {
         int error = -errno;
         close(own->fd);
         own->fd = -1;

@@ -73,7 +73,7 @@ def no_query(monkeypatch):
     """A kernel older than Linux 6.11."""
 
     def query(*_arguments):
-        raise process.native.QueryUnsupportedError
+        raise process.native.UnansweredError
 
     monkeypatch.setattr(process.native, "query", query)
     monkeypatch.setattr(process.native, "query_own", query)
@@ -83,7 +83,7 @@ def has_query():
     with Path("/proc/self/maps").open("rb") as text:
         try:
             process.native.query(text.fileno(), 0)
-        except process.native.QueryUnsupportedError:
+        except process.native.UnansweredError:
             return False
     return True
 

@@ -11,7 +11,7 @@
 
 #include <mmkit/maps.h>
 
-/* The longest path that the kernel writes, with its NUL: PATH_MAX. */
+/* The longest path that a query tells, with its NUL: PATH_MAX. The text of maps has longer ones, too. */
 enum {
     MMK_MAPS_PATH_MAX = 4096,
 };
@@ -29,7 +29,8 @@ enum {
  * returns  0 with *area, *path_length and *facts (MMK_PATH_*) filled
  *          -ENOENT  there is none (vsyscall, which is no area of the process, counts as none)
  *          -ENOTTY  the kernel does not have the call: read and parse instead
- *          -ESRCH   the process ended
+ *          -ENAMETOOLONG  its path is longer: read and parse instead
+ *          -ESRCH   the process ended, or never had memory (kernel threads)
  *          -errno   of ioctl(2) */
 MMK_API MMK_MUST_CHECK int mmk_maps_query(int fd, uint64_t address, int which, mmk_area *area, char *path,
                                           size_t *path_length, unsigned *facts);
@@ -38,8 +39,10 @@ MMK_API MMK_MUST_CHECK int mmk_maps_query(int fd, uint64_t address, int which, m
  *
  * Fork: the descriptor that a child inherits shows the parent's memory. A page that the kernel wipes in the
  *       child (MADV_WIPEONFORK) tells, whoever forked and however.
- * The program may close descriptors that it does not know, and open others with their numbers: device and
- * inode tell. Begins as zeros. */
+ * The program may close descriptors that it does not know, and open others with their numbers. Device and inode
+ * tell whether what is there shows this memory, whoever opened it. A child closes what it inherits only if it also
+ * has our mark (F_SETSIG, which forks share and nobody else has): a map that the program opened itself stays.
+ * Not known is what another thread puts there between a check and the query. Begins as zeros. */
 typedef struct mmk_own_map {
     uint64_t *is_ours; /* on the page that a child has wiped; NULL: none yet */
     int fd;            /* valid where is_ours is not NULL */
@@ -50,7 +53,7 @@ typedef struct mmk_own_map {
 /* Open, or open anew, what mmk_own_map_check finds missing. One thread at a time.
  * returns  0
  *          -EINVAL  no MADV_WIPEONFORK (before Linux 4.14)
- *          -errno   of mmap(2), open(2), fstat(2) */
+ *          -errno   of mmap(2), open(2), fcntl(2), fstat(2) */
 MMK_API MMK_MUST_CHECK int mmk_own_map_open(mmk_own_map *own);
 
 /* Does own->fd show the memory of this process? fstat(2).

@@ -3,8 +3,9 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from libc.errno cimport EINVAL, ENOBUFS, ENOENT, ENOMEM, ENOTTY
+from libc.errno cimport EINVAL, ENAMETOOLONG, ENOBUFS, ENOENT, ENOMEM, ENOTTY, ESRCH
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -27,10 +28,12 @@ cdef enum:
     FIRST_CAPACITY = 64 * 1024
     MOST_KEPT = 4 * 1024 * 1024
     FEWEST_ROWS = 128
+    # As many areas as vm.max_map_count allows by default.
+    MOST_GUESSED = 65536
 
 
-class QueryUnsupportedError(Exception):
-    """The kernel is older than Linux 6.11: the text of maps tells the same."""
+class UnansweredError(Exception):
+    """A query told nothing, and the text of maps does: before Linux 6.11, and where its reader says why not."""
 
 
 class Answer(NamedTuple):
@@ -70,7 +73,7 @@ cdef class _Scratch:
 # What is idle. Appending and popping are atomic, with the GIL and without.
 cdef list idle = []
 
-# How many areas the latest reading had: most often the next one has about as many.
+# How many areas the latest process had: most often the next one has about as many.
 cdef size_t latest_count = 0
 
 
@@ -176,16 +179,23 @@ cdef class Columns:
         elif rows:
             rows *= 2
         else:
-            rows = max(latest_count + latest_count // 16, <size_t>FEWEST_ROWS)
+            return self.guess()
         return self.resize(rows)
 
+    cdef int guess(self) except -1:
+        """Provide the first rows."""
+        cdef size_t rows = min(latest_count + latest_count // 16, <size_t>MOST_GUESSED)
+        if rows > FEWEST_ROWS:
+            try:
+                return self.resize(rows)
+            except MemoryError:
+                pass
+        return self.resize(FEWEST_ROWS)
+
     cdef int finish(self, _Scratch scratch) except -1:
-        global latest_count
-        if not self.parser.areas.capacity:
-            self.provide()
-            self.parser.path_count = 0
-        latest_count = self.parser.area_count
         del self.values[self.parser.field_count:]
+        # Of rows that were provided for nothing, what is worth it goes back: a bytearray gives half, or more.
+        self.resize(self.parser.area_count)
         self.text = PyBytes_FromStringAndSize(scratch.bytes, <Py_ssize_t>self.parser.kept)
         return 0
 
@@ -223,15 +233,9 @@ cdef class Columns:
         }
 
     def column(self, str name not None) -> memoryview:
-        """Export a column: a field of areas, one of ``path_start path_length path_perms path_facts``, or a
-        field of smaps by its name there."""
+        """Export a column: a field of areas, or one of ``path_start path_length path_perms path_facts``."""
         cdef size_t rows = self.parser.path_count if name.startswith("path_") else self.parser.area_count
-        cdef _Column column = self.named(name)
-        return memoryview(column.memory).toreadonly()[:rows * column.item].cast(column.code)
-
-    cdef _Column named(self, str name):
-        cdef size_t i
-        cdef _Column column = {
+        return exported({
             "start": self.start,
             "end": self.end,
             "offset": self.offset,
@@ -243,13 +247,15 @@ cdef class Columns:
             "path_length": self.path_length,
             "path_perms": self.path_perms,
             "path_facts": self.path_facts,
-        }.get(name)
-        if column is None:
-            for i in range(self.parser.field_count):
-                if <bytes>self.parser.fields[i].name == name.encode():
-                    return self.values[i]
-            raise KeyError(name)
-        return column
+        }[name], rows)
+
+    def field(self, size_t place) -> memoryview:
+        """Export the column of a field of smaps, by its place among `units`."""
+        return exported(self.values[place], self.parser.area_count)
+
+
+cdef exported(_Column column, size_t rows):
+    return memoryview(column.memory).toreadonly()[:rows * column.item].cast(column.code)
 
 
 cdef int parse_scratch(Columns columns, _Scratch scratch, size_t *length, bint is_end) except? -1 nogil:
@@ -285,6 +291,7 @@ def read(int descriptor) -> Columns:
     cdef size_t length = 0
     cdef int error = 0
     cdef bint is_end = False
+    global latest_count
     with nogil:
         while not is_end:
             # Half of the memory, at least, is for new text: the other may be full of paths.
@@ -298,10 +305,14 @@ def read(int descriptor) -> Columns:
             error = parse_scratch(columns, scratch, &length, is_end)
             if error:
                 break
+            # The kernel takes a while for the costs of large processes.
+            with gil:
+                PyErr_CheckSignals()
     if error == -ENOMEM:
         raise MemoryError
     if error:
         raise failure(error, "read", None, (descriptor,))
+    latest_count = columns.parser.area_count
     columns.finish(scratch)
     give_scratch(scratch)
     return columns
@@ -325,8 +336,9 @@ cdef tuple answer(int error, const mmk_area *area, const char *path, size_t leng
     """Make the fields of an `Answer` of what mmk_maps_query returned; None if there is no area."""
     if error == -ENOENT:
         return None
-    if error == -ENOTTY:
-        raise QueryUnsupportedError("PROCMAP_QUERY came with Linux 6.11")
+    # No such call; a path that is too long for it; no memory: who reads learns which process that is.
+    if error in (-ENOTTY, -ENAMETOOLONG, -ESRCH):
+        raise UnansweredError
     if error:
         raise failure(error, "ioctl", None, ("/proc/PID/maps", "PROCMAP_QUERY"))
     cdef bint deleted = facts & <unsigned>MMK_PATH_DELETED != 0
@@ -351,10 +363,8 @@ def query(int descriptor, uint64_t address, int which=MMK_QUERY_HOLDING) -> Answ
 
     Raises
     ------
-    QueryUnsupportedError
-        The kernel is older than Linux 6.11.
-    SyscallError
-        ``ESRCH``: the process has ended.
+    UnansweredError
+        The kernel is older than Linux 6.11, the path is longer than ``PATH_MAX``, or the process has no memory.
     """
     cdef mmk_area area
     cdef char path[MMK_MAPS_PATH_MAX]
@@ -381,7 +391,8 @@ def query_own(uint64_t address, int which=MMK_QUERY_HOLDING) -> tuple | None:
     if error == -MMK_ECLOSED:
         error = mmk_own_map_open(&own_map)
     if error == -EINVAL:
-        raise QueryUnsupportedError("PROCMAP_QUERY came with Linux 6.11")
+        # No MADV_WIPEONFORK.
+        raise UnansweredError
     if error:
         raise failure(error, "open", None, ("/proc/self/maps",))
     with nogil:

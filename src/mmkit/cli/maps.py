@@ -21,6 +21,7 @@ from mmkit.hints import size as written_size
 from mmkit.maps import Area, Areas, Kind, Total, Totals
 from mmkit.maps.paths import printable
 from mmkit.maps.picture import draw, shortened
+from mmkit.maps.process import start_time
 
 __all__ = ["maps"]
 
@@ -320,7 +321,7 @@ def _watch_until_its_end(areas: Areas, read: Callable[[], Areas], interval: floa
 def _watch(areas: Areas, read: Callable[[], Areas], interval: float) -> NoReturn:
     """Show the totals again and again."""
     console, began = _console(), time.monotonic()
-    before = areas.total()
+    before, started = areas.total(), start_time(areas.pid)
     with Live(console=console, auto_refresh=False) as live:
         while True:
             seconds = time.monotonic() - began
@@ -333,6 +334,8 @@ def _watch(areas: Areas, read: Callable[[], Areas], interval: float) -> NoReturn
                 console.print(text, end="\n\n", soft_wrap=True)
             time.sleep(interval)
             areas = read()
+            if start_time(areas.pid) != started:
+                raise ProcessLookupError  # another process has its number
 
 
 def _changes(before: Totals, now: Totals) -> Iterator[Text]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mmkit.maps.areas import Area, Areas
 from mmkit.maps.costs import Costs, Total, Totals
 from mmkit.maps.kinds import Kind
+from mmkit.maps.picture import layout
 from mmkit.maps.process import find, read
 
 __all__ = ["Area", "Areas", "Costs", "Kind", "Total", "Totals", "find", "layout", "read"]
-from mmkit.maps.picture import layout

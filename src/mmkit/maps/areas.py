@@ -151,7 +151,7 @@ class Areas(Sequence[Area]):
         ----------
         proc_pid_maps(5), proc_pid_smaps(5)
         """
-        return cls(Table(parse(text), pid, program, {}, lambda: None))
+        return cls(Table(parse(text), pid, program, {}, None))
 
     @property
     def pid(self) -> int:
@@ -160,7 +160,10 @@ class Areas(Sequence[Area]):
 
     @property
     def program(self) -> bytes | None:
-        """Path of the executable, with " (deleted)" at its end if it was; None if it is not known."""
+        """Path of the executable, with " (deleted)" at its end if it was; None if it is not known.
+
+        It is not known of a process without one, and where the path is longer than ``PATH_MAX``.
+        """
         return self._table.program
 
     @property
@@ -196,7 +199,7 @@ class Areas(Sequence[Area]):
         path, deleted = table.paths[column("path")[row]]
         costs = None
         if table.fields:
-            values = (table.values(name, column(name)[row : row + 1])[0] for name in table.fields)
+            values = (table.values(name, table.cost(name)[row : row + 1])[0] for name in table.fields)
             costs = Costs(table.places, tuple(values))
         return Area(
             start,
@@ -234,7 +237,7 @@ class Areas(Sequence[Area]):
         table = self._table
         if not table.fields:
             return repeat(None)
-        columns = [table.values(name, self._selected(name)) for name in table.fields]
+        columns = [table.values(name, self._chosen(table.cost(name))) for name in table.fields]
         return map(Costs, repeat(table.places), zip(*columns, strict=True))
 
     def __contains__(self, area: object) -> bool:
@@ -272,6 +275,7 @@ class Areas(Sequence[Area]):
             ``perms``: bits, 1 for r, 2 for w, 4 for x (as `Prot`), 8 for s.
             ``kind``: the position of the kind in `Kind`: ``list(Kind)[number]``.
             And the fields of smaps, for areas read with costs, as far as they are numbers: see `costs`.
+            Should a kernel call a field as one of the columns above, that is in `Area.costs` only.
 
         Returns
         -------
@@ -279,14 +283,18 @@ class Areas(Sequence[Area]):
             Read-only, unsigned: 8 bytes an area, or 1 for perms and kind. ``numpy.asarray`` takes it
             without a copy.
         """
-        if name not in AREA_COLUMNS and self._table.fields.get(name, TEXT) == TEXT:
+        if name in AREA_COLUMNS:
+            return self._selected(name)
+        if self._table.fields.get(name, TEXT) == TEXT:
             numbers = [each for each, unit in self._table.fields.items() if unit != TEXT]
             more = "" if numbers else "; costs come with read(costs=True)"
             raise ValueError(f"no column {name!r}: there are {', '.join([*AREA_COLUMNS, *numbers])}{more}")
-        return self._selected(name)
+        return self._chosen(self._table.cost(name))
 
     def _selected(self, name: str) -> memoryview[int]:
-        column = self._table.column(name)
+        return self._chosen(self._table.column(name))
+
+    def _chosen(self, column: memoryview[int]) -> memoryview[int]:
         if isinstance(self._rows, range):
             rows = self._rows
             # Counting down to row 0 ends at -1, which a slice takes for the last row.
@@ -364,25 +372,24 @@ class Areas(Sequence[Area]):
         places = {name: place for place, name in enumerate(dict.fromkeys(names))}
         place_of = [places[name] for name in names]
         groups = array("I", [place_of[number] for number in self._selected(by)])
-        columns = {name: self._sums(groups, name, len(places)) for name in ("size", *self._table.amounts)}
+        sizes = self._sums(groups, self._table.column("size"), len(places))
+        costs = {
+            name: self._sums(groups, self._table.cost(name), len(places)) for name in self._table.amounts
+        }
         counts = [0] * len(places)
         for group in groups:
             counts[group] += 1
         return Totals(
             {
-                name: Total(
-                    columns["size"][place],
-                    counts[place],
-                    {each: columns[each][place] for each in self._table.amounts},
-                )
+                name: Total(sizes[place], counts[place], {each: costs[each][place] for each in costs})
                 for name, place in places.items()
                 if counts[place]
             }
         )
 
-    def _sums(self, groups: array[int], name: str, count: int) -> list[int]:
-        column = self._selected(name)
-        return sums(groups, column if column.c_contiguous else array("Q", column), count)
+    def _sums(self, groups: array[int], column: memoryview[int], count: int) -> list[int]:
+        chosen = self._chosen(column)
+        return sums(groups, chosen if chosen.c_contiguous else array("Q", chosen), count)
 
 
 def _kind_codes(kind: Kind | str | Iterable[Kind | str]) -> set[int]:

@@ -110,14 +110,36 @@ def _title(areas: Areas) -> list[str]:
 
 
 def shortened(path: str, width: int) -> str:
-    """Cut a path to a width: its folders first, then the middle of its last part."""
-    if len(path) <= width:
+    """Cut a path to a width in columns: its folders first, then the middle of its last part."""
+    if _columns(path) <= width:
         return path
     last = path.rpartition("/")[2]
-    if len(last) + 2 <= width:
-        return "…" + path[len(path) - width + 1 :]
+    if _columns(last) + 2 <= width:
+        return "…" + _end(path, width - 1)
     tail = min(8, width // 3)
-    return last[: width - 1 - tail] + "…" + last[len(last) - tail :]
+    return _beginning(last, width - 1 - tail) + "…" + _end(last, tail)
+
+
+def _columns(text: str) -> int:
+    """Tell how many columns of a terminal a text takes: one letter takes two, one or none."""
+    # Who draws nothing need not wait for this table.
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _beginning(text: str, width: int) -> str:
+    text = text[:width]
+    while _columns(text) > width:
+        text = text[:-1]
+    return text
+
+
+def _end(text: str, width: int) -> str:
+    text = text[-width:]
+    while _columns(text) > width:
+        text = text[1:]
+    return text
 
 
 def _line(address: str, left: str, inside: str, right: str, size: int | None = None) -> str:
@@ -130,13 +152,14 @@ def _edge(address: int, left: str, middle: str, right: str) -> str:
 
 
 def _row_line(row: _Row, side: str) -> str:
-    inside = f" {row.text:<{_BOX - len(row.note) - 2}}{row.note} "
+    space = " " * (_BOX - 2 - _columns(row.text) - len(row.note))
+    inside = f" {row.text}{space}{row.note} "
     return _line("", side, inside, side, row.size)
 
 
 def _kernel_box(start: int, areas: list[Area]) -> list[str]:
     rows = [_Row("kernel space", "", (1 << 64) - start)]
-    rows += [_Row(f"  {area.name} at {area.start:x}", area.perms[:3], area.size) for area in areas]
+    rows += [_Row(f"  {shortened(area.name, 18)} at {area.start:x}", area.perms[:3], area.size) for area in areas]
     lines = [_edge((1 << 64) - 1, "┏", "━", "┓")]
     lines += [_row_line(row, "┃") for row in rows]
     return [*lines, _edge(start, "┗", "━", "┛")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from operator import index
 from pathlib import Path
 
@@ -13,14 +13,18 @@ from mmkit._native import maps as native
 from mmkit.errors import Error, SyscallError
 from mmkit.maps.areas import PERMS, Area, Areas
 from mmkit.maps.kinds import Kind, is_plain_memory, kind_of, looks_like_stack
+from mmkit.maps.lazy import lazy
 from mmkit.maps.paths import as_linked, printable
 from mmkit.maps.table import Table
 
-__all__ = ["find", "read"]
+__all__ = ["ended", "find", "read", "start_time"]
 
 _PF_KTHREAD = 0x00200000
 _ADDRESS_LIMIT = 1 << 64
 _USER_ADDRESS_LIMIT = 1 << 63
+
+# Names that the kernel gives to memory which no path leads to.
+_NEVER_NAMED = (b"/memfd:", b"/SYSV", b"/dev/zero")
 
 
 def read(pid: int | None = None, costs: bool = False) -> Areas:
@@ -43,24 +47,27 @@ def read(pid: int | None = None, costs: bool = False) -> Areas:
     ------
     SyscallError
         ``ESRCH`` (a `ProcessLookupError`): there is no such process, or only a zombie is left of it.
-        ``EACCES`` (a `PermissionError`): it belongs to another user, or has shielded itself.
+        ``EACCES`` (a `PermissionError`): it belongs to another user, has shielded itself, or is hidden.
     Error
         It is a kernel thread, which has no memory of its own.
 
     Notes
     -----
     Where the name of a file makes the text ambiguous (a newline or a literal ``\012`` in it), the kernel is
-    asked for the path itself, since Linux 6.11. A file whose name ends in " (deleted)" by itself is told
-    from a deleted one in this process; in others it counts as deleted.
+    asked for the path itself, since Linux 6.11, if it is no longer than ``PATH_MAX``. A path that ends in
+    " (deleted)" may be a name, which no call tells: in this process it is one if it leads to the file that is
+    mapped; in others it counts as deleted.
+
+    A process whose main thread has ended, while others go on, is read through one of those.
 
     References
     ----------
     proc_pid_maps(5), proc_pid_smaps(5), proc_pid_exe(5)
     """
     with Opened(pid, "smaps" if costs else "maps") as process:
-        columns = process.columns()
+        columns, stacks = process.columns()
         corrections = _corrections(process, columns)
-        return Areas(Table(columns, process.pid, process.program, corrections, process.stacks))
+        return Areas(Table(columns, process.pid, process.program, corrections, stacks))
 
 
 def find(address: int, pid: int | None = None) -> Area | None:
@@ -97,7 +104,7 @@ def find(address: int, pid: int | None = None) -> Area | None:
                 return _found_here(address)
             with Opened(pid) as process:
                 return _found(process, process.query(address))
-        except native.QueryUnsupportedError:
+        except native.UnansweredError:
             pass
     return read(pid).find(address)
 
@@ -127,32 +134,49 @@ class Opened:
         try:
             descriptor = os.open(self._directory + text.encode(), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as refused:
-            raise _refusal(self.pid, text, refused) from None
+            raise _refusal(self.pid, f"open('/proc/{self.pid}/{text}')", refused) from None
         self._descriptors.append(descriptor)
         return descriptor
 
-    @cached_property
+    @lazy
     def program(self) -> bytes | None:
         """Where /proc/PID/exe points to; None for kernel threads and zombies, which have none."""
         try:
             return os.readlink(self._directory + b"exe")  # noqa: PTH115 - bytes
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
+        except OSError:
+            # ENAMETOOLONG is one of many.
             return None
 
-    def columns(self) -> native.Columns:
-        """Read all areas.
+    def columns(self) -> tuple[native.Columns, list[int] | None]:
+        """Read all areas, and what `stacks` tells.
 
         The descriptor belongs to one memory: if that is still there afterwards, then the text is whole,
-        and `program` is of the same process. One that ends meanwhile has its text cut off.
+        and `program` and the stacks are of the same process. One that ends meanwhile has its text cut off.
         """
-        try:
-            columns = native.read(self._descriptor)
-        except OSError as refused:
-            raise _refusal(self.pid, self._text, refused) from None
-        _ = self.program  # looked up before the check
+        columns = self._read()
+        if not columns.areas and self._turn_to_another_thread():
+            columns = self._read()
+        stacks, _ = self.stacks(), self.program  # looked up before the check
         if not columns.areas or not (self.is_own or self._has_memory()):
             raise _nothing_to_read(self.pid)
-        return columns
+        return columns, stacks
+
+    def _read(self) -> native.Columns:
+        try:
+            return native.read(self._descriptor)
+        except OSError as refused:
+            raise _refusal(self.pid, f"read('/proc/{self.pid}/{self._text}')", refused) from None
+
+    def _turn_to_another_thread(self) -> bool:
+        """Read from now on through a thread that goes on after the main one, which has left its memory."""
+        with suppress(OSError):
+            for thread in self._other_threads():
+                self._directory = b"/proc/%d/" % thread
+                with suppress(OSError):
+                    self._descriptor = self._open(self._text)
+                    if self._has_memory():
+                        return True
+        return False
 
     def _has_memory(self) -> bool:
         try:
@@ -170,25 +194,27 @@ class Opened:
             # Beside "." and ".." the folder has one link for each thread.
             if os.stat(self._directory + b"task").st_nlink == 3:  # noqa: PTH116 - this way it takes half the time
                 return []
-            for name in os.listdir(self._directory + b"task"):  # noqa: PTH208
-                if int(name) != self.pid:
-                    with suppress(ProcessLookupError):
-                        addresses.append(native.thread_stack_address(int(name)))
+            for thread in self._other_threads():
+                with suppress(ProcessLookupError):
+                    addresses.append(native.thread_stack_address(thread))
         except OSError:
             return None
         return addresses if all(addresses) else None
 
-    @cached_property
+    def _other_threads(self) -> list[int]:
+        """List the threads but the main one, which `pid` need not be: /proc has a folder for each thread."""
+        main = self.pid if self.is_own else _main_thread(self._directory)
+        threads = map(int, os.listdir(self._directory + b"task"))  # noqa: PTH208
+        return [thread for thread in threads if thread != main]
+
+    @lazy
     def _queried(self) -> int:
         """Which descriptor answers queries: smaps does not."""
         return self._descriptor if self._text == "maps" else self._open("maps")
 
     def query(self, address: int, which: int = native.HOLDING) -> native.Answer | None:
         """Ask for the area at an address (`HOLDING`), or for code from there on (`CODE_FROM`)."""
-        try:
-            return native.query(self._queried, address, which)
-        except OSError as refused:
-            raise _refusal(self.pid, "maps", refused) from None
+        return native.query(self._queried, address, which)
 
     def is_program(self, answer: native.Answer) -> bool:
         """Tell whether an area is of the executable."""
@@ -200,7 +226,7 @@ class _Own:
 
     is_own = True
 
-    @cached_property
+    @lazy
     def program(self) -> tuple[int, int, int, int]:
         """The executable's device and inode as maps has them, and where its areas begin and end.
 
@@ -223,16 +249,64 @@ class _Own:
 _own = _Own()
 
 
-def _refusal(pid: int, text: str, refused: OSError) -> SyscallError:
+def _main_thread(directory: bytes) -> int:
+    for line in Path(os.fsdecode(directory), "status").read_bytes().splitlines():
+        if line.startswith(b"Tgid:"):
+            return int(line.split()[1])
+    raise ProcessLookupError
+
+
+def _stat(pid: int) -> tuple[bytes, list[bytes]]:
+    """Read the name of a process and the fields after it, from the state on: proc_pid_stat(5)."""
+    # The name, in parentheses, may hold anything.
+    name, fields = Path(f"/proc/{pid}/stat").read_bytes().split(b"(", 1)[1].rsplit(b")", 1)
+    return name, fields.split()
+
+
+def start_time(pid: int) -> int | None:
+    """Tell when a process began, in clock ticks since the machine did; None if there is no such process.
+
+    A number that another process has now is told from one that still belongs to the same by this.
+    """
+    try:
+        return int(_stat(pid)[1][19])
+    except OSError:
+        return None
+
+
+def ended(pid: int, call: str) -> SyscallError:
+    """Say that there is no such process."""
+    return SyscallError(errno.ESRCH, call, f"There is no process {pid}: it has ended, or never was.")
+
+
+def _refusal(pid: int, call: str, refused: OSError) -> SyscallError:
     """Say what a refusal by /proc means for the process."""
-    call = f"open('/proc/{pid}/{text}')"
     if refused.errno in (errno.ENOENT, errno.ESRCH):
         if not Path("/proc/self").exists():
             return SyscallError(errno.ENOENT, call, "/proc is not mounted here: `mount -t proc proc /proc`.")
-        return SyscallError(errno.ESRCH, call, f"There is no process {pid}: it has ended, or never was.")
+        if refused.errno == errno.ENOENT and _is_hidden(pid):
+            return SyscallError(errno.EACCES, call, _HIDDEN_HINT.format(pid))
+        return ended(pid, call)
     if refused.errno in (errno.EACCES, errno.EPERM):
         return SyscallError(errno.EACCES, call, _permission_hint(pid))
     return SyscallError(refused.errno or errno.EIO, call)
+
+
+_HIDDEN_HINT = (
+    "Process {} is there, but /proc does not show it, as with the mount option hidepid (proc(5)). Be in the "
+    "group that the option gid= names, or have CAP_SYS_PTRACE."
+)
+
+
+def _is_hidden(pid: int) -> bool:
+    """Tell whether a process is there that /proc does not have."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _permission_hint(pid: int) -> str:
@@ -253,20 +327,19 @@ def _permission_hint(pid: int) -> str:
 
 def _nothing_to_read(pid: int) -> Error:
     """Say why the map of a process is empty."""
+    call = f"read('/proc/{pid}/maps')"
     try:
-        # The name, in parentheses, may hold anything.
-        name, fields = Path(f"/proc/{pid}/stat").read_bytes().split(b"(", 1)[1].rsplit(b")", 1)
-    except (OSError, ValueError, IndexError):
-        return _refusal(pid, "maps", ProcessLookupError(errno.ESRCH, ""))
-    state, flags = fields.split()[0], int(fields.split()[6])
-    if flags & _PF_KTHREAD:
+        name, (state, *fields) = _stat(pid)
+    except OSError:
+        return ended(pid, call)
+    if int(fields[5]) & _PF_KTHREAD:
         return Error(f"process {pid} ({printable(name)}) is a kernel thread: it has no memory of its own")
     hint = (
         "It is a zombie: it has ended, its memory is gone, and its parent has not collected it yet (wait(2))."
         if state == b"Z"
         else "Its memory is gone: it is ending, or has just executed another program (execve(2))."
     )
-    return SyscallError(errno.ESRCH, f"read('/proc/{pid}/maps')", hint)
+    return SyscallError(errno.ESRCH, call, hint)
 
 
 def _corrections(process: Opened, columns: native.Columns) -> dict[int, tuple[bytes, bool]]:
@@ -296,7 +369,7 @@ def _corrections(process: Opened, columns: native.Columns) -> dict[int, tuple[by
 
 def _queried_path(process: Opened, address: int, device: int, inode: int) -> tuple[bytes, bool] | None:
     """Ask for a path as it is; None if the kernel cannot tell, or the area has changed."""
-    with suppress(native.QueryUnsupportedError):
+    with suppress(native.UnansweredError):
         answer = process.query(address)
         if answer and (answer.device, answer.inode) == (device, inode):
             return answer.path, answer.deleted
@@ -305,7 +378,7 @@ def _queried_path(process: Opened, address: int, device: int, inode: int) -> tup
 
 def _deleted_or_named_so(path: bytes, deleted: bool, device: int, inode: int) -> tuple[bytes, bool]:
     """Tell a file of this process that was deleted from one whose name ends in " (deleted)"."""
-    if deleted:
+    if deleted and not path.startswith(_NEVER_NAMED):
         with suppress(OSError):
             named_so = os.stat(as_linked(path, deleted))  # noqa: PTH116 - bytes
             if (named_so.st_dev, named_so.st_ino) == (device, inode):

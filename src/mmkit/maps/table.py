@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from operator import add, sub
 
 from mmkit._native.maps import BYTES, DELETED, TEXT, Columns
 from mmkit.maps.kinds import classify
+from mmkit.maps.lazy import lazy
 from mmkit.maps.paths import as_linked
 
 __all__ = ["Table"]
@@ -36,8 +36,7 @@ class Table:
     corrections
         Paths (rows of the path columns) that the text told wrongly, with whether they were deleted.
     stacks
-        Tells an address in the stack of each thread but the main one, or None where that is not known; called
-        when kinds are first looked at.
+        An address in the stack of each thread but the main one; None where that is not known.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Table:
         pid: int,
         program: bytes | None,
         corrections: dict[int, tuple[bytes, bool]],
-        stacks: Callable[[], Sequence[int] | None],
+        stacks: Sequence[int] | None,
     ) -> None:
         self.columns = columns
         self.pid = pid
@@ -59,7 +58,7 @@ class Table:
         return self.columns.areas
 
     def column(self, name: str) -> memoryview[int]:
-        """Give a column by its name in `AREA_COLUMNS`, "path" or one of `fields`."""
+        """Give a column by its name in `AREA_COLUMNS`, or "path"."""
         column = self._made.get(name)
         if column is None:
             column = self._made[name] = self._make(name)
@@ -69,39 +68,51 @@ class Table:
         if name == "size":
             return memoryview(array("Q", map(sub, self.column("end"), self.column("start")))).toreadonly()
         if name == "kind":
-            codes = classify(self.columns, self.paths, self._program_rows(), self._stacks())
+            codes = classify(self.columns, self.paths, self._program_rows(), self._stacks)
             return memoryview(codes).toreadonly()
-        if name == "uss":
-            parts = [self.column(part) for part in _PRIVATE if self.fields.get(part) == BYTES]
-            whole = array("Q", parts[0])
-            for part in parts[1:]:
-                whole = array("Q", map(add, whole, part))
-            return memoryview(whole).toreadonly()
-        return self.columns.column(self._told.get(name, name))
+        return self.columns.column(name)
+
+    def cost(self, name: str) -> memoryview[int]:
+        """Give the column of one of `fields`. A kernel may call a field as a column of areas is called."""
+        place = self._told.get(name)
+        return self._uss if place is None else self.columns.field(place)
+
+    @lazy
+    def _uss(self) -> memoryview[int]:
+        parts = [self.cost(part) for part in _PRIVATE if self.fields.get(part) == BYTES]
+        whole = array("Q", parts[0])
+        for part in parts[1:]:
+            whole = array("Q", map(add, whole, part))
+        return memoryview(whole).toreadonly()
 
     def _program_rows(self) -> set[int]:
         return {row for row, path in enumerate(self.paths) if path[0] and as_linked(*path) == self.program}
 
-    @cached_property
-    def _told(self) -> dict[str, str]:
-        """Fields of smaps by their names here: what the kernel calls them."""
-        return {name.lower(): name for name in self.columns.units}
+    @lazy
+    def _told(self) -> dict[str, int]:
+        """Fields of smaps by their names here, and their places; of two that are one here, the first."""
+        places: dict[str, int] = {}
+        for place, name in enumerate(self.columns.units):
+            places.setdefault(name.lower(), place)
+        places.pop("size", None)  # an area has one already
+        return places
 
-    @cached_property
+    @lazy
     def fields(self) -> dict[str, int]:
-        """The costs that the text told (an area has a size already), and the unit of each."""
-        units = [(name.lower(), unit) for name, unit in self.columns.units.items() if name != "Size"]
-        if any(name in _PRIVATE and unit == BYTES for name, unit in units):
-            names = [name for name, _ in units]
-            units.insert(names.index("pss") + 1 if "pss" in names else 0, ("uss", BYTES))
-        return dict(units)
+        """The costs that the text told, and the unit of each; and the USS, unless a kernel tells that itself."""
+        units = list(self.columns.units.values())
+        fields = [(name, units[place]) for name, place in self._told.items()]
+        if "uss" not in self._told and any(name in _PRIVATE and unit == BYTES for name, unit in fields):
+            names = list(self._told)
+            fields.insert(names.index("pss") + 1 if "pss" in names else 0, ("uss", BYTES))
+        return dict(fields)
 
-    @cached_property
+    @lazy
     def places(self) -> dict[str, int]:
         """Where in the costs of an area each field is."""
         return {name: place for place, name in enumerate(self.fields)}
 
-    @cached_property
+    @lazy
     def amounts(self) -> tuple[str, ...]:
         """The fields that can be added up."""
         return tuple(name for name, unit in self.fields.items() if unit == BYTES and name not in _NOT_AMOUNTS)
@@ -116,7 +127,7 @@ class Table:
         known = {piece: piece.decode("utf-8", "backslashreplace") for piece in set(pieces)}
         return [known[piece] for piece in pieces]
 
-    @cached_property
+    @lazy
     def paths(self) -> list[tuple[bytes, bool]]:
         """Each row of the path columns: the path, and whether it was deleted."""
         text = self.columns.text
