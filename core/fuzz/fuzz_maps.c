@@ -14,6 +14,9 @@ enum {
         }                                                                                                              \
     } while (0)
 
+/* Are two columns the same? */
+#define is_same(a, b, rows) (!(rows) || memcmp(a, b, (rows) * sizeof *(a)) == 0)
+
 static void areas_ascend(const mmk_maps_parser *parser)
 {
     uint64_t end = 0;
@@ -42,10 +45,17 @@ static void are_equal(const maps_table *one, const maps_table *other)
     MUST(a->area_count == b->area_count && a->path_count == b->path_count && a->field_count == b->field_count);
     MUST(a->malformed == b->malformed && a->torn == b->torn && a->kept == b->kept);
     MUST(memcmp(one->text, other->text, a->kept) == 0);
-    for (size_t row = 0; row < a->area_count; row++) {
-        MUST(a->areas.start[row] == b->areas.start[row] && a->areas.end[row] == b->areas.end[row]);
-        for (size_t i = 0; i < a->field_count; i++)
-            MUST(a->fields[i].values[row] == b->fields[i].values[row]);
+    MUST(a->facts == b->facts && a->previous_end == b->previous_end);
+    size_t rows = a->area_count, paths = a->path_count;
+    MUST(is_same(a->areas.start, b->areas.start, rows) && is_same(a->areas.end, b->areas.end, rows));
+    MUST(is_same(a->areas.offset, b->areas.offset, rows) && is_same(a->areas.device, b->areas.device, rows));
+    MUST(is_same(a->areas.inode, b->areas.inode, rows) && is_same(a->areas.path, b->areas.path, rows));
+    MUST(is_same(a->areas.perms, b->areas.perms, rows));
+    MUST(is_same(a->paths.start, b->paths.start, paths) && is_same(a->paths.length, b->paths.length, paths));
+    MUST(is_same(a->paths.perms, b->paths.perms, paths) && is_same(a->paths.facts, b->paths.facts, paths));
+    for (size_t i = 0; i < a->field_count; i++) {
+        MUST(strcmp(a->fields[i].name, b->fields[i].name) == 0 && a->fields[i].unit == b->fields[i].unit);
+        MUST(is_same(a->fields[i].values, b->fields[i].values, rows));
     }
 }
 

@@ -98,6 +98,18 @@ TEST(a_descriptor_that_others_closed_and_used_is_left_to_them)
     CHECK(close(fd) == 0 && kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
 }
 
+TEST(a_child_leaves_the_map_that_the_program_opened_with_the_same_number)
+{
+    CHECK(is_mapped_here(&own));
+    int fd = own.fd;
+    /* Device and inode are the same, too. */
+    CHECK(close(fd) == 0 && open("/proc/self/maps", O_RDONLY | O_CLOEXEC) == fd);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(is_mapped_here(&own) && own.fd != fd && fcntl(fd, F_GETFD) >= 0 ? 0 : 1);
+    CHECK(exit_status(child) == 0 && close(fd) == 0);
+}
+
 static int ready[2], done[2];
 
 static void *tell_my_stack(void *unused)
@@ -136,6 +148,7 @@ int main(void)
     RUN(a_query_tells_the_area_at_an_address);
     RUN(a_child_asks_of_its_own_memory_however_it_was_forked);
     RUN(a_descriptor_that_others_closed_and_used_is_left_to_them);
+    RUN(a_child_leaves_the_map_that_the_program_opened_with_the_same_number);
     RUN(a_thread_has_an_address_in_its_stack);
     return 0;
 }

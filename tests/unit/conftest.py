@@ -1,6 +1,8 @@
 """Fixtures of the unit tests."""
 
 import os
+import signal
+import subprocess
 
 import pytest
 
@@ -21,6 +23,26 @@ def path(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * (4 * PAGE // 256))
     return path
+
+
+@pytest.fixture
+def child():
+    """A process that sleeps, so that its map stays as it is."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        running.stdin.write(b"ready\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == b"ready\n"
+        yield running.pid
+        running.stdin.close()
+
+
+@pytest.fixture
+def stopped(child):
+    """A process that is stopped, so that nothing of it changes."""
+    os.kill(child, signal.SIGSTOP)
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOWAIT)
+    yield child
+    os.kill(child, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import ctypes
 import json
 import os
 import re
@@ -5,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,30 +17,20 @@ from rich.console import Console
 from mmkit import maps as mmkit_maps
 from mmkit.cli import main
 from mmkit.hints import size
-from support import undisturbed
+from support import needs_root, undisturbed
 
 NEVER_A_PID = str((1 << 31) - 1)
 
 
 def run(*arguments):
-    return CliRunner().invoke(main, ["maps", *arguments])
-
-
-@pytest.fixture
-def child():
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        running.stdin.write(b"ready\n")
-        running.stdin.flush()
-        assert running.stdout.readline() == b"ready\n"
-        yield str(running.pid)
-        running.stdin.close()
+    return CliRunner().invoke(main, ["maps", *map(str, arguments)])
 
 
 def test_the_table_has_a_line_for_each_area_and_the_total(child):
     result = run(child)
     assert result.exit_code == 0
     header, *lines, total = result.output.splitlines()
-    areas = mmkit_maps.read(int(child))
+    areas = mmkit_maps.read(child)
     assert header.split() == ["address", "size", "perm", "kind", "path"]
     for line, area in zip(lines, areas, strict=True):
         assert line.startswith(f"{area.start:x}-{area.end:x} ")
@@ -67,14 +59,14 @@ def test_the_table_fits_in_a_terminal_of_80_columns(child, monkeypatch):
 def test_the_layout_is_the_picture(child):
     result = run(child, "--layout")
     assert result.exit_code == 0
-    assert result.output.rstrip("\n") == mmkit_maps.layout(int(child))
+    assert result.output.rstrip("\n") == mmkit_maps.layout(child)
 
 
 def test_json_has_every_field_of_every_area(child):
     document = json.loads(run(child, "--json").output)
-    areas = mmkit_maps.read(int(child))
+    areas = mmkit_maps.read(child)
     assert document["format"] == 1
-    assert document["pid"] == int(child)
+    assert document["pid"] == child
     assert document["program"].encode() == areas.program
     assert document["program_deleted"] is False
     for entry, area in zip(document["areas"], areas, strict=True):
@@ -133,20 +125,16 @@ def test_what_is_no_pid_is_a_usage_error():
     assert run("0").exit_code == 2
 
 
+def test_areas_that_were_told_twice_are_spoken_of(monkeypatch):
+    text = b"1000-3000 r--p 00000000 00:00 0 \n2000-4000 rw-p 00000000 00:00 0 \n"
+    for torn, given in ((True, text), (False, text[:33])):
+        monkeypatch.setattr(mmkit_maps, "read", lambda *_, given=given, **__: mmkit_maps.Areas.parse(given))
+        result = run()
+        assert result.exit_code == 0
+        assert ("changed its areas meanwhile" in result.stderr) is torn
+
+
 # What areas cost
-
-
-@pytest.fixture
-def stopped():
-    """A real process that is stopped, so that nothing of it changes."""
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        running.stdin.write(b"ready\n")
-        running.stdin.flush()
-        assert running.stdout.readline() == b"ready\n"
-        running.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
-        yield running.pid
-        running.kill()
 
 
 def rollup(pid):
@@ -157,7 +145,7 @@ def rollup(pid):
 
 @pytest.mark.parametrize("option", ["-x", "-X"])
 def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option):
-    expected, result = undisturbed(lambda: rollup(stopped), lambda: run(str(stopped), option))
+    expected, result = undisturbed(lambda: rollup(stopped), lambda: run(stopped, option))
     header, *lines, total = result.output.splitlines()
     # Of the row only what stands under numbers: perm, kind and path have no sum.
     names = header.split()[1 : header.split().index("perm")]
@@ -187,7 +175,7 @@ def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option
 
 def test_json_has_the_costs_when_they_are_asked_for(stopped):
     areas, result = undisturbed(
-        lambda: list(mmkit_maps.read(stopped, costs=True)), lambda: run(str(stopped), "-x", "--json")
+        lambda: list(mmkit_maps.read(stopped, costs=True)), lambda: run(stopped, "-x", "--json")
     )
     document = json.loads(result.output)
     assert [area["costs"] for area in document["areas"]] == [dict(area.costs) for area in areas]
@@ -222,7 +210,7 @@ def test_options_that_do_not_go_together_are_refused_by_name(child, options):
 
 def test_the_tree_has_every_area_under_its_file_and_kind(child):
     output = run(child, "--tree").output
-    areas = mmkit_maps.read(int(child))
+    areas = mmkit_maps.read(child)
     assert all(f"{area.start:x}-{area.end:x} {area.perms}" in output for area in areas)
     lines = [line.lstrip("│├└─ ").partition(":")[0] for line in output.splitlines()]
     libc = next(area for area in areas if b"libc.so" in area.path and area.kind == "library")
@@ -234,7 +222,7 @@ def test_the_tree_has_every_area_under_its_file_and_kind(child):
 def test_the_tree_has_what_x_has_of_every_branch(stopped):
     totals, result = undisturbed(
         lambda: mmkit_maps.read(stopped, costs=True).total(by="kind"),
-        lambda: run(str(stopped), "--tree", "-x"),
+        lambda: run(stopped, "--tree", "-x"),
     )
     names = ("rss", "pss", "uss", "private_dirty", "swap")
     costs = ", ".join(f"{name} {size(totals['stack'].costs[name])}" for name in names)
@@ -306,3 +294,44 @@ def test_what_is_watched_fits_in_a_small_terminal(child, monkeypatch):
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", result.output).splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["process", "kind"]
     assert max(map(len, lines)) <= 40
+
+
+def process_with_the_number(pid):
+    """Start a process with a number of one's choice (clone3(2), set_tid)."""
+    numbers = (ctypes.c_int * 1)(pid)
+    arguments = (ctypes.c_uint64 * 11)()
+    arguments[4], arguments[8], arguments[9] = signal.SIGCHLD, ctypes.addressof(numbers), 1
+    # PyDLL: the child has the GIL as well.
+    clone = ctypes.PyDLL(None, use_errno=True).syscall
+    got = clone(435, arguments, ctypes.c_size_t(ctypes.sizeof(arguments)))
+    if got == 0:
+        os.execv("/bin/sleep", ["sleep", "60"])
+    if got < 0:
+        pytest.skip(f"clone3 with set_tid: {os.strerror(ctypes.get_errno())}")
+    assert got == pid
+    return pid
+
+
+@needs_root
+def test_watching_ends_when_another_process_gets_the_number():
+    victim = subprocess.Popen(["sleep", "60"])
+    command = [sys.executable, "-m", "mmkit", "maps", str(victim.pid), "--watch", "--interval", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+        for _ in range(3):
+            watcher.stdout.readline()
+        watcher.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, watcher.pid, os.WSTOPPED | os.WNOWAIT)
+        victim.kill()
+        victim.wait()
+        # The kernel counts when a process began in hundredths of a second.
+        time.sleep(0.02)
+        other = process_with_the_number(victim.pid)
+        try:
+            watcher.send_signal(signal.SIGCONT)
+            _, errors = watcher.communicate(timeout=30)
+        finally:
+            os.kill(other, signal.SIGKILL)
+            os.waitpid(other, 0)
+            watcher.kill()
+    assert watcher.returncode == 42
+    assert errors == f"mmkit maps: process {victim.pid} has ended\n"

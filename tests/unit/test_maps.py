@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from bisect import bisect_right
 from contextlib import contextmanager
 from itertools import pairwise
@@ -12,28 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from mmkit import maps
 from mmkit.errors import Error, SyscallError
 from mmkit.flags import Prot
 from mmkit.maps import Area, Areas, Kind, process
 from mmkit.maps.picture import draw
-from support import sanitized
+from support import in_child, needs_root, run, sanitized
 
 PAGE = mmap.PAGESIZE
 MAP_HUGETLB = 0x40000
 NEVER_A_PID = (1 << 31) - 1
-
-
-@pytest.fixture(scope="module")
-def child():
-    """A process that sleeps, so that its map stays as it is."""
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        running.stdin.write(b"ready\n")
-        running.stdin.flush()
-        assert running.stdout.readline() == b"ready\n"
-        yield running.pid
-        running.stdin.close()
 
 
 @contextmanager
@@ -214,6 +203,45 @@ def test_a_name_for_people_holds_nothing_that_misleads_a_terminal(path, name):
     assert repr(area) == f"<Area 0-1000 r--p file {name}>"
 
 
+def test_a_deleted_file_is_not_taken_for_another_that_is_named_so(tmp_path):
+    (tmp_path / "gone (deleted)").write_bytes(b"another")
+    with mapped_file(tmp_path / "gone", unlink=True) as address:
+        area = both_ways(address)
+    assert (area.path, area.deleted) == (os.fsencode(tmp_path / "gone"), True)
+
+
+def test_a_name_that_leads_to_the_file_is_its_path(tmp_path):
+    path = tmp_path / "was"
+    with mapped_file(path) as address:
+        # No call tells whether the kernel means this one.
+        (tmp_path / "was (deleted)").hardlink_to(path)
+        path.unlink()
+        area = both_ways(address)
+        assert (area.path, area.deleted) == (os.fsencode(path) + b" (deleted)", False)
+        assert Path(os.fsdecode(area.path)).stat().st_ino == area.inode
+
+
+@needs_query
+def test_a_path_is_not_taken_from_another_file_that_came_there_meanwhile(tmp_path, monkeypatch):
+    ours, theirs = (os.fsencode(tmp_path) + name for name in (rb"/ours\012", b"/theirs"))
+    read = process.native.read
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    with open(theirs, "wb+") as other, mapped_file(ours) as address:
+        other.truncate(PAGE)
+
+        def read_and_replace(descriptor):
+            columns = read(descriptor)
+            shared, fixed = 1, 0x10
+            where, length = ctypes.c_void_p(address), ctypes.c_size_t(PAGE)
+            assert libc.mmap(where, length, 1, shared | fixed, other.fileno(), ctypes.c_long(0)) == address
+            return columns
+
+        monkeypatch.setattr(process.native, "read", read_and_replace)
+        area = maps.read().find(address)
+    assert area.path == os.fsencode(tmp_path) + b"/ours\n"
+
+
 # Kinds
 
 
@@ -275,6 +303,31 @@ def test_huge_pages_are_told():
             assert both_ways(address).kind is Kind.HUGETLB
     except OSError:
         pytest.skip("no huge pages in the pool")
+
+
+def test_a_file_with_a_part_that_is_executed_is_a_library_all_over(tmp_path):
+    with mapped_file(tmp_path / "plugin") as address:
+        assert both_ways(address).kind is Kind.FILE
+        descriptor = os.open(tmp_path / "plugin", os.O_RDONLY)
+        with mmap.mmap(descriptor, PAGE, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC):
+            assert both_ways(address).kind is Kind.LIBRARY
+        os.close(descriptor)
+
+
+@sanitized
+def test_a_process_of_one_thread_finds_each_of_its_areas_as_it_reads_them():
+    result = run(
+        "from mmkit import linux, maps\n"
+        "from mmkit.flags import MapFlag\n"
+        "end = maps.read().where(kind='data')[-1].end\n"
+        "if maps.read().find(end) is None:\n"  # not every Python has a bss of its own
+        "    linux.mmap(end, 4096, 3, MapFlag.PRIVATE | MapFlag.ANONYMOUS | MapFlag.FIXED_NOREPLACE, -1, 0)\n"
+        "areas = maps.read()\n"
+        "assert all(maps.find(area.start) == area == maps.find(area.end - 1) for area in areas)\n"
+        "print(*{area.kind for area in areas})\n"
+    )
+    assert result.stderr == ""
+    assert {"anonymous", "bss", "data", "heap", "library", "stack", "text"} <= set(result.stdout.split())
 
 
 PROGRAM_TEXT = b"""\
@@ -401,24 +454,9 @@ def test_a_process_that_ends_while_it_is_read_is_not_taken_for_a_smaller_one(mon
         maps.read(victim.pid)
 
 
-def outcome_in_a_fork(action):
-    """Run an action in a forked child; what it returns must be None for the child to succeed."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            status = 0 if action() is None else 1
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@needs_root
 def test_another_users_process_says_what_is_needed(child):
     def look():
-        os.setgid(65534)
-        os.setuid(65534)
         for attempt in (lambda: maps.read(child), lambda: maps.find(0x1000, child)):
             with pytest.raises(
                 PermissionError, match=r"belongs to user 0.*user 65534.*CAP_SYS_PTRACE"
@@ -426,7 +464,7 @@ def test_another_users_process_says_what_is_needed(child):
                 attempt()
             assert isinstance(caught.value, SyscallError)
 
-    assert outcome_in_a_fork(look) == 0
+    in_child(look, user=65534)
 
 
 def test_a_forked_child_reads_its_own_map():
@@ -439,7 +477,7 @@ def test_a_forked_child_reads_its_own_map():
         assert ctypes.CDLL(None).munmap(ctypes.c_void_p(address), ctypes.c_size_t(7 * PAGE)) == 0
         return maps.find(address)
 
-    assert outcome_in_a_fork(look) == 0
+    assert in_child(look) is None
     assert maps.find(address) is not None
 
 
@@ -637,6 +675,17 @@ def test_a_hostile_or_scattered_map_still_makes_a_picture():
         assert picture.replace("\n", "").isprintable()
 
 
+def test_wide_letters_count_as_the_columns_that_they_take():
+    text = "7f0000000000-7f0000001000 r-xp 00000000 fe:00 7 /lib/%s.so\n" % ("中" * 38)
+    text += "ffffffffff600000-ffffffffff601000 r-xp 00000000 00:00 0 /%s\n" % ("中" * 99)
+    picture = draw(Areas.parse(text.encode(), program=("/" + "中" * 99).encode()))
+    widths = [cell_len(line) for line in picture.splitlines()]
+    assert max(widths) <= 80
+    sides = [line for line in picture.splitlines() if line.rstrip().endswith("iB")]
+    assert "中" in picture
+    assert len({cell_len(line) for line in sides}) == 1
+
+
 def test_a_signal_does_not_disturb_a_reading():
     hits = []
     previous = signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
@@ -644,6 +693,9 @@ def test_a_signal_does_not_disturb_a_reading():
     try:
         for _ in range(50):
             assert maps.read().malformed == 0
+        while not hits:
+            assert maps.read().malformed == 0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+    assert hits

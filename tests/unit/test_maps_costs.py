@@ -4,7 +4,6 @@ import json
 import mmap
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -37,18 +36,6 @@ def written(length, flags=PRIVATE):
             memory[PAGE + page * PAGE] = 1
         yield address
         del view
-
-
-@pytest.fixture
-def stopped():
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        running.stdin.write(b"ready\n")
-        running.stdin.flush()
-        assert running.stdout.readline() == b"ready\n"
-        running.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
-        yield running.pid
-        running.kill()
 
 
 def told_by_the_kernel(pid):
@@ -167,6 +154,37 @@ def test_a_kernel_that_tells_little_is_read_as_well():
     assert areas.total()["anonymous"].rss == 8192
     with pytest.raises(AttributeError):
         area.uss  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "name", ["Start", "End", "Offset", "Perms", "Path", "Kind", "path_start", "path_x", "Costs"]
+)
+def test_a_field_that_is_called_as_a_column_is_a_cost_and_changes_no_column(name):
+    plain = b"1000-3000 rw-p 00000000 00:00 0 \nRss:   8 kB\n"
+    (expected,), areas = Areas.parse(plain), Areas.parse(plain + name.encode() + b": 5 kB\n")
+    assert areas[0]._replace(costs=None) == expected._replace(costs=None)
+    assert list(areas) == [areas[0]]
+    assert dict(areas[0].costs) == {"rss": 8192, name.lower(): 5120}
+    assert areas.column("start").tolist() == [0x1000]
+    assert areas.column("size").tolist() == [0x2000]
+    assert areas.total().sum.costs == {"rss": 8192, name.lower(): 5120}
+    assert areas.total().sum == 0x2000
+
+
+def test_of_fields_that_are_one_in_lower_case_the_first_counts():
+    areas = Areas.parse(
+        b"1000-3000 rw-p 00000000 00:00 0 \n"
+        b"Rss: 8 kB\nRSS: 16 kB\nPrivate_Dirty: 4 kB\nUss: 9 kB\nUSS: 7\nSIZE: 1 kB\n"
+    )
+    assert dict(areas[0].costs) == {"rss": 8192, "private_dirty": 4096, "uss": 9 * 1024}
+    assert areas.column("uss").tolist() == [9 * 1024]
+
+
+def test_the_uss_has_private_pages_of_the_huge_page_pool():
+    (area,) = Areas.parse(
+        b"1000-3000 rw-p 00000000 00:00 0 \nPrivate_Clean: 1 kB\nPrivate_Dirty: 2 kB\nPrivate_Hugetlb: 4 kB\n"
+    )
+    assert area.uss == 7 * 1024
 
 
 # Columns and totals

@@ -194,9 +194,19 @@ cdef class Columns:
 
     cdef int finish(self, _Scratch scratch) except -1:
         del self.values[self.parser.field_count:]
-        # Of rows that were provided for nothing, what is worth it goes back: a bytearray gives half, or more.
-        self.resize(self.parser.area_count)
+        if self.parser.areas.capacity > self.parser.area_count + self.parser.area_count // 4:
+            self.cut(self.parser.area_count)
         self.text = PyBytes_FromStringAndSize(scratch.bytes, <Py_ssize_t>self.parser.kept)
+        return 0
+
+    cdef int cut(self, size_t rows) except -1:
+        """Give back rows that were provided for nothing. In place, each column would leave a hole too small for the
+        next reading."""
+        cdef _Column column
+        self.parser.areas.capacity = 0
+        for column in (self.start, self.end, self.offset, self.device, self.inode, self.path, self.perms, *self.values,
+                       self.path_start, self.path_length, self.path_perms, self.path_facts):
+            column.memory = column.memory[:(rows + 1) * column.item]
         return 0
 
     @property

@@ -11,7 +11,7 @@ _Made = TypeVar("_Made")
 
 
 class lazy(Generic[_Made]):  # noqa: N801 - used as a decorator, as property is
-    """functools.cached_property without a lock, and with none that a forked child inherits held (before 3.12).
+    """A functools.cached_property without a lock, which before Python 3.12 a forked child may inherit held.
 
     Two threads may both make the value; one of the two stays. So it must not matter which.
     """

@@ -159,7 +159,9 @@ def _row_line(row: _Row, side: str) -> str:
 
 def _kernel_box(start: int, areas: list[Area]) -> list[str]:
     rows = [_Row("kernel space", "", (1 << 64) - start)]
-    rows += [_Row(f"  {shortened(area.name, 18)} at {area.start:x}", area.perms[:3], area.size) for area in areas]
+    rows += [
+        _Row(f"  {shortened(area.name, 18)} at {area.start:x}", area.perms[:3], area.size) for area in areas
+    ]
     lines = [_edge((1 << 64) - 1, "┏", "━", "┓")]
     lines += [_row_line(row, "┃") for row in rows]
     return [*lines, _edge(start, "┗", "━", "┛")]

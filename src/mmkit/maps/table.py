@@ -99,7 +99,7 @@ class Table:
 
     @lazy
     def fields(self) -> dict[str, int]:
-        """The costs that the text told, and the unit of each; and the USS, unless a kernel tells that itself."""
+        """The costs that the text told, and the unit of each; the USS, too, unless a kernel tells it."""
         units = list(self.columns.units.values())
         fields = [(name, units[place]) for name, place in self._told.items()]
         if "uss" not in self._told and any(name in _PRIVATE and unit == BYTES for name, unit in fields):
