@@ -174,10 +174,11 @@ def test_a_field_that_is_called_as_a_column_is_a_cost_and_changes_no_column(name
 def test_of_fields_that_are_one_in_lower_case_the_first_counts():
     areas = Areas.parse(
         b"1000-3000 rw-p 00000000 00:00 0 \n"
-        b"Rss: 8 kB\nRSS: 16 kB\nPrivate_Dirty: 4 kB\nUss: 9 kB\nUSS: 7\nSIZE: 1 kB\n"
+        b"Rss: 8 kB\nRSS: 16 kB\nUss: 9\nUSS: 7 kB\nPss: 1 kB\nPrivate_Dirty: 4 kB\nSIZE: 1 kB\n"
     )
-    assert dict(areas[0].costs) == {"rss": 8192, "private_dirty": 4096, "uss": 9 * 1024}
-    assert areas.column("uss").tolist() == [9 * 1024]
+    assert dict(areas[0].costs) == {"rss": 8192, "uss": 9, "pss": 1024, "private_dirty": 4096}
+    assert areas.column("uss").tolist() == [9]
+    assert areas.total().sum.costs == {"rss": 8192, "pss": 1024, "private_dirty": 4096}
 
 
 def test_the_uss_has_private_pages_of_the_huge_page_pool():

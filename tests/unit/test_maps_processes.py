@@ -17,6 +17,8 @@ import pytest
 from mmkit import Error, maps
 from mmkit._native import maps as native
 from mmkit.maps import Areas, Kind
+from mmkit.maps.process import Opened
+from mmkit.maps.table import Table
 from support import PAGE, in_child, needs_root, run, sanitized
 
 THREADS = (
@@ -37,30 +39,44 @@ def python(code):
 # Forks
 
 
-def test_a_child_can_read_whatever_the_threads_of_its_parent_were_reading():
+class Blocked:
+    """What a thread waits for that looks at anything of it, or adds to it."""
+
+    def __init__(self):
+        self.reached, self.over = threading.Event(), threading.Event()
+
+    def __getattr__(self, _name):
+        self.reached.set()
+        self.over.wait()
+        raise AttributeError
+
+    def __add__(self, _other):
+        return self.anything
+
+
+@pytest.mark.parametrize("attribute", ["fields", "places", "amounts", "paths", "program"])
+def test_a_child_can_read_whatever_a_thread_of_its_parent_was_reading(attribute):
+    blocked = Blocked()
+    if attribute == "program":
+        waiting = Opened(None)
+        waiting._directory = blocked
+    else:
+        waiting = Table(blocked, 0, None, {}, None)
+    thread = threading.Thread(target=lambda: getattr(waiting, attribute, None))
+    thread.start()
+    blocked.reached.wait()
+
     def look():
-        areas = maps.read(costs=True)
-        areas.total(by="path")
-        return len(areas), maps.find(id(maps)).kind
-
-    over = threading.Event()
-
-    def sample():
-        while not over.is_set():
-            look()
-
-    def look_in_time():
         signal.alarm(20)
-        look()
+        areas = maps.read(costs=True)
+        assert list(areas)
+        return areas.total(by="path").sum.areas == len(areas)
 
-    sampler = threading.Thread(target=sample)
-    sampler.start()
     try:
-        for _ in range(100):
-            in_child(look_in_time)
+        assert in_child(look)
     finally:
-        over.set()
-        sampler.join()
+        blocked.over.set()
+        thread.join()
 
 
 def test_a_childs_find_leaves_the_map_that_the_program_opened():
@@ -160,6 +176,14 @@ def test_a_process_that_goes_on_without_its_main_thread_is_read_through_another(
 
 
 # Processes that cannot be read
+
+
+def test_a_zombie_may_have_any_name():
+    code = "import ctypes; ctypes.CDLL(None).prctl(15, b') R 0 (')"
+    with subprocess.Popen([sys.executable, "-c", code]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ProcessLookupError, match="zombie"):
+            maps.read(zombie.pid)
 
 
 def test_finding_says_the_same_of_a_zombie_and_a_kernel_thread_as_reading():
