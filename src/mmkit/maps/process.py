@@ -17,7 +17,7 @@ from mmkit.maps.lazy import lazy
 from mmkit.maps.paths import as_linked, printable
 from mmkit.maps.table import Table
 
-__all__ = ["ended", "find", "read", "start_time"]
+__all__ = ["find", "read", "start_time"]
 
 _PF_KTHREAD = 0x00200000
 _ADDRESS_LIMIT = 1 << 64
@@ -274,7 +274,7 @@ def start_time(pid: int) -> int | None:
         return None
 
 
-def ended(pid: int, call: str) -> SyscallError:
+def _ended(pid: int, call: str) -> SyscallError:
     """Say that there is no such process."""
     return SyscallError(errno.ESRCH, call, f"There is no process {pid}: it has ended, or never was.")
 
@@ -286,7 +286,7 @@ def _refusal(pid: int, call: str, refused: OSError) -> SyscallError:
             return SyscallError(errno.ENOENT, call, "/proc is not mounted here: `mount -t proc proc /proc`.")
         if refused.errno == errno.ENOENT and _is_hidden(pid):
             return SyscallError(errno.EACCES, call, _HIDDEN_HINT.format(pid))
-        return ended(pid, call)
+        return _ended(pid, call)
     if refused.errno in (errno.EACCES, errno.EPERM):
         return SyscallError(errno.EACCES, call, _permission_hint(pid))
     return SyscallError(refused.errno or errno.EIO, call)
@@ -331,7 +331,7 @@ def _nothing_to_read(pid: int) -> Error:
     try:
         name, (state, *fields) = _stat(pid)
     except OSError:
-        return ended(pid, call)
+        return _ended(pid, call)
     if int(fields[5]) & _PF_KTHREAD:
         return Error(f"process {pid} ({printable(name)}) is a kernel thread: it has no memory of its own")
     hint = (
