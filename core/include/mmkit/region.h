@@ -69,7 +69,7 @@ struct mmk_region {
     int flags;              /* of mmap(2), without MAP_FIXED */
     int fd;                 /* what backs it, or -1; the caller's, who closes it after dispose */
     uint64_t file_offset;   /* of base in fd */
-    bool may_shrink;        /* fd is a file that others may truncate: flush looks at its size */
+    _Atomic bool may_shrink; /* fd is a file that others may truncate: flush looks at its size */
     bool always_locked;     /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
     bool exposed;           /* a pointer into it may be kept by somebody: set by views, and by whoever hands one out */
     bool sealed;            /* mseal(2): the kernel lets nobody unmap it */
