@@ -7,6 +7,7 @@ import stat
 import sys
 import warnings
 import weakref
+from functools import partial
 from typing import Any, Literal, Self
 
 from mmkit._native.calls import PAGE_SIZE, memfd_secret
@@ -95,8 +96,8 @@ class RegionFactories(RegionContents):
         self._backing = backing
         self._name = name
         self._resizable = True
-        key = id(self)
-        _live[key] = weakref.ref(self, lambda _: _live.pop(key, None))
+        # In C throughout: an exception that a signal handler raised in it would be lost.
+        _live[id(self)] = weakref.ref(self, partial(_live.pop, id(self)))
         self._map(length, int(prot), int(flags), **how)
 
     @classmethod

@@ -85,9 +85,7 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
         yield region
         with _refusals("linkat", str(path)):
             # A descriptor of a directory makes Python call linkat(2), and follow the link.
-            os.link(
-                f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory.fileno(), follow_symlinks=True
-            )
+            os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory.fileno(), follow_symlinks=True)
 
 
 def close_if_unused(region: Region) -> None:
