@@ -1,9 +1,9 @@
 from collections.abc import Callable
-from typing import Any, Self, final
+from typing import Self, final
 
 @final
 class Descriptor:
-    def __new__(cls, opener: Callable[..., int], *arguments: Any) -> Self: ...
+    def __new__(cls, opener: Callable[..., int], *arguments: object) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: object

@@ -294,8 +294,9 @@ class SharedMemory(Owned):
             if size is not None:
                 if size < there:
                     raise ValueError(
-                        f"a segment never becomes shorter, and this one has {there} bytes: whoever has mapped "
-                        f"more than {size} would get SIGBUS. resize() without a size maps what others added"
+                        f"a segment never becomes shorter, and this one has {there} bytes: whoever has "
+                        f"mapped more than {size} would get SIGBUS. resize() without a size maps what others "
+                        "have added"
                     )
                 if size > there:
                     self._lengthen(there, size, reserve)
