@@ -563,7 +563,6 @@ TEST(a_file_that_is_resized_with_its_region_ends_where_the_region_does)
     request.file_offset = pages(1);
     map(&region, request);
     resize_with_file(&region, fd, pages(2) + 100);
-    CHECK(!can_read(region.base + pages(3)));
     CHECK(ftruncate(fd, (off_t)pages(8)) == 0);
     resize_with_file(&region, fd, pages(2) + 100);
     CHECK(ftruncate(fd, (off_t)pages(8)) == 0);
@@ -593,7 +592,8 @@ TEST(a_file_that_cannot_be_cut_stays_as_long_as_it_was_and_so_does_its_region)
             release(vacated);
         CHECK(region.asked == pages(3) && mmk_region_length(&region) == pages(3) && size_of(fd) == pages(8));
         CHECK(pages_are_numbered(region.base, 3) && can_write(region.base + pages(3) - 1));
-        CHECK(!can_read(region.base + pages(3)));
+        /* It grew by moving, and what it got is taken back. */
+        CHECK(lengths[i] < pages(5) || !can_read(region.base + pages(3)));
         mmk_region_dispose(&region);
         close(fd);
     }
