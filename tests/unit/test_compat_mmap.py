@@ -23,7 +23,6 @@ import mmkit
 from mmkit import MapFlag
 from mmkit.compat import mmap
 from mmkit.features import huge_page_size
-from mmkit.flags import MapFlag
 from support import PAGE, in_child, locked_bytes, locks, perms, with_huge_pages
 
 SIZE = 3 * PAGE
