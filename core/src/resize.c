@@ -192,7 +192,15 @@ static int set_file_size(const mmk_region *region, uint64_t size)
     return ftruncate(region->fd, (off_t)size) < 0 ? -errno : 0;
 }
 
-static int grow(mmk_region *region, size_t asked, size_t length, mmk_range *vacated)
+/* What was just mapped behind the region's end, and nobody has seen yet. */
+static void take_growth_back(mmk_region *region, size_t length)
+{
+    size_t committed = mmk_region_length(region);
+    if (length > committed)
+        (void)hold(region->base + committed, length - committed);
+}
+
+static int grow(mmk_region *region, size_t asked, size_t length, bool with_file, mmk_range *vacated)
 {
     uint64_t size = 0, needed = stored_end(region, asked);
     bool reaches = false;
@@ -204,6 +212,12 @@ static int grow(mmk_region *region, size_t asked, size_t length, mmk_range *vaca
         error = set_file_size(region, needed);
     if (!error && length > mmk_region_length(region))
         error = grow_mapping(region, length, vacated);
+    /* What is cut off cannot be brought back: last. */
+    if (!error && with_file && size > needed) {
+        error = set_file_size(region, needed);
+        if (error)
+            take_growth_back(region, length);
+    }
     if (error && longer)
         (void)set_file_size(region, size);
     return error;
@@ -225,7 +239,7 @@ static int zero_tail_of_last_page(const mmk_region *region, size_t asked, size_t
     return region_enforce(region, length - region->granule, region->granule);
 }
 
-static int shrink_mapping(mmk_region *region, size_t asked, size_t length)
+static int shrink_mapping(mmk_region *region, size_t asked, size_t length, bool with_file)
 {
     size_t committed = mmk_region_length(region);
     uint64_t size = 0;
@@ -233,7 +247,8 @@ static int shrink_mapping(mmk_region *region, size_t asked, size_t length)
     int error = region->fd >= 0 ? file_reach(region, &size, &reaches) : 0;
     if (error)
         return error;
-    if (!reaches)
+    bool cuts = region->fd >= 0 && (reaches || with_file);
+    if (!cuts)
         return length < committed ? (int)hold(region->base + length, committed - length) : 0;
     /* What is truncated cannot be taken back: first everything else that may be refused. */
     if (length < committed)
@@ -263,7 +278,7 @@ static void set_length(mmk_region *region, size_t asked, size_t length)
     atomic_store_explicit(&region->length, length, memory_order_relaxed);
 }
 
-static int shrink(mmk_region *region, size_t asked, size_t length)
+static int shrink(mmk_region *region, size_t asked, size_t length, bool with_file)
 {
     if (region->fd >= 0 && is_private(region))
         return -MMK_EUNSUPPORTED;
@@ -272,7 +287,7 @@ static int shrink(mmk_region *region, size_t asked, size_t length)
     int error = region_exclude(region);
     if (error)
         return error;
-    error = shrink_mapping(region, asked, length);
+    error = shrink_mapping(region, asked, length, with_file);
     if (!error && region->fd < 0)
         error = zero_tail_of_last_page(region, asked, length);
     if (!error) {
@@ -288,7 +303,7 @@ static int shrink(mmk_region *region, size_t asked, size_t length)
     return error;
 }
 
-int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
+static int resize(mmk_region *region, size_t asked, bool with_file, mmk_range *vacated)
 {
     *vacated = (mmk_range){0};
     if (asked == 0 || asked > SIZE_MAX / 4)
@@ -298,12 +313,24 @@ int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
         return error;
     size_t length = mmk_round_up(asked, region->granule);
     if (asked > region->asked) {
-        error = grow(region, asked, length, vacated);
+        error = grow(region, asked, length, with_file, vacated);
         if (!error)
             set_length(region, asked, length);
     } else if (asked < region->asked) {
-        error = shrink(region, asked, length);
+        error = shrink(region, asked, length, with_file);
+    } else if (with_file && region->fd >= 0) {
+        error = is_private(region) ? -MMK_EUNSUPPORTED : set_file_size(region, stored_end(region, asked));
     }
     region_end_change(region);
     return error;
+}
+
+int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
+{
+    return resize(region, asked, false, vacated);
+}
+
+int mmk_region_resize_with_file(mmk_region *region, size_t asked, mmk_range *vacated)
+{
+    return resize(region, asked, true, vacated);
 }

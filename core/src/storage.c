@@ -9,15 +9,50 @@
 
 #include "region_internal.h"
 
-/* The kernel syncs what is there and calls it a success: pages past the end of the file are not missed. */
-static int check_still_stored(const mmk_region *region, size_t offset, size_t length)
+static int file_size(const mmk_region *region, uint64_t *size)
 {
     struct stat status;
-    size_t end = offset + length < region->asked ? offset + length : region->asked;
     /* Not glibc's fstat: before 2.38 it takes the slower newfstatat. */
     if (syscall(SYS_fstat, region->fd, &status) < 0)
         return -errno;
-    return region->file_offset + end > (uint64_t)status.st_size ? -MMK_ESHRUNK : 0;
+    *size = (uint64_t)status.st_size;
+    return 0;
+}
+
+int mmk_region_file_size(mmk_region *region, uint64_t *size)
+{
+    int error = mmk_region_enter(region);
+    if (error)
+        return error;
+    error = file_size(region, size);
+    mmk_region_leave(region);
+    return error;
+}
+
+int mmk_region_add_seals(mmk_region *region, int seals)
+{
+    int error = mmk_region_enter(region);
+    if (error)
+        return error;
+    if (fcntl(region->fd, F_ADD_SEALS, seals) < 0) {
+        error = -errno;
+    } else if (seals & F_SEAL_SHRINK) {
+        region->may_shrink = false;
+        region->hides_end = false;
+    }
+    mmk_region_leave(region);
+    return error;
+}
+
+/* The kernel syncs what is there and calls it a success: pages past the end of the file are not missed. */
+static int check_still_stored(const mmk_region *region, size_t offset, size_t length)
+{
+    uint64_t size = 0;
+    size_t end = offset + length < region->asked ? offset + length : region->asked;
+    int error = file_size(region, &size);
+    if (error)
+        return error;
+    return region->file_offset + end > size ? -MMK_ESHRUNK : 0;
 }
 
 int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)

@@ -545,6 +545,73 @@ TEST(a_region_of_huge_pages_moves_and_the_old_addresses_stay_held)
     mmk_region_dispose(&region);
 }
 
+static void resize_with_file(mmk_region *region, int fd, size_t asked)
+{
+    mmk_range vacated = {(char *)1, 1};
+    CHECK(mmk_region_resize_with_file(region, asked, &vacated) == 0);
+    CHECK(region->asked == asked && mmk_region_length(region) == mmk_round_up(asked, mmk_page_size()));
+    CHECK(size_of(fd) == region->file_offset + asked);
+    if (vacated.length)
+        release(vacated);
+}
+
+TEST(a_file_that_is_resized_with_its_region_ends_where_the_region_does)
+{
+    mmk_region region;
+    int fd = numbered_file(pages(8));
+    mmk_request request = file(fd, pages(3), MAP_SHARED);
+    request.file_offset = pages(1);
+    map(&region, request);
+    resize_with_file(&region, fd, pages(2) + 100);
+    CHECK(ftruncate(fd, (off_t)pages(8)) == 0);
+    resize_with_file(&region, fd, pages(2) + 100);
+    CHECK(ftruncate(fd, (off_t)pages(8)) == 0);
+    resize_with_file(&region, fd, pages(3) - 1);
+    CHECK(ftruncate(fd, (off_t)pages(8)) == 0);
+    block_growth(&region);
+    resize_with_file(&region, fd, pages(5));
+    CHECK(can_write(region.base + pages(5) - 1));
+    resize_with_file(&region, fd, pages(6));
+    mmk_region_dispose(&region);
+    close(fd);
+}
+
+TEST(a_file_that_cannot_be_cut_stays_as_long_as_it_was_and_so_does_its_region)
+{
+    size_t lengths[] = {pages(1), pages(3), pages(5)};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        mmk_region region;
+        mmk_range vacated;
+        int fd = memory_file(pages(8));
+        map(&region, file(fd, pages(3), MAP_SHARED));
+        number_pages(&region);
+        CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) == 0);
+        block_growth(&region);
+        CHECK(mmk_region_resize_with_file(&region, lengths[i], &vacated) == -EPERM);
+        if (vacated.length)
+            release(vacated);
+        CHECK(region.asked == pages(3) && mmk_region_length(&region) == pages(3) && size_of(fd) == pages(8));
+        CHECK(pages_are_numbered(region.base, 3) && can_write(region.base + pages(3) - 1));
+        /* It grew by moving, and what it got is taken back. */
+        CHECK(lengths[i] < pages(5) || !can_read(region.base + pages(3)));
+        mmk_region_dispose(&region);
+        close(fd);
+    }
+}
+
+TEST(memory_without_a_file_is_resized_with_it_as_without)
+{
+    mmk_region region;
+    mmk_range vacated;
+    map_pages(&region, 3);
+    CHECK(mmk_region_resize_with_file(&region, pages(2), &vacated) == 0);
+    CHECK(mmk_region_resize_with_file(&region, pages(2), &vacated) == 0);
+    CHECK(region.asked == pages(2));
+    CHECK(mmk_region_close(&region) == 0);
+    CHECK(mmk_region_resize_with_file(&region, pages(1), &vacated) == -MMK_ECLOSED);
+    mmk_region_dispose(&region);
+}
+
 int main(void)
 {
     RUN(a_region_grows_inside_its_reservation_under_live_views);
@@ -571,5 +638,8 @@ int main(void)
     RUN(a_cover_does_not_come_back_over_pages_that_were_cut_off);
     RUN(shrinking_a_sealed_region_is_refused_and_its_file_keeps_its_contents);
     RUN(whoever_takes_the_old_addresses_meanwhile_keeps_them);
+    RUN(a_file_that_is_resized_with_its_region_ends_where_the_region_does);
+    RUN(a_file_that_cannot_be_cut_stays_as_long_as_it_was_and_so_does_its_region);
+    RUN(memory_without_a_file_is_resized_with_it_as_without);
     return 0;
 }

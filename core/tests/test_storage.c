@@ -224,6 +224,40 @@ TEST(punching_into_a_guard_is_refused_and_the_process_lives)
     in_child(punch_into_an_old_guard);
 }
 
+TEST(the_size_of_the_file_can_be_asked_for_until_the_region_is_closed)
+{
+    mmk_region region, anonymous_one;
+    uint64_t size = 0;
+    int fd = numbered_file(pages(5) + 7);
+    map(&region, file(fd, pages(2), MAP_SHARED));
+    CHECK(mmk_region_file_size(&region, &size) == 0 && size == pages(5) + 7);
+    CHECK(mmk_region_close(&region) == 0);
+    CHECK(mmk_region_file_size(&region, &size) == -MMK_ECLOSED);
+    mmk_region_dispose(&region);
+    close(fd);
+    map_pages(&anonymous_one, 1);
+    CHECK(mmk_region_file_size(&anonymous_one, &size) == -EBADF);
+    mmk_region_dispose(&anonymous_one);
+}
+
+TEST(seals_go_to_the_file_and_what_cannot_shrink_is_not_looked_at_any_more)
+{
+    mmk_region region;
+    int fd = memory_file(pages(2));
+    mmk_request request = file(fd, pages(2), MAP_SHARED);
+    request.may_shrink = true;
+    map(&region, request);
+    CHECK(mmk_region_add_seals(&region, F_SEAL_WRITE) == -EBUSY);
+    CHECK(mmk_region_add_seals(&region, F_SEAL_GROW) == 0 && region.may_shrink);
+    CHECK(mmk_region_add_seals(&region, F_SEAL_SHRINK | F_SEAL_SEAL) == 0 && !region.may_shrink);
+    CHECK(fcntl(fd, F_GET_SEALS) == (F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL));
+    CHECK(mmk_region_add_seals(&region, F_SEAL_GROW) == -EPERM);
+    CHECK(mmk_region_close(&region) == 0);
+    CHECK(mmk_region_add_seals(&region, F_SEAL_GROW) == -MMK_ECLOSED);
+    mmk_region_dispose(&region);
+    close(fd);
+}
+
 int main(void)
 {
     RUN(a_flush_writes_the_changed_pages);
@@ -237,5 +271,7 @@ int main(void)
     RUN(an_edge_that_is_not_writable_is_refused_before_anything_is_given_up);
     RUN(a_range_beyond_the_region_is_refused);
     RUN(punching_into_a_guard_is_refused_and_the_process_lives);
+    RUN(the_size_of_the_file_can_be_asked_for_until_the_region_is_closed);
+    RUN(seals_go_to_the_file_and_what_cannot_shrink_is_not_looked_at_any_more);
     return 0;
 }

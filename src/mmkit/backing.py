@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmkit._native.calls import PAGE_SIZE, memfd_create
-from mmkit.flags import MemfdFlag, Seal
+from mmkit._native.descriptor import Descriptor
+from mmkit.flags import MemfdFlag
 from mmkit.hints import failure
 
-__all__ = ["add_seals", "length_in_file", "open_file", "set_size", "sized_memfd"]
-
-_F_ADD_SEALS = 1033
+__all__ = ["length_in_file", "open_file", "set_size", "sized_memfd"]
 
 
-def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> int:
+def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | int, mode: str) -> Descriptor:
     """Return a descriptor of our own for a file to be mapped."""
     if isinstance(path_or_fd, int):
         try:
-            return fcntl.fcntl(path_or_fd, fcntl.F_DUPFD_CLOEXEC, 0)
+            return Descriptor(fcntl.fcntl, path_or_fd, fcntl.F_DUPFD_CLOEXEC, 0)
         except OSError as error:
             raise failure(-(error.errno or 0), "dup", None, (path_or_fd,)) from None
     if hasattr(path_or_fd, "fileno"):
@@ -30,7 +27,7 @@ def open_file(path_or_fd: str | bytes | os.PathLike[str] | os.PathLike[bytes] | 
     # NONBLOCK: opening a FIFO must fail at mmap(2), not wait for a writer.
     flags = (os.O_RDWR if mode == "r+" else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        return os.open(path_or_fd, flags)
+        return Descriptor(os.open, path_or_fd, flags)
     except OSError as error:
         raise failure(-(error.errno or 0), "open", None, (os.fsdecode(path_or_fd),)) from None
 
@@ -43,24 +40,11 @@ def set_size(fd: int, length: int) -> None:
         raise failure(-(error.errno or 0), "ftruncate", None, (fd, length)) from None
 
 
-def add_seals(fd: int, seals: Seal) -> None:
-    """Seal a memory file (fcntl(2), F_ADD_SEALS)."""
-    try:
-        fcntl.fcntl(fd, _F_ADD_SEALS, int(seals))
-    except OSError as error:
-        raise failure(-(error.errno or 0), "F_ADD_SEALS", None, (fd, seals)) from None
-
-
-@contextlib.contextmanager
-def sized_memfd(name: str, flags: MemfdFlag, length: int, page: int) -> Iterator[int]:
-    """Make a memory file of whole pages of its kind; it is closed only if the block fails."""
-    fd = memfd_create(name, flags)
-    try:
-        set_size(fd, -(-length // page) * page if page != PAGE_SIZE else length)
-        yield fd
-    except BaseException:
-        os.close(fd)
-        raise
+def sized_memfd(name: str, flags: MemfdFlag, length: int, page: int) -> Descriptor:
+    """Make a memory file of whole pages of its kind."""
+    file = Descriptor(memfd_create, name, flags)
+    set_size(file.fileno(), -(-length // page) * page if page != PAGE_SIZE else length)
+    return file
 
 
 def length_in_file(path_or_fd: object, status: os.stat_result, length: int | None, offset: int) -> int:

@@ -15,7 +15,16 @@ from pathlib import Path
 from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, SyscallError
 from mmkit.flags import Advice, MapFlag
 
-__all__ = ["Verbatim", "address", "failure", "flag_names", "memory_fault", "placed_failure", "size"]
+__all__ = [
+    "Verbatim",
+    "address",
+    "count_areas",
+    "failure",
+    "flag_names",
+    "memory_fault",
+    "placed_failure",
+    "size",
+]
 
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
@@ -84,7 +93,8 @@ def _lock_limit_hint(_call: str) -> str:
     )
 
 
-def _count_areas() -> int:
+def count_areas() -> int:
+    """Return how many areas this process has, as ``vm.max_map_count`` counts them."""
     # In small pieces: at the limit, malloc cannot map a larger one.
     count = 0
     fd = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
@@ -104,7 +114,7 @@ def _address_space_hint(_call: str) -> str:
             "Raise it with `ulimit -v`, or map less."
         )
     maximum = int(Path("/proc/sys/vm/max_map_count").read_text())
-    areas = _count_areas()
+    areas = count_areas()
     if areas > maximum * 9 // 10:
         return f"The process has {areas} areas and vm.max_map_count is {maximum}: raise it, or split less."
     return (

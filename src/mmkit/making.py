@@ -7,11 +7,13 @@ import stat
 import sys
 import warnings
 import weakref
+from functools import partial
 from typing import Any, Literal, Self
 
 from mmkit._native.calls import PAGE_SIZE, memfd_secret
 from mmkit._native.contents import RegionContents
-from mmkit.backing import add_seals, length_in_file, open_file, set_size, sized_memfd
+from mmkit._native.descriptor import Descriptor
+from mmkit.backing import length_in_file, open_file, set_size, sized_memfd
 from mmkit.errors import Error, OutOfMemory, SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
@@ -94,9 +96,9 @@ class RegionFactories(RegionContents):
         self._backing = backing
         self._name = name
         self._resizable = True
+        # In C throughout: an exception that a signal handler raised in it would be lost.
+        _live[id(self)] = weakref.ref(self, partial(_live.pop, id(self)))
         self._map(length, int(prot), int(flags), **how)
-        key = id(self)
-        _live[key] = weakref.ref(self, lambda _: _live.pop(key, None))
 
     @classmethod
     def _of_segment(
@@ -105,19 +107,24 @@ class RegionFactories(RegionContents):
         length: int,
         prot: Prot,
         *,
-        fd: int = -1,
+        file: Descriptor | None = None,
         shmid: int = -1,
         page: int = PAGE_SIZE,
     ) -> Self:
-        """Map shared memory whose name and end are somebody else's care: a file of memory, or System V's.
-
-        The region owns `fd` from then on.
-        """
+        """Map shared memory whose name and end are somebody else's care: a file of memory, or System V's."""
         flags = _SHARED | (_HUGETLB if page != PAGE_SIZE else 0)
         region = cls._make(
-            "segment", name, length, prot, flags, fd=fd, shmid=shmid, granule=page, may_shrink=fd >= 0
+            "segment",
+            name,
+            length,
+            prot,
+            flags,
+            file=file,
+            shmid=shmid,
+            granule=page,
+            may_shrink=file is not None,
         )
-        region._resizable = fd >= 0 and Prot.WRITE in prot
+        region._resizable = file is not None and Prot.WRITE in prot
         return region
 
     @classmethod
@@ -217,10 +224,10 @@ class RegionFactories(RegionContents):
         # It needs a file: mremap(2) of plain shared memory "succeeds", and its new part gets SIGBUS.
         edge = page if guard else 0
         huge = MemfdFlag.HUGETLB if flags & _HUGETLB else MemfdFlag(0)
-        with sized_memfd(name or "mmkit", MemfdFlag.CLOEXEC | huge, length, page) as fd:
-            return cls._make(
-                "shared", name, length, prot, flags, fd=fd, reserve=reserve, guard=edge, granule=page
-            )
+        file = sized_memfd(name or "mmkit", MemfdFlag.CLOEXEC | huge, length, page)
+        return cls._make(
+            "shared", name, length, prot, flags, file=file, reserve=reserve, guard=edge, granule=page
+        )
 
     def _prepare(self, populate: bool, lock: str, prot: Prot) -> None:
         try:
@@ -284,9 +291,8 @@ class RegionFactories(RegionContents):
             check_length(length)
         if offset < 0:
             raise ValueError(f"offset must not be negative, as {offset} is")
-        fd = open_file(path_or_fd, mode)
-        try:
-            status = os.fstat(fd)
+        with open_file(path_or_fd, mode) as file:
+            status = os.fstat(file.fileno())
             length = length_in_file(path_or_fd, status, length, offset)
             prot = Prot.READ if mode == "r" else _READ_WRITE
             flags = _PRIVATE if mode == "c" else _SHARED
@@ -297,13 +303,10 @@ class RegionFactories(RegionContents):
                 length,
                 prot,
                 flags,
-                fd=fd,
+                file=file,
                 offset=offset,
                 may_shrink=mode != "c" and stat.S_ISREG(status.st_mode),
             )
-        except BaseException:
-            os.close(fd)
-            raise
         region._resizable = mode == "r+"
         return region
 
@@ -364,25 +367,21 @@ class RegionFactories(RegionContents):
 
     @classmethod
     def _make_secret(cls, length: int, name: str) -> Self:
-        fd = memfd_secret()
-        try:
+        with Descriptor(memfd_secret) as file:
+            fd = file.fileno()
             set_size(fd, length)
-            region = cls._make("secret", name, length, _READ_WRITE, _SHARED, fd=fd, always_locked=True)
             # Whoever has the descriptor can map the pages: let nobody have it.
-            region._forget_file()
-            return region
-        finally:
-            os.close(fd)
+            return cls._make("secret", name, length, _READ_WRITE, _SHARED, borrowed=fd, always_locked=True)
 
     @classmethod
     def _make_sealable(cls, length: int, name: str, seals: Seal, page: int) -> Self:
         huge = page != PAGE_SIZE
         kind = MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | (MemfdFlag.HUGETLB if huge else MemfdFlag(0))
         flags = _SHARED | (_HUGETLB if huge else 0)
-        with sized_memfd(name, kind, length, page) as fd:
-            region = cls._make(
-                "memfd", name, length, _READ_WRITE, flags, fd=fd, granule=page, may_shrink=True
-            )
+        file = sized_memfd(name, kind, length, page)
+        region = cls._make(
+            "memfd", name, length, _READ_WRITE, flags, file=file, granule=page, may_shrink=True
+        )
         if seals:
             try:
                 region._add_seals(seals)
@@ -390,8 +389,3 @@ class RegionFactories(RegionContents):
                 region.close()
                 raise
         return region
-
-    def _add_seals(self, seals: Seal) -> None:
-        add_seals(self._fd, seals)
-        if Seal.SHRINK in Seal(seals):
-            self._keeps_size()

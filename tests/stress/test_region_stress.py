@@ -1,7 +1,10 @@
 """Regions under threads and forks. MMKIT_STRESS_SECONDS makes each test longer (default 1)."""
 
+import gc
 import os
 import random
+import signal
+import sys
 import threading
 import time
 import warnings
@@ -10,6 +13,8 @@ import pytest
 
 import mmkit
 from mmkit import Advice, Prot, Region
+from mmkit.compat import mmap
+from mmkit.shared import SharedMemory
 from support import PAGE, areas, repeat_in_threads
 
 SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "1"))
@@ -158,3 +163,54 @@ def test_nothing_is_left_behind():
             region.resize(64 * PAGE)
     assert areas_now() - before < 10
     assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_signal_handlers_that_raise_cost_no_descriptor_and_close_no_foreign_one(tmp_path, monkeypatch):
+    class Interruption(Exception):
+        pass
+
+    armed = False
+
+    def interrupt(*_):
+        if armed:
+            raise Interruption
+
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE))
+    ways = [
+        lambda: Region.file(fd, mode="r+"),
+        lambda: Region.file(path),
+        lambda: Region.memfd(PAGE),
+        lambda: Region.anonymous(PAGE, shared=True, reserve=2 * PAGE),
+        lambda: mmap.mmap(fd, 0),
+        lambda: mmap.mmap(fd, 0, trackfd=False),
+        lambda: SharedMemory.memfd(PAGE),
+    ]
+    fd = os.open(path, os.O_RDWR)
+    before = sorted(os.listdir("/proc/self/fd"))
+    # What is raised in a __del__ goes there, and pytest's would keep it.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    interruptions, stop = 0, time.monotonic() + SECONDS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        # At least one, however slow the machine is.
+        while not interruptions or time.monotonic() < stop:
+            way = random.choice(ways)
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-4))
+            victim, armed = -1, True
+            try:
+                way().close()
+                armed = False
+            except Interruption:
+                armed = False
+                interruptions += 1
+                # The lowest number that is free, while the exception still holds what was made.
+                victim = os.open(os.devnull, os.O_RDONLY)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if victim >= 0:
+                os.close(victim)
+        gc.collect()
+    signal.signal(signal.SIGALRM, handler)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    os.close(fd)

@@ -12,6 +12,8 @@ COMMANDS = [
     ["maps"],
     ["maps", "--layout"],
     ["maps", "--json"],
+    ["doctor"],
+    ["doctor", "--json"],
     ["tour", "--list"],
     ["tour", "--help"],
     ["--help"],

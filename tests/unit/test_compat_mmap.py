@@ -22,7 +22,8 @@ import pytest
 import mmkit
 from mmkit import MapFlag
 from mmkit.compat import mmap
-from support import PAGE, in_child, locked_bytes, locks, perms
+from mmkit.features import huge_page_size
+from support import PAGE, in_child, locked_bytes, locks, perms, with_huge_pages
 
 SIZE = 3 * PAGE
 #: What the module of Python 3.15 has on Linux, beyond the functions: name and value.
@@ -454,6 +455,18 @@ def test_a_private_map_of_a_file_is_not_resized(file):
 
 
 # ---- advice, names, and the rest of what a Region can -----------------------------------------------
+
+
+def test_huge_pages_are_protected_whole():
+    if not with_huge_pages(1):
+        pytest.skip("no huge page can be had")
+    size = huge_page_size()
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | int(MapFlag.HUGETLB)
+    with mmap.mmap(-1, size, flags=flags) as memory:
+        memory[0] = 1
+        assert memory.protect(mmap.PROT_READ, 0, 100) == (0, size)
+        with pytest.raises(mmkit.MemoryFault):
+            mmkit.poke(memory.address + size - 1, b"x")
 
 
 def test_madvise_gives_hints_and_gives_pages_back(file):

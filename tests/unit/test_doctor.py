@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 import mmkit
 from mmkit.cli import main
+from mmkit.cli.output import OutputConsole
 from mmkit.doctor import document, examine
 from mmkit.doctor.confinement import control_group
 from mmkit.features import FEATURES
@@ -91,9 +91,9 @@ def test_the_table_has_a_line_for_each_feature_and_fits_80_columns():
 
 
 def test_a_terminal_gets_colours_and_no_longer_lines(monkeypatch):
-    terminal = partial(Console, force_terminal=True, width=80)
+    terminal = partial(OutputConsole, force_terminal=True, width=80)
     # mmkit.cli.doctor is the command as an attribute, and the module in sys.modules.
-    monkeypatch.setattr(sys.modules["mmkit.cli.doctor"], "Console", terminal)
+    monkeypatch.setattr(sys.modules["mmkit.cli.doctor"], "OutputConsole", terminal)
     output = run()
     assert "\x1b[" in output
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines())) <= 80
@@ -241,6 +241,19 @@ def test_the_tightest_limit_on_the_way_up_counts(tmp_path, monkeypatch):
     assert (fact.value, fact.used) == (MIB, 1000000)
     assert "killed" in fact.change
     assert facts["cgroup v2 swap"].value == 0
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(MIB, 2 * MIB), (2 * MIB, MIB)])
+def test_of_two_limits_the_tighter_counts_wherever_it_stands(tmp_path, monkeypatch, outer, inner):
+    files = {
+        f"{group}/memory.{name}": str(value)
+        for group, limit in (("outer", outer), ("outer/inner", inner))
+        for name, value in (("max", limit), ("current", limit // 2), ("swap.max", limit))
+    }
+    facts = a_control_group(tmp_path, monkeypatch, 2, "/outer/inner", "/", files)
+    fact = facts["cgroup v2 memory"]
+    assert (fact.value, fact.used) == (MIB, MIB // 2)
+    assert facts["cgroup v2 swap"].value == MIB
 
 
 def test_a_container_that_sees_its_own_group_as_the_root_finds_it(tmp_path, monkeypatch):

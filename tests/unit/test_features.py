@@ -224,6 +224,32 @@ def test_a_process_that_does_not_wait_for_children_is_answered_all_the_same():
     assert in_child(attempt) == ([True, expected], expected)
 
 
+def test_a_child_that_another_thread_forks_meanwhile_is_not_waited_for(monkeypatch):
+    fork, strangers = os.fork, []
+
+    def fork_beside():
+        # As another thread would just then: this child has the pipe, too.
+        stranger = fork()
+        if stranger == 0:
+            signal.alarm(20)
+            signal.pause()
+        strangers.append(stranger)
+        return fork()
+
+    def killed():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    kills = Feature("killed", "-", "2.4", killed)
+    monkeypatch.setattr(os, "fork", fork_beside)
+    answers = ask_all([kills, named("memfd_create")])
+    # It has not ended meanwhile.
+    assert [os.waitpid(stranger, os.WNOHANG) for stranger in strangers] == [(0, 0)] * 2
+    for stranger in strangers:
+        os.kill(stranger, signal.SIGKILL)
+        os.waitpid(stranger, 0)
+    assert answers == [Answer(False, 0, signal.SIGKILL), Answer(True)]
+
+
 def test_memory_that_python_lacks_is_enomem():
     def probe():
         raise MemoryError

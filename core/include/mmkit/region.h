@@ -59,22 +59,22 @@ typedef struct mmk_cover {
 } mmk_cover;
 
 struct mmk_region {
-    char *base;             /* first byte of data */
-    _Atomic size_t length;  /* bytes committed, a multiple of granule; see mmk_region_length */
-    _Atomic size_t asked;   /* bytes of it that the caller asked for: the last page may be partly data */
-    size_t reserved;        /* bytes of address space from base on, >= length */
-    size_t granule;         /* page size of the backing: base pages or huge pages */
-    mmk_range outer;        /* everything the region holds, guards included */
-    int prot;               /* of every page that `protections` does not name */
-    int flags;              /* of mmap(2), without MAP_FIXED */
-    int fd;                 /* what backs it, or -1; the caller's, who closes it after dispose */
-    uint64_t file_offset;   /* of base in fd */
-    bool may_shrink;        /* fd is a file that others may truncate: flush looks at its size */
-    bool always_locked;     /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
-    bool exposed;           /* a pointer into it may be kept by somebody: set by views, and by whoever hands one out */
-    bool sealed;            /* mseal(2): the kernel lets nobody unmap it */
-    bool kernel_guards;     /* MADV_GUARD_INSTALL has been used */
-    _Atomic bool hides_end; /* huge pages of a tmpfs file: no signal for what lies behind its end in the last one */
+    char *base;              /* first byte of data */
+    _Atomic size_t length;   /* bytes committed, a multiple of granule; see mmk_region_length */
+    _Atomic size_t asked;    /* bytes of it that the caller asked for: the last page may be partly data */
+    size_t reserved;         /* bytes of address space from base on, >= length */
+    size_t granule;          /* page size of the backing: base pages or huge pages */
+    mmk_range outer;         /* everything the region holds, guards included */
+    int prot;                /* of every page that `protections` does not name */
+    int flags;               /* of mmap(2), without MAP_FIXED */
+    int fd;                  /* what backs it, or -1; the caller's, who closes it after dispose */
+    uint64_t file_offset;    /* of base in fd */
+    _Atomic bool may_shrink; /* fd is a file that others may truncate: flush looks at its size */
+    bool always_locked;      /* memfd_secret(2): mlock answers ENOMEM there, because it is locked already */
+    bool exposed;            /* a pointer into it may be kept by somebody: set by views, and by whoever hands one out */
+    bool sealed;             /* mseal(2): the kernel lets nobody unmap it */
+    bool kernel_guards;      /* MADV_GUARD_INSTALL has been used */
+    _Atomic bool hides_end;  /* huge pages of a tmpfs file: no signal for what lies behind its end in the last one */
     _Atomic(mmk_fault_hook *) hook; /* see fault.h */
 
     _Atomic uint64_t state; /* MMK_REGION_* and the number of operations inside; see mmk_region_enter */

@@ -31,4 +31,11 @@
  * On error nothing has changed. */
 MMK_API MMK_MUST_CHECK int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated);
 
+/* The same, and the file ends where the region does, even if it went on behind it: what is there is cut off.
+ * Without a file it is mmk_region_resize.
+ *
+ * returns  as mmk_region_resize; a file that cannot be cut (-EPERM: sealed) leaves region and file as long as they
+ *          were, but the region may have moved: *vacated is filled then, beside the error. */
+MMK_API MMK_MUST_CHECK int mmk_region_resize_with_file(mmk_region *region, size_t asked, mmk_range *vacated);
+
 #endif

@@ -35,4 +35,20 @@ MMK_API MMK_MUST_CHECK int mmk_region_flush(mmk_region *region, size_t offset, s
 MMK_API MMK_MUST_CHECK int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force,
                                             mmk_fault *fault);
 
+/* How long the file behind the region is, in bytes: it can reach further than the region. fstat(2).
+ *
+ * returns  0 with *size filled
+ *          -EBADF  no file stands behind it */
+MMK_API MMK_MUST_CHECK int mmk_region_file_size(mmk_region *region, uint64_t *size);
+
+/* Forbid things to everybody who has the memory file behind the region, for ever. fcntl(2), F_ADD_SEALS.
+ * With F_SEAL_SHRINK among the seals the region no longer looks whether its file was cut.
+ *
+ * returns  0
+ *          -EBADF   no file stands behind it
+ *          -EBUSY   F_SEAL_WRITE, and a writable mapping lives
+ *          -EPERM   sealed by F_SEAL_SEAL, or opened for reading only
+ *          -EINVAL  the file's kind has no seals */
+MMK_API MMK_MUST_CHECK int mmk_region_add_seals(mmk_region *region, int seals);
+
 #endif

@@ -48,14 +48,6 @@ def as_c_ints(int fileno, Py_ssize_t length, int flags, int prot, int access, Py
     return fileno, length, flags, prot, access, offset
 
 
-def file_size(int fd, /):
-    """Return the length of a file, in bytes (fstat(2))."""
-    cdef stat status
-    if fstat(fd, &status) < 0:
-        raise failure(-errno, "fstat", None, (fd,))
-    return status.st_size
-
-
 def regular_size(int fd, /):
     """Return the length of a regular file, in bytes; None for another kind (fstat(2))."""
     cdef stat status

@@ -25,8 +25,6 @@ cdef extern from "mmkit/region.h" nogil:
         int flags
         int fd
         uint64_t file_offset
-        bool may_shrink
-        bool hides_end
         bool exposed
         bool sealed
 
@@ -71,6 +69,8 @@ cdef extern from "mmkit/advice.h" nogil:
 
 cdef extern from "mmkit/storage.h" nogil:
     int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)
+    int mmk_region_file_size(mmk_region *region, uint64_t *size)
+    int mmk_region_add_seals(mmk_region *region, int seals)
     int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force, mmk_fault *fault)
 
 cdef extern from "mmkit/residency.h" nogil:
@@ -81,6 +81,7 @@ cdef extern from "mmkit/residency.h" nogil:
 
 cdef extern from "mmkit/resize.h" nogil:
     int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
+    int mmk_region_resize_with_file(mmk_region *region, size_t asked, mmk_range *vacated)
 
 cdef extern from "mmkit/access.h" nogil:
     int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)

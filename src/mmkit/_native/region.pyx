@@ -9,6 +9,7 @@ from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
 from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED, MMK_EUNSUPPORTED, mmk_page_size, mmk_range
+from mmkit._native.descriptor cimport Descriptor
 from mmkit._native.fault cimport MMK_FAULT_PROTECTION, mmk_fault
 from mmkit._native.sys cimport mmk_registry_hold, mmk_registry_release, mmk_sys_munmap, mmk_sys_name_anonymous
 
@@ -110,11 +111,17 @@ cdef class MappedRegion:
             c_close(self.handle.fd)
 
     def _map(
-        self, size_t length, int prot, int flags, *, int fd=-1, size_t offset=0, size_t reserve=0, size_t guard=0,
-        size_t granule=0, bint may_shrink=False, bint always_locked=False, int shmid=-1
+        self, size_t length, int prot, int flags, *, Descriptor file=None, int borrowed=-1, size_t offset=0,
+        size_t reserve=0, size_t guard=0, size_t granule=0, bint may_shrink=False, bint always_locked=False,
+        int shmid=-1
     ):
-        """Map, or attach a System V segment; the object owns fd from then on, and closes it with the region."""
+        """Map, or attach a System V segment.
+
+        A file that is mapped becomes the region's, which closes it; one that is not is closed. One that is borrowed
+        instead is forgotten once it is mapped.
+        """
         cdef mmk_request request
+        cdef int fd = borrowed if file is None else file.fd
         cdef size_t page = granule if granule else mmk_page_size()
         self.skew = offset & (page - 1)
         if length > PY_SSIZE_T_MAX - self.skew or reserve > PY_SSIZE_T_MAX - self.skew:
@@ -133,24 +140,40 @@ cdef class MappedRegion:
         request.shmid = shmid
         self.slow_storage = is_on_slow_storage(fd)
         cdef int error = mmk_region_map(&self.handle, &request)
+        self.handle.fd = -1
         if error:
-            self.handle.fd = -1
+            if file is not None:
+                file.end()
             if shmid >= 0:
                 raise failure(error, "shmat", None, (shmid, Prot(prot)))
             raise failure(error, "mmap", (0, request.length), (Prot(prot), MapFlag(flags), fd, offset - self.skew))
+        if file is not None:
+            self.handle.fd = file.give_up()
 
     def _name_for_kernel(self, bytes name):
         """Name an anonymous region in /proc/PID/maps, where the kernel can (CONFIG_ANON_VMA_NAME)."""
         mmk_sys_name_anonymous(self.handle.base, mmk_region_length(&self.handle), name)
 
-    def _forget_file(self):
-        """Give the file descriptor back to the caller: the mapping lives on without it."""
-        self.handle.fd = -1
+    # The descriptor's number never leaves the region for these: another thread could close it meanwhile, and open
+    # a file that gets the same number.
 
-    def _keeps_size(self):
-        """Nobody can shorten the file any more (a seal): who need not look does not."""
-        self.handle.may_shrink = False
-        self.handle.hides_end = False
+    def _file_size(self):
+        """Return how long the file behind the region is, in bytes."""
+        cdef uint64_t size = 0
+        cdef int error
+        with nogil:
+            error = mmk_region_file_size(&self.handle, &size)
+        if error:
+            raise failure(error, "fstat", None, (self.handle.fd,))
+        return size
+
+    def _add_seals(self, seals):
+        """Seal the memory file behind the region."""
+        cdef int error, bits = seals
+        with nogil:
+            error = mmk_region_add_seals(&self.handle, bits)
+        if error:
+            raise failure(error, "F_ADD_SEALS", None, (self.handle.fd, seals))
 
     # ---- ranges -------------------------------------------------------------------------------------
 
@@ -483,7 +506,7 @@ cdef class MappedRegion:
             raise self.fail(error, "cachestat", pages)
         return total
 
-    def _resize(self, size_t length):
+    def _resize(self, size_t length, *, bint with_file=False):
         self.check_open()
         # Room for what this call and those running in other threads may leave behind.
         cdef size_t room = (self.vacated_count + self.resizing + 1) * sizeof(mmk_range)
@@ -495,14 +518,17 @@ cdef class MappedRegion:
         cdef int error
         self.resizing += 1
         with nogil:
-            error = mmk_region_resize(&self.handle, self.skew + length, &left)
+            if with_file:
+                error = mmk_region_resize_with_file(&self.handle, self.skew + length, &left)
+            else:
+                error = mmk_region_resize(&self.handle, self.skew + length, &left)
         self.resizing -= 1
-        if error:
-            raise self.resize_failure(error, length)
         # Without room in the registry, linux.munmap does not know that the range is taken.
         if left.length and mmk_registry_hold(left) == 0:
             self.vacated[self.vacated_count] = left
             self.vacated_count += 1
+        if error:
+            raise self.resize_failure(error, length)
 
     @cython.final
     cdef object resize_failure(self, long code, size_t length):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 import click
-from rich.console import Console
 from rich.text import Text
 
+from mmkit.cli.output import OutputConsole
 from mmkit.doctor import Examination, Fact, Finding, document, examine
 from mmkit.hints import size as written_size
 
@@ -27,27 +25,20 @@ _INDENT = "    -> "
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs; sizes in bytes.")
-@click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
+def doctor(as_json: bool) -> None:
     """Tell what works here, what limits it, and what to change.
 
     Every feature of the kernel that mmkit stands on is tried, as this user, with these limits. Nothing is
     changed, and nothing is left behind.
 
-    The exit status is 0 whatever is missing, 1 if the report cannot be written, and 2 if the command is
-    not understood.
+    The exit status is 0 whatever is missing, 1 if the report cannot be written, 141 if nobody reads it, and
+    2 if the command is not understood.
     """
     found = examine()
-    try:
-        if as_json:
-            click.echo(json.dumps(document(found), indent=1))
-        else:
-            Console(highlight=False).print(Text("\n").join(_report(found)), soft_wrap=True)
-    except OSError as error:
-        click.echo(f"mmkit doctor: the report cannot be written: {error.strerror}", err=True)
-        # What Python has not written yet must not fail once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        context.exit(1)
+    if as_json:
+        click.echo(json.dumps(document(found), indent=1))
+    else:
+        OutputConsole(highlight=False).print(Text("\n").join(_report(found)), soft_wrap=True)
 
 
 def _report(found: Examination) -> Iterator[Text]:

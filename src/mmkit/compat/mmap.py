@@ -11,15 +11,14 @@ import errno
 import fcntl
 import io
 import operator
-import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.contents import RegionContents
-from mmkit._native.mmap_contents import MmapContents, as_c_ints, file_size, regular_size
+from mmkit._native.descriptor import Descriptor
+from mmkit._native.mmap_contents import MmapContents, as_c_ints, regular_size
 from mmkit._native.region import adopt_methods
-from mmkit.backing import set_size
 from mmkit.compat import constants
 from mmkit.compat.constants import *  # noqa: F403
 from mmkit.compat.constants import (
@@ -207,27 +206,21 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         if size is not None:
             length = _length_in_file(length, offset, size)
         self._check_request(length, flags, prot, fileno, offset)
-        fd = fcntl.fcntl(fileno, fcntl.F_DUPFD_CLOEXEC, 0) if self._tracks_file else fileno
-        try:
-            self._begin(
-                "file",
-                None,
-                length,
-                prot,
-                flags,
-                fd=fd,
-                offset=offset,
-                granule=_granule(flags),
-                # Without a descriptor nobody can look.
-                may_shrink=size is not None and self._tracks_file and flags & _MAP_TYPE != MAP_PRIVATE,
-            )
-        except BaseException:
-            if self._tracks_file:
-                os.close(fd)
-            raise
-        if not self._tracks_file:
-            # It is the caller's, who may close it at once.
-            self._forget_file()
+        # What is not tracked is the caller's, who may close it at once.
+        tracked = Descriptor(fcntl.fcntl, fileno, fcntl.F_DUPFD_CLOEXEC, 0) if self._tracks_file else None
+        self._begin(
+            "file",
+            None,
+            length,
+            prot,
+            flags,
+            file=tracked,
+            borrowed=fileno,
+            offset=offset,
+            granule=_granule(flags),
+            # Without a descriptor nobody can look.
+            may_shrink=size is not None and self._tracks_file and flags & _MAP_TYPE != MAP_PRIVATE,
+        )
 
     def _check_request(self, length: int, flags: int, prot: int, fd: int, offset: int) -> None:
         """Refuse as the kernel does what a region would take: no bytes, and an offset within a page."""
@@ -275,11 +268,9 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
             ``EBADF``, and a ValueError as well: made with ``trackfd=False``.
         """
         length = Region.__len__(self)
-        if self._fd >= 0:
-            return file_size(self._fd)
         if not self._tracks_file:
             raise _UntrackedError(errno.EBADF, "fstat(-1)", "can't get size with trackfd=False")
-        return length
+        return self._file_size() if self._backing == "file" else length
 
     def resize(self, n: int, /) -> None:
         """Make the map, and the file behind it, `n` bytes long (``mremap(2)``, ``ftruncate(2)``).
@@ -307,25 +298,15 @@ class mmap(MmapContents, Region):  # noqa: N801 - the standard module's name
         if not self._tracks_file:
             raise ValueError("mmap can't resize with trackfd=False.")
         private = self._mapped_with() & _MAP_TYPE == MAP_PRIVATE
-        if self._access in (ACCESS_READ, ACCESS_COPY) or (private and self._fd >= 0):
+        if self._access in (ACCESS_READ, ACCESS_COPY) or (private and self._backing == "file"):
             raise TypeError("mmap can't resize a read-only or copy-on-write memory map.")
         if n < 0 or n > sys.maxsize - self._offset:
             raise ValueError(f"new size out of range: {n}")
         if n == 0:
             raise failure(-errno.EINVAL, "mremap", (self._range[0], length), (n,))
-        if n > length and self._fd < 0 and not private:
+        if n > length and self._backing == "shared":
             raise ValueError("mmap: can't expand a shared anonymous mapping on Linux; a memfd can grow")
-        self._resize(n)
-        if self._fd >= 0 and file_size(self._fd) > self._offset + n:
-            self._cut_file(self._offset + n, length)
-
-    def _cut_file(self, size: int, length: int) -> None:
-        """Cut what the file has behind the map, as a region would not; else give the map its length back."""
-        try:
-            set_size(self._fd, size)
-        except OSError:
-            self._resize(length)
-            raise
+        self._resize(n, with_file=True)
 
     def set_name(self, name: str, /) -> None:
         """Name anonymous memory for people: in /proc/PID/maps, where the kernel can (Linux 5.17).

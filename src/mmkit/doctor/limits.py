@@ -6,12 +6,11 @@ import contextlib
 import os
 import resource
 from collections.abc import Iterator
-from pathlib import Path
 
 from mmkit._native.ipc import shmctl
 from mmkit.doctor.fact import UNLIMITED, Fact, fields, kibibytes, number
 from mmkit.flags import ShmCommand
-from mmkit.hints import size
+from mmkit.hints import count_areas, size
 
 __all__ = ["process_limits", "shared_memory"]
 
@@ -101,8 +100,8 @@ def _processes() -> Fact:
 
 def _areas() -> Fact:
     maximum, used, change = number("/proc/sys/vm/max_map_count"), None, ""
-    with contextlib.suppress(OSError), Path("/proc/self/maps").open("rb", buffering=0) as maps:
-        used = sum(piece.count(b"\n") for piece in iter(lambda: maps.read(1 << 16), b""))
+    with contextlib.suppress(OSError):
+        used = count_areas()
     if maximum is not None and (maximum < 65530 or (used or 0) > maximum // 2):
         change = "raise it: sysctl vm.max_map_count=1048576; each change of protection can split an area"
     return Fact("vm.max_map_count", "limits", maximum, "areas a process may have", "areas", used, change)

@@ -41,14 +41,6 @@ def _nodes() -> str | None:
     return f"{sum(end[-1] - end[0] + 1 for end in ends)} ({numbers})"
 
 
-def _libc() -> str | None:
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION")
-    except (OSError, ValueError):
-        # musl has no such name.
-        return None
-
-
 def _version() -> str | None:
     try:
         return version("mmkit")

@@ -159,12 +159,14 @@ def _ask_in_child(features: Sequence[Feature]) -> list[Answer]:
     if child == 0:
         _answer_into(writer, features)
     os.close(writer)
-    with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
-        codes = pipe.read()
     status = 0
-    # Where SIGCHLD is ignored the kernel has buried the child already.
+    # Where SIGCHLD is ignored the kernel buries the child itself, and this waits until it has.
     with contextlib.suppress(ChildProcessError):
         _, status = os.waitpid(child, 0)
+    # The end of the pipe would not come while a child that another thread forked meanwhile has it too.
+    os.set_blocking(reader, False)
+    with open(reader, "rb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        codes = pipe.read(len(features)) or b""
     answers = [_decoded(code) for code in codes]
     if len(answers) < len(features):
         killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0

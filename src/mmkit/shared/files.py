@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 
+from mmkit._native.descriptor import Descriptor
 from mmkit.backing import set_size
 from mmkit.errors import Error
 from mmkit.flags import Prot
@@ -58,7 +59,8 @@ def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end
     SyscallError
         ``EEXIST``: the name is taken. ``ENOSPC``: no space. Nothing is left behind.
     """
-    fd, temporary = _open_unnamed()
+    file, temporary = _open_unnamed()
+    fd = file.fileno()
     try:
         beside = _complete(fd, name, length, mode, space, persist, end)
         try:
@@ -69,7 +71,7 @@ def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end
             raise
         return _map_named(fd, name, length)
     finally:
-        os.close(fd)
+        file.close()
         if temporary:
             os.unlink(temporary)
 
@@ -91,34 +93,33 @@ def _complete(fd: int, name: str, length: int, mode: int, space: bool, persist: 
 def _map_named(fd: int, name: str, length: int) -> Region:
     """Map a file that has just got its name, by that name: else /proc/PID/maps called it #123 for ever."""
     try:
-        own = os.open(path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        own = Descriptor(os.open, path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        own = os.dup(fd)  # a mode that forbids it, or somebody has removed it again
+        own = Descriptor(os.dup, fd)  # a mode that forbids it, or somebody has removed it again
     try:
-        if identity_of(own) != identity_of(fd):
-            os.dup2(fd, own, inheritable=False)
-        return Region._of_segment(name, length, _READ_WRITE, fd=own)
+        if identity_of(own.fileno()) != identity_of(fd):
+            os.dup2(fd, own.fileno(), inheritable=False)
+        return Region._of_segment(name, length, _READ_WRITE, file=own)
     except BaseException:
-        os.close(own)
         with contextlib.suppress(Error):
             remove(name, identity_of(fd))
         raise
 
 
-def _open_unnamed() -> tuple[int, str | None]:
+def _open_unnamed() -> tuple[Descriptor, str | None]:
     """Open a new file that has no name, so that it goes if its maker does; else its temporary name."""
     try:
-        return os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
+        return Descriptor(os.open, DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
     except OSError as error:
         if error.errno not in _NEED_A_NAME:
             raise failure(-(error.errno or 0), "open", None, (DIRECTORY, "O_TMPFILE")) from None
         return _open_temporary()
 
 
-def _open_temporary() -> tuple[int, str]:
+def _open_temporary() -> tuple[Descriptor, str]:
     path = path_of(f"{HIDDEN}making-{secrets.token_hex(8)}")
     try:
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), path
+        return Descriptor(os.open, path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), path
     except OSError as error:
         raise failure(-(error.errno or 0), "open", None, (path, "O_CREAT")) from None
 
@@ -135,28 +136,25 @@ def _give_name(fd: int, temporary: str | None, name: str) -> None:
         raise failure(-(error.errno or 0), "linkat", None, ("/proc/self/fd", path_of(name))) from None
 
 
-def _open(path: str, flags: int) -> int:
+def _open(path: str, flags: int) -> Descriptor:
     try:
         # A FIFO of that name must not be waited for.
-        return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        return Descriptor(os.open, path, flags | os.O_NONBLOCK | os.O_NOCTTY)
     except BlockingIOError:
         # It is a file, then, and `reap` has a lease on it for a moment: that is waited for.
-        return os.open(path, flags)
+        return Descriptor(os.open, path, flags)
 
 
 def attach(name: str, least: int, *, readonly: bool) -> Region:
     """Map the segment of a name, whoever made it."""
     try:
-        fd = _open(path_of(name), (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = _open(path_of(name), (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         how = "O_RDONLY" if readonly else "O_RDWR"
         raise failure(-(error.errno or 0), "shm_open", None, (name, how)) from None
-    try:
-        length = check_file(fd, repr(name), least)
-        return Region._of_segment(name, length, Prot.READ if readonly else _READ_WRITE, fd=fd)
-    except BaseException:
-        os.close(fd)
-        raise
+    with file:
+        length = check_file(file.fileno(), repr(name), least)
+        return Region._of_segment(name, length, Prot.READ if readonly else _READ_WRITE, file=file)
 
 
 def check_kind(fd: int, what: str) -> os.stat_result:

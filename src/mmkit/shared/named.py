@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmkit._native.descriptor import Descriptor
 from mmkit.errors import Error
 from mmkit.hints import failure
 from mmkit.region import Region
@@ -72,12 +73,11 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
         raise ValueError(f"mode must let the owner read and write, as {mode:#o} does not")
     path = _DIRECTORY / file_name(name)
     with _refusals("open", str(_DIRECTORY), "O_TMPFILE"):
-        directory = os.open(_DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = Descriptor(os.open, _DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        file = Descriptor(os.open, _DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, directory)
-        with _refusals("open", str(_DIRECTORY), "O_TMPFILE"):
-            fd = os.open(_DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
-        stack.callback(os.close, fd)
+        stack.enter_context(directory)
+        fd = stack.enter_context(file).fileno()
         with _refusals("posix_fallocate", str(path), size):
             os.posix_fallocate(fd, 0, size)
         region = Region.file(fd, mode="r+")
@@ -85,7 +85,7 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
         yield region
         with _refusals("linkat", str(path)):
             # A descriptor of a directory makes Python call linkat(2), and follow the link.
-            os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory, follow_symlinks=True)
+            os.link(f"/proc/self/fd/{fd}", path.name, dst_dir_fd=directory.fileno(), follow_symlinks=True)
 
 
 def close_if_unused(region: Region) -> None:
@@ -100,8 +100,9 @@ def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
     path = _DIRECTORY / file_name(name)
     with _refusals("open", str(path)):
         # NONBLOCK: opening a FIFO must fail later, not wait.
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
+        file = Descriptor(os.open, path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with file:
+        fd = file.fileno()
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size < size:
             raise Error(
@@ -120,8 +121,6 @@ def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
                 with contextlib.suppress(BufferError):
                     region.close()
                 raise
-    finally:
-        os.close(fd)
 
 
 def remove_name(name: str, inode: tuple[int, int]) -> None:

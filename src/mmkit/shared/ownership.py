@@ -28,10 +28,11 @@ class Owned:
     _lives_by_views: bool
 
     def _take(self, region: Region, *, owned: bool) -> None:
-        self._region = region
         self._size = len(region)
         self._lives_by_views = False
         self._owner = process_identity() if owned else None
+        # Last: with it, it is whole.
+        self._region = region
 
     @property
     def owned(self) -> bool:

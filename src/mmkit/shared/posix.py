@@ -197,12 +197,13 @@ class SharedMemory(Owned):
     def _make_memfd(cls, size: int, name: str, seals: Seal, page: int, reserve: bool) -> Self:
         huge = page != PAGE_SIZE
         kind = MemfdFlag.CLOEXEC | MemfdFlag.ALLOW_SEALING | (MemfdFlag.HUGETLB if huge else MemfdFlag(0))
-        with sized_memfd(name, kind, size, page) as fd:
+        with sized_memfd(name, kind, size, page) as file:
+            fd = file.fileno()
             if reserve:
                 take_space(fd, 0, os.fstat(fd).st_size, f"memfd:{name}", huge=huge)
             # Nobody finds a memfd that nobody holds: without attributes nothing needs to stand beside it.
             write_on(fd, persist=False)
-            region = Region._of_segment(f"memfd:{name}", size, _READ_WRITE, fd=fd, page=page)
+            region = Region._of_segment(f"memfd:{name}", size, _READ_WRITE, file=file, page=page)
         segment = cls.__new__(cls)
         segment._hold(region, None, readonly=False, owned=False)
         if seals:
@@ -234,15 +235,11 @@ class SharedMemory(Owned):
         SyscallError
             ``EBADF``; ``EACCES``: the descriptor cannot write, and `readonly` is false; ``EPERM``: sealed.
         """
-        own = open_file(int(fd), "r+")
-        try:
-            length = files.check_file(own, f"descriptor {fd}", 0)
-            page = _page_of(own)
+        with open_file(int(fd), "r+") as own:
+            length = files.check_file(own.fileno(), f"descriptor {fd}", 0)
+            page = _page_of(own.fileno())
             prot = Prot.READ if readonly else _READ_WRITE
-            region = Region._of_segment(f"descriptor {fd}", length, prot, fd=own, page=page)
-        except BaseException:
-            os.close(own)
-            raise
+            region = Region._of_segment(f"descriptor {fd}", length, prot, file=own, page=page)
         segment = cls.__new__(cls)
         segment._hold(region, None, readonly, owned=False)
         return segment
@@ -291,16 +288,19 @@ class SharedMemory(Owned):
         OutOfMemory
             A control group's limit would not hold it, or no address space is left.
         """
-        there = os.fstat(self.fd).st_size
-        if size is not None:
-            if size < there:
-                raise ValueError(
-                    f"a segment never becomes shorter, and this one has {there} bytes: whoever has mapped "
-                    f"more than {size} would get SIGBUS. resize() without a size maps what others have added"
-                )
-            if size > there:
-                self._lengthen(there, size, reserve)
-                there = size
+        # Under a view no other thread closes the file, whose number a foreign one would get.
+        with self._region.view(0, 0):
+            there = os.fstat(self.fd).st_size
+            if size is not None:
+                if size < there:
+                    raise ValueError(
+                        f"a segment never becomes shorter, and this one has {there} bytes: whoever has "
+                        f"mapped more than {size} would get SIGBUS. resize() without a size maps what others "
+                        "have added"
+                    )
+                if size > there:
+                    self._lengthen(there, size, reserve)
+                    there = size
         if there != self._size:
             self._region._resize(there)
             self._size = there

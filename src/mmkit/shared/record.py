@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mmkit._native.descriptor import Descriptor
 from mmkit.shared.names import DIRECTORY, HIDDEN
 
 __all__ = [
@@ -222,25 +223,20 @@ def write_beside(kind: str, number: int, persist: bool) -> None:
     # What is there is about a segment that had the number before.
     drop_beside(kind, number)
     with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, _encoded(persist))
-        finally:
-            os.close(fd)
+        how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with Descriptor(os.open, path, how, 0o600) as file:
+            os.write(file.fileno(), _encoded(persist))
 
 
 def read_beside(kind: str, number: int, owner: int) -> Record | None:
     """Read the record of a segment that belongs to a user; what somebody else wrote is no proof."""
     try:
-        fd = os.open(_path_beside(kind, number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with Descriptor(os.open, _path_beside(kind, number), how) as file:
+            fd = file.fileno()
+            return Record.decode(os.read(fd, _MOST)) if os.fstat(fd).st_uid == owner else None
     except OSError:
         return None
-    try:
-        return Record.decode(os.read(fd, _MOST)) if os.fstat(fd).st_uid == owner else None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def drop_beside(kind: str, number: int) -> None:

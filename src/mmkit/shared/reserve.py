@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from mmkit._native.descriptor import Descriptor
 from mmkit.errors import SyscallError
 from mmkit.hints import failure, size
 
@@ -158,15 +159,10 @@ def _too_much(call: str, limit: str, room: int) -> SyscallError:
 def _number(path: str) -> int:
     """Read a file of one number; "max", and what cannot be read, is no limit."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return _ENDLESS
-    try:
-        return int(os.read(fd, 32))
+        with Descriptor(os.open, path, os.O_RDONLY | os.O_CLOEXEC) as file:
+            return int(os.read(file.fileno(), 32))
     except (OSError, ValueError):
         return _ENDLESS
-    finally:
-        os.close(fd)
 
 
 def _fields(path: str) -> dict[str, int]:
@@ -206,13 +202,11 @@ class _Group(NamedTuple):
 
 def _groups() -> tuple[_Group, ...]:
     try:
-        fd = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        file = Descriptor(os.open, "/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ()
-    try:
-        return _find_groups(os.read(fd, 1 << 16))
-    finally:
-        os.close(fd)
+    with file:
+        return _find_groups(os.read(file.fileno(), 1 << 16))
 
 
 @lru_cache(maxsize=4)
