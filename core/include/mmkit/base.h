@@ -23,6 +23,7 @@ enum {
     MMK_ECORRUPT = 4110,     /* the contents are damaged, or are something else */
     MMK_EFORMAT = 4111,      /* the contents have a format that this version does not know */
     MMK_EOTHERPIDS = 4112,   /* made in another PID namespace: nobody here can tell who of its users lives */
+    MMK_ENOTBLOCK = 4120,    /* no live block of the heap is there: freed already, or never allocated */
 };
 
 /* A range of addresses, in bytes; empty when length is 0. */

@@ -1,0 +1,291 @@
+/* heap_internal.h: heads, lists and slices of a heap, for its own source files. docs/heap.md draws them. */
+#ifndef MMKIT_HEAP_INTERNAL_H
+#define MMKIT_HEAP_INTERNAL_H
+
+#include <errno.h>
+#include <string.h>
+
+#include <mmkit/heap.h>
+#include <mmkit/sys.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define HEAP_UNDER_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HEAP_UNDER_ASAN 1
+#endif
+#endif
+#ifdef HEAP_UNDER_ASAN
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, length) ((void)(address), (void)(length))
+#define ASAN_UNPOISON_MEMORY_REGION(address, length) ((void)(address), (void)(length))
+#endif
+
+enum {
+    UNIT = 16,       /* bytes: sizes are multiples of it */
+    LEAST_UNITS = 2, /* a head, and room for the links of a free block */
+    SUBLEVELS = 16,  /* lists between one power of two and the next */
+    LEVELS = 29,     /* sizes below 16 units; then a power of two each, up to 2**32 units */
+    SLICES = 256,
+};
+
+typedef enum block_state {
+    WIPED = 0, /* a head that was merged away; never the state of a block */
+    LIVE = 0xa1,
+    FREE = 0xf2,
+    PARKED = 0x94, /* freed last, not merged yet */
+    HOLE = 0x68,
+    RECORD = 0x3c,
+    END = 0xe5, /* no block: the head behind the last block of a slice */
+} block_state;
+
+/* The head of a block; its bytes follow. Numbers of 16 bytes each: a slice spans less than 64 GiB. */
+typedef struct block {
+    uint32_t units;  /* of the block, head included; of END: 1 */
+    uint32_t before; /* of the block before; 0: the first of its slice */
+    uint16_t slack;  /* bytes at its end that were not asked for */
+    uint8_t state;
+    uint8_t unused;
+    uint32_t sum;
+} block;
+
+_Static_assert(sizeof(block) == UNIT, "drawn in docs/heap.md");
+
+/* In the first bytes of a free block on a list: offsets from the heap's origin, hidden by the key. */
+typedef struct links {
+    uint64_t next;
+    uint64_t previous;
+} links;
+
+typedef struct heap_slice {
+    char *start; /* the first head */
+    char *end;   /* behind the END head */
+    mmk_region region; /* MMK_HEAP_MMAP: what it stands in */
+} heap_slice;
+
+/* A large block: its record stands in the heap, its bytes at the start of its region. */
+typedef struct large_block {
+    struct large_block *next, *previous;
+    char *bytes;
+    size_t size;
+    mmk_region region;
+} large_block;
+
+typedef struct heap_control {
+    uint32_t levels;          /* bit i: within[i] is not 0 */
+    uint16_t within[LEVELS];  /* bit j: heads[i][j] is not empty */
+    uint64_t heads[LEVELS][SUBLEVELS]; /* offset of the first block; 0: none */
+    uint64_t parked;          /* offset of the block freed last, until the next free; 0: none */
+    uint64_t victim;          /* offset of the free block that is on no list, to be cut from; 0: none */
+    size_t live_bytes;
+    size_t live_blocks;
+    size_t peak_bytes;
+    size_t mapped_bytes;
+    size_t large_blocks;
+    large_block *large;
+    uint64_t backed; /* offset below which pages are known to be there; 0: no need to know */
+} heap_control;
+
+/* ---- heads ---- */
+
+static inline uint64_t offset_of(const mmk_heap *heap, const block *head)
+{
+    return (uint64_t)((const char *)head - heap->origin);
+}
+
+static inline block *block_at(const mmk_heap *heap, uint64_t offset)
+{
+    return (block *)(heap->origin + offset);
+}
+
+/* Keyed, and of the place, too: a head copied elsewhere is no head there. One multiplication of 64 by 64 bits. */
+static inline uint32_t sum_of_head_at(const mmk_heap *heap, const block *head, uint64_t offset)
+{
+    uint64_t sizes, rest = (uint64_t)head->slack << 8 | head->state;
+    memcpy(&sizes, head, sizeof sizes);
+    uint64_t place = offset * UINT64_C(0x9e3779b97f4a7c15);
+    __extension__ unsigned __int128 product =
+        (unsigned __int128)(sizes ^ heap->key) * ((rest ^ place ^ heap->key >> 7) | 1);
+    uint64_t folded = (uint64_t)product ^ (uint64_t)(product >> 64);
+    return (uint32_t)(folded >> 32 ^ folded);
+}
+
+static inline uint32_t head_sum(const mmk_heap *heap, const block *head)
+{
+    return sum_of_head_at(heap, head, offset_of(heap, head));
+}
+
+static inline bool is_head(const mmk_heap *heap, const block *head)
+{
+    return __builtin_expect(head->sum == head_sum(heap, head), true);
+}
+
+/* What stands in front of somebody's pointer, which may lead anywhere in a slice, into poisoned bytes, too. */
+#ifdef HEAP_UNDER_ASAN
+__attribute__((no_sanitize("address"), noinline))
+#endif
+static inline block read_head(const void *bytes)
+{
+    const volatile uint64_t *words = (const volatile uint64_t *)bytes - 2;
+    uint64_t copy[2] = {words[0], words[1]};
+    block head;
+    memcpy(&head, copy, sizeof head);
+    return head;
+}
+
+static inline void write_head(mmk_heap *heap, block *head, uint32_t units, uint32_t before, block_state state,
+                              size_t slack)
+{
+    *head = (block){.units = units, .before = before, .slack = (uint16_t)slack, .state = (uint8_t)state};
+    head->sum = head_sum(heap, head);
+}
+
+static inline char *bytes_of(const block *head)
+{
+    return (char *)(head + 1);
+}
+
+static inline block *head_of(const void *bytes)
+{
+    return (block *)bytes - 1;
+}
+
+static inline block *block_after(const block *head)
+{
+    return (block *)head + head->units;
+}
+
+static inline block *block_before(const block *head)
+{
+    return (block *)head - head->before;
+}
+
+static inline size_t room_of(const block *head)
+{
+    return ((size_t)head->units - 1) * UNIT;
+}
+
+static inline size_t asked_of(const block *head)
+{
+    return room_of(head) - head->slack;
+}
+
+static inline uint32_t units_for(size_t size)
+{
+    size_t units = 1 + (size + UNIT - 1) / UNIT;
+    return (uint32_t)(units < LEAST_UNITS ? LEAST_UNITS : units);
+}
+
+/* Somebody's bytes, exactly as many as asked for; and nobody's, but for the links. */
+static inline void open_bytes(const block *head)
+{
+    ASAN_UNPOISON_MEMORY_REGION(bytes_of(head), asked_of(head));
+    ASAN_POISON_MEMORY_REGION(bytes_of(head) + asked_of(head), head->slack);
+}
+
+static inline void close_bytes(const block *head)
+{
+    ASAN_UNPOISON_MEMORY_REGION(bytes_of(head), sizeof(links));
+    ASAN_POISON_MEMORY_REGION(bytes_of(head) + sizeof(links), room_of(head) - sizeof(links));
+}
+
+/* ---- what went wrong: heap_damage.c ---- */
+
+/* A head or a link that is not as it was written. Of a private heap: ends the process. returns -MMK_ECORRUPT. */
+int heap_damaged(mmk_heap *heap, const block *head, const char *what);
+void heap_describe(mmk_heap *heap, const block *head, const char *what, mmk_heap_damage *damage);
+
+/* ---- blocks: heap_blocks.c ---- */
+
+/* Cut a free block of so many units, whose bytes are aligned, asking the source if need be. Its state is LIVE.
+ * returns 0 with *found, -ENOMEM, -MMK_ECORRUPT */
+MMK_MUST_CHECK int blocks_take(mmk_heap *heap, uint32_t units, size_t align, size_t slack, block **found);
+
+/* Free a block and merge it with its free neighbours. pre: its head is good. returns 0, -MMK_ECORRUPT. */
+MMK_MUST_CHECK int blocks_give(mmk_heap *heap, block *head);
+
+/* Merge the parked block, if there is one. returns 0, -MMK_ECORRUPT. */
+MMK_MUST_CHECK int blocks_settle(mmk_heap *heap);
+
+/* Merge a block, which is on no list, with its free neighbours, and keep it. returns 0, -MMK_ECORRUPT. */
+MMK_MUST_CHECK int blocks_merge(mmk_heap *heap, block *head);
+
+/* Change a live block's size without moving it. returns 0, -ENOMEM where it has to move, -MMK_ECORRUPT. */
+MMK_MUST_CHECK int blocks_fit(mmk_heap *heap, block *head, uint32_t units, size_t slack);
+
+/* Take the last block of a slice from where free ones are kept. NULL: it is not free. */
+block *blocks_take_last(mmk_heap *heap, const heap_slice *slice);
+void blocks_keep(mmk_heap *heap, block *head);
+
+/* ---- slices and their sources: heap_source.c ---- */
+
+/* Have the source give a free block of so many units at least. returns 0, -ENOMEM, -MMK_ECORRUPT. */
+MMK_MUST_CHECK int source_grow(mmk_heap *heap, uint32_t units);
+
+/* The slice that has this address between its first head and its END; NULL: none. */
+const heap_slice *source_slice_of(const mmk_heap *heap, const void *address);
+
+MMK_MUST_CHECK int source_open(mmk_heap *heap, size_t offset);
+void source_close(mmk_heap *heap);
+void source_dispose(mmk_heap *heap);
+MMK_MUST_CHECK int source_trim(mmk_heap *heap);
+
+/* Make sure that writing before this address finds memory, where it might not: a full tmpfs answers with a signal.
+ * returns 0, -ENOMEM. */
+MMK_MUST_CHECK int source_back(mmk_heap *heap, const void *end);
+
+/* May so many bytes more be taken? */
+static inline bool is_within_limit(const mmk_heap *heap, size_t more)
+{
+    return more <= heap->limit && heap->control->mapped_bytes <= heap->limit - more;
+}
+
+/* ---- large blocks: heap_large.c ---- */
+
+MMK_MUST_CHECK int large_alloc(mmk_heap *heap, size_t size, size_t align, void **bytes);
+MMK_MUST_CHECK int large_free(mmk_heap *heap, large_block *large);
+/* returns 0 with *bytes, -ENOMEM where it cannot be done without copying */
+MMK_MUST_CHECK int large_resize(mmk_heap *heap, large_block *large, void **bytes, size_t size);
+large_block *large_find(const mmk_heap *heap, const void *bytes);
+void large_close_all(mmk_heap *heap);
+
+/* ---- fork: heap_fork.c ---- */
+
+/* Have the heap's lock taken around fork(2), and free in the child; stop that. */
+void fork_watch(mmk_heap *heap);
+void fork_forget(mmk_heap *heap);
+
+/* ---- the lock ---- */
+
+/* A process with one thread has nobody to lock out, and nobody can come in before it leaves. returns: is it locked? */
+static inline bool heap_lock(mmk_heap *heap)
+{
+    if (mmk_is_single_threaded())
+        return false;
+    pthread_mutex_lock(&heap->lock);
+    return true;
+}
+
+static inline void heap_unlock(mmk_heap *heap, bool locked)
+{
+    if (locked)
+        pthread_mutex_unlock(&heap->lock);
+}
+
+static inline void count_live(mmk_heap *heap, size_t size)
+{
+    heap_control *control = heap->control;
+    control->live_blocks++;
+    control->live_bytes += size;
+    if (control->live_bytes > control->peak_bytes)
+        control->peak_bytes = control->live_bytes;
+}
+
+static inline void count_freed(mmk_heap *heap, size_t size)
+{
+    heap->control->live_blocks--;
+    heap->control->live_bytes -= size;
+}
+
+#endif
