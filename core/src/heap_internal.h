@@ -99,26 +99,38 @@ static inline block *block_at(const mmk_heap *heap, uint64_t offset)
     return (block *)(heap->origin + offset);
 }
 
-/* Keyed, and of the place, too: a head copied elsewhere is no head there. One multiplication of 64 by 64 bits. */
-static inline uint32_t sum_of_head_at(const mmk_heap *heap, const block *head, uint64_t offset)
+/* A head is read and written as two words: a store of a field would keep a following load of a word waiting. */
+typedef struct words {
+    uint64_t sizes; /* units, before */
+    uint64_t rest;  /* slack, state, and the sum in the upper half */
+} words;
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "write_head puts the fields where they stand");
+
+static inline words words_of(const block *head)
 {
-    uint64_t sizes, rest = (uint64_t)head->slack << 8 | head->state;
-    memcpy(&sizes, head, sizeof sizes);
-    uint64_t place = offset * UINT64_C(0x9e3779b97f4a7c15);
-    __extension__ unsigned __int128 product =
-        (unsigned __int128)(sizes ^ heap->key) * ((rest ^ place ^ heap->key >> 7) | 1);
-    uint64_t folded = (uint64_t)product ^ (uint64_t)(product >> 64);
-    return (uint32_t)(folded >> 32 ^ folded);
+    words copy;
+    memcpy(&copy, head, sizeof copy);
+    return copy;
 }
 
-static inline uint32_t head_sum(const mmk_heap *heap, const block *head)
+/* Keyed, and of the place, too: a head copied elsewhere is no head there. One multiplication of 64 by 64 bits. */
+static inline uint32_t sum_of_words(const mmk_heap *heap, words head, uint64_t offset)
 {
-    return sum_of_head_at(heap, head, offset_of(heap, head));
+    uint64_t rest = (head.rest & UINT32_MAX) ^ offset << 28 ^ heap->key;
+    __extension__ unsigned __int128 product = (unsigned __int128)(head.sizes ^ heap->key) * (rest | 1);
+    return (uint32_t)((uint64_t)product ^ (uint64_t)(product >> 64)) ^ (uint32_t)(rest >> 32);
+}
+
+static inline uint32_t sum_of_head_at(const mmk_heap *heap, const block *head, uint64_t offset)
+{
+    return sum_of_words(heap, words_of(head), offset);
 }
 
 static inline bool is_head(const mmk_heap *heap, const block *head)
 {
-    return __builtin_expect(head->sum == head_sum(heap, head), true);
+    words copy = words_of(head);
+    return __builtin_expect(copy.rest >> 32 == sum_of_words(heap, copy, offset_of(heap, head)), true);
 }
 
 /* What stands in front of somebody's pointer, which may lead anywhere in a slice, into poisoned bytes, too. */
@@ -127,18 +139,19 @@ __attribute__((no_sanitize("address"), noinline))
 #endif
 static inline block read_head(const void *bytes)
 {
-    const volatile uint64_t *words = (const volatile uint64_t *)bytes - 2;
-    uint64_t copy[2] = {words[0], words[1]};
+    const volatile uint64_t *place = (const volatile uint64_t *)bytes - 2;
+    words copy = {place[0], place[1]};
     block head;
-    memcpy(&head, copy, sizeof head);
+    memcpy(&head, &copy, sizeof head);
     return head;
 }
 
 static inline void write_head(mmk_heap *heap, block *head, uint32_t units, uint32_t before, block_state state,
                               size_t slack)
 {
-    *head = (block){.units = units, .before = before, .slack = (uint16_t)slack, .state = (uint8_t)state};
-    head->sum = head_sum(heap, head);
+    words both = {units | (uint64_t)before << 32, (uint16_t)slack | (uint64_t)state << 16};
+    both.rest |= (uint64_t)sum_of_words(heap, both, offset_of(heap, head)) << 32;
+    memcpy(head, &both, sizeof both);
 }
 
 static inline char *bytes_of(const block *head)
