@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from mmkit import compat, linux, maps, shared
+from mmkit import compat, heap, linux, maps, shared
 from mmkit.errors import (
     BrokenBarrierError,
     ClosedError,
@@ -23,17 +23,20 @@ from mmkit.errors import (
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
+from mmkit.heap import Block, Heap
 from mmkit.region import PAGE_SIZE, Region, regions
 from mmkit.shared import Channel, SharedMemory, SystemVMemory
 
 __all__ = [
     "PAGE_SIZE",
     "Advice",
+    "Block",
     "BrokenBarrierError",
     "Channel",
     "ClosedError",
     "CorruptError",
     "Error",
+    "Heap",
     "MapFlag",
     "MemoryFault",
     "OutOfMemory",
@@ -44,6 +47,7 @@ __all__ = [
     "SyscallError",
     "SystemVMemory",
     "compat",
+    "heap",
     "linux",
     "maps",
     "peek",

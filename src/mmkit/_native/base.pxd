@@ -8,6 +8,9 @@ cdef extern from "mmkit/base.h" nogil:
     int MMK_ESHRUNK
     int MMK_EFOREIGN
     int MMK_ETHREADS
+    int MMK_ECORRUPT
+    int MMK_EVERSION
+    int MMK_ENOTBLOCK
 
     ctypedef struct mmk_range:
         char *base
