@@ -1,5 +1,5 @@
 /* The calls of heap.h: what is asked is looked at, the lock is taken, and blocks or large blocks do the work. */
-#include "heap_internal.h"
+#include "heap_parking.h"
 
 static bool is_power_of_two(size_t value)
 {
@@ -63,14 +63,15 @@ static void zero_block(const block *head, const char *fresh, bool is_fresh_after
     memset(bytes, 0, dirty);
 }
 
-static inline MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
+static MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
 {
-    if (__builtin_expect(size > MMK_HEAP_LARGEST || align > MMK_HEAP_LARGEST - size, false))
+    if (size > MMK_HEAP_LARGEST || align > MMK_HEAP_LARGEST - size)
         return -ENOMEM;
     uint32_t units = units_for(size);
-    block *head;
-    int error = blocks_take(heap, units, align, (size_t)(units - 1) * UNIT - size, &head);
-    if (__builtin_expect(error, false))
+    size_t slack = (size_t)(units - 1) * UNIT - size;
+    block *head = unpark_last(heap, units, align, slack);
+    int error = head ? 0 : blocks_take(heap, units, align, slack, &head);
+    if (error)
         return error;
     open_bytes(head);
     char *end = (char *)block_after(head), *fresh = heap->fresh;
@@ -83,19 +84,44 @@ static inline MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t
     return 0;
 }
 
+/* A small block of a size that was freed lately: what most calls ask for. returns false where none waits. */
+static inline bool alloc_parked(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
+{
+    if (!heap->open || size > (PARKED_SIZES - 2) * UNIT || align > MMK_HEAP_ALIGNMENT)
+        return false;
+    uint32_t units = units_for(size);
+    block *head = unpark(heap, units, (size_t)(units - 1) * UNIT - size);
+    if (!head)
+        return false;
+    open_bytes(head);
+    if (zero)
+        memset(bytes_of(head), 0, size);
+    *bytes = bytes_of(head);
+    count_live(heap, size);
+    return true;
+}
+
+__attribute__((noinline)) static int alloc_slowly(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
+{
+    if (!heap->open)
+        return -MMK_ECLOSED;
+    if (align < MMK_HEAP_ALIGNMENT)
+        align = MMK_HEAP_ALIGNMENT;
+    int error = is_large(heap, size) ? large_alloc(heap, size, align, bytes)
+                                     : alloc_block(heap, size, align, zero, bytes);
+    if (!error)
+        count_live(heap, size);
+    return error;
+}
+
 int mmk_heap_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
 {
     if (__builtin_expect(size == 0 || !is_power_of_two(align), false))
         return -EINVAL;
-    if (align < MMK_HEAP_ALIGNMENT)
-        align = MMK_HEAP_ALIGNMENT;
     bool locked = heap_lock(heap);
-    int error = -MMK_ECLOSED;
-    if (__builtin_expect(heap->open, true))
-        error = is_large(heap, size) ? large_alloc(heap, size, align, bytes)
-                                     : alloc_block(heap, size, align, zero, bytes);
-    if (!error)
-        count_live(heap, size);
+    int error = 0;
+    if (!alloc_parked(heap, size, align, zero, bytes))
+        error = alloc_slowly(heap, size, align, zero, bytes);
     heap_unlock(heap, locked);
     return error;
 }
@@ -133,14 +159,36 @@ static MMK_MUST_CHECK int free_found(mmk_heap *heap, block *head, large_block *l
     return error;
 }
 
+/* A small live block that is as it should be, with room to wait: what most calls free. returns false otherwise. */
+static inline bool free_parked(mmk_heap *heap, void *bytes)
+{
+    block *head = head_of(bytes);
+    if (!heap->open || (uintptr_t)bytes % UNIT || !is_in_slice(heap, head))
+        return false;
+    words both = words_of_any(bytes);
+    size_t size = ((both.sizes & UINT32_MAX) - 1) * UNIT - (both.rest & UINT16_MAX);
+    if (state_of(both) != LIVE || !fits(heap, both, offset_of(heap, head)) || !park(heap, head, both))
+        return false;
+    count_freed(heap, size);
+    return true;
+}
+
+__attribute__((noinline)) static int free_slowly(mmk_heap *heap, void *bytes)
+{
+    if (!heap->open)
+        return -MMK_ECLOSED;
+    block *head;
+    large_block *large;
+    int error = look_up(heap, bytes, &head, &large);
+    return error ? error : free_found(heap, head, large);
+}
+
 int mmk_heap_free(mmk_heap *heap, void *bytes)
 {
     bool locked = heap_lock(heap);
-    block *head;
-    large_block *large;
-    int error = __builtin_expect(heap->open, true) ? look_up(heap, bytes, &head, &large) : -MMK_ECLOSED;
-    if (!error)
-        error = free_found(heap, head, large);
+    int error = 0;
+    if (!free_parked(heap, bytes))
+        error = free_slowly(heap, bytes);
     heap_unlock(heap, locked);
     return error;
 }

@@ -1,5 +1,6 @@
 /* Cutting free blocks and merging freed ones. */
 #include "heap_lists.h"
+#include "heap_parking.h"
 
 /* ---- free blocks, kept: one to cut from, all others on lists ---- */
 
@@ -88,26 +89,48 @@ int blocks_merge(mmk_heap *heap, block *head)
     return 0;
 }
 
+static MMK_MUST_CHECK int merge_parked(mmk_heap *heap, uint64_t offset)
+{
+    block *head = block_at(heap, offset);
+    if (!is_parked(heap, offset))
+        return heap_damaged(heap, head, "a freed block is smashed: written to after it was freed, or over its head");
+    return blocks_merge(heap, head);
+}
+
+static MMK_MUST_CHECK int settle_last(mmk_heap *heap)
+{
+    uint64_t last = heap->control->parked_last;
+    heap->control->parked_last = 0;
+    return last ? merge_parked(heap, last) : 0;
+}
+
 int blocks_settle(mmk_heap *heap)
 {
-    uint64_t parked = heap->control->parked;
-    if (!parked)
-        return 0;
-    heap->control->parked = 0;
-    block *head = block_at(heap, parked);
-    if (!is_head(heap, head) || head->state != PARKED)
-        return heap_damaged(heap, head, "the head of a freed block is smashed");
-    return blocks_merge(heap, head);
+    heap_control *control = heap->control;
+    for (uint32_t units = LEAST_UNITS; units < PARKED_SIZES; units++)
+        while (control->parked[units]) {
+            uint64_t top = control->parked[units];
+            control->parked[units] = is_parked(heap, top) ? parked_below(heap, block_at(heap, top)) : 0;
+            control->parked_count[units]--;
+            int error = merge_parked(heap, top);
+            if (error)
+                return error;
+        }
+    return settle_last(heap);
 }
 
 int blocks_give(mmk_heap *heap, block *head)
 {
-    int error = blocks_settle(heap);
+    if (park(heap, head, words_of(head)))
+        return 0;
+    if (head->units < PARKED_SIZES)
+        return blocks_merge(heap, head);
+    int error = settle_last(heap);
     if (error)
         return error;
-    write_head(heap, head, head->units, head->before, PARKED, 0);
+    write_state(heap, head, words_of(head), PARKED, 0);
     close_bytes(head);
-    heap->control->parked = offset_of(heap, head);
+    heap->control->parked_last = offset_of(heap, head);
     return 0;
 }
 
@@ -199,26 +222,9 @@ static MMK_MUST_CHECK int find_or_grow(mmk_heap *heap, uint32_t units, block **f
     return error || *found ? error : -ENOMEM;
 }
 
-/* A block of exactly this size that was freed a moment ago. */
-static inline block *unpark(mmk_heap *heap, uint32_t units, size_t align)
-{
-    block *head = block_at(heap, heap->control->parked);
-    if (!heap->control->parked || head->units != units || (uintptr_t)bytes_of(head) & (align - 1))
-        return NULL;
-    if (!is_head(heap, head) || head->state != PARKED)
-        return NULL; /* blocks_settle, which follows, says what is wrong */
-    heap->control->parked = 0;
-    return head;
-}
-
 int blocks_take(mmk_heap *heap, uint32_t units, size_t align, size_t slack, block **found)
 {
-    block *head = unpark(heap, units, align);
-    if (head) {
-        write_head(heap, head, units, head->before, LIVE, slack);
-        *found = head;
-        return 0;
-    }
+    block *head;
     /* Enough for any lead. */
     uint32_t wanted = align > UNIT ? units + (uint32_t)(align / UNIT) + LEAST_UNITS : units;
     int error = find_or_grow(heap, wanted, &head);

@@ -1,5 +1,6 @@
 /* Is every head, link and bit of a heap as it should be? */
 #include "heap_lists.h"
+#include "heap_parking.h"
 
 /* What a walk of the slices counts, for comparing with what the lists and the control say. */
 typedef struct tally {
@@ -8,6 +9,7 @@ typedef struct tally {
     size_t live_bytes;
     size_t records;
     size_t parked;
+    size_t waiting;
     size_t listed;
     mmk_heap_damage *damage;
 } tally;
@@ -35,13 +37,13 @@ static int report(mmk_heap *heap, tally *found, const block *head, const char *w
     return -MMK_ECORRUPT;
 }
 
-static void count(const mmk_heap *heap, tally *found, const block *head)
+static void count(tally *found, const block *head)
 {
     found->free_blocks += head->state == FREE;
     found->records += head->state == RECORD;
     found->live_blocks += head->state == LIVE;
     found->live_bytes += head->state == LIVE ? asked_of(head) : 0;
-    found->parked += head->state == PARKED && offset_of(heap, head) == heap->control->parked;
+    found->parked += head->state == PARKED;
 }
 
 static MMK_MUST_CHECK int check_slice(mmk_heap *heap, const heap_slice *slice, tally *found)
@@ -54,7 +56,7 @@ static MMK_MUST_CHECK int check_slice(mmk_heap *heap, const heap_slice *slice, t
             return report(heap, found, head, "it does not know the size of the block before it");
         if (before && before->state == FREE && head->state == FREE)
             return report(heap, found, head, "two free blocks lie side by side");
-        count(heap, found, head);
+        count(found, head);
         if (head->state == END || head == last)
             return head->state == END && head == last
                        ? 0
@@ -106,6 +108,26 @@ static MMK_MUST_CHECK int check_lists(mmk_heap *heap, tally *found)
     return 0;
 }
 
+static MMK_MUST_CHECK int check_parked(mmk_heap *heap, tally *found)
+{
+    const heap_control *control = heap->control;
+    for (uint32_t units = 0; units < PARKED_SIZES; units++) {
+        unsigned count = 0;
+        for (uint64_t offset = control->parked[units]; offset; offset = parked_below(heap, block_at(heap, offset))) {
+            if (!is_parked(heap, offset) || block_at(heap, offset)->units != units || count == PARKED_MOST)
+                return report(heap, found, block_at(heap, offset), "the link of a freed block led astray");
+            count++;
+        }
+        if (count != control->parked_count[units])
+            return report(heap, found, NULL, "the freed blocks that wait are not as many as were counted");
+        found->waiting += count;
+    }
+    if (control->parked_last && !is_parked(heap, control->parked_last))
+        return report(heap, found, block_at(heap, control->parked_last), "the block freed last is not");
+    found->waiting += control->parked_last != 0;
+    return 0;
+}
+
 static MMK_MUST_CHECK int check_counts(mmk_heap *heap, tally *found)
 {
     const heap_control *control = heap->control;
@@ -117,8 +139,8 @@ static MMK_MUST_CHECK int check_counts(mmk_heap *heap, tally *found)
     }
     if (found->listed != found->free_blocks)
         return report(heap, found, NULL, "a free block is on no list");
-    if (found->parked != (control->parked != 0))
-        return report(heap, found, NULL, "the block freed last is not where it should be");
+    if (found->waiting != found->parked)
+        return report(heap, found, NULL, "a freed block is neither free nor waiting");
     if (large != found->records || large != control->large_blocks)
         return report(heap, found, NULL, "the list of large blocks is not whole");
     if (found->live_blocks != control->live_blocks || found->live_bytes != control->live_bytes)
@@ -136,6 +158,8 @@ int mmk_heap_check(mmk_heap *heap, mmk_heap_damage *damage)
         error = check_slice(heap, &heap->slices[i], &found);
     if (!error)
         error = check_lists(heap, &found);
+    if (!error)
+        error = check_parked(heap, &found);
     if (!error)
         error = check_counts(heap, &found);
     heap_unlock(heap, locked);

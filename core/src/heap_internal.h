@@ -28,13 +28,15 @@ enum {
     SUBLEVELS = 16,  /* lists between one power of two and the next */
     LEVELS = 29,     /* sizes below 16 units; then a power of two each, up to 2**32 units */
     SLICES = 256,
+    PARKED_SIZES = 66, /* units: blocks below wait on a stack of their size, up to 1 KiB and the head */
+    PARKED_MOST = 7,   /* blocks on such a stack */
 };
 
 typedef enum block_state {
     WIPED = 0, /* a head that was merged away; never the state of a block */
     LIVE = 0xa1,
     FREE = 0xf2,
-    PARKED = 0x94, /* freed last, not merged yet */
+    PARKED = 0x94, /* freed, not merged yet */
     HOLE = 0x68,
     RECORD = 0x3c,
     END = 0xe5, /* no block: the head behind the last block of a slice */
@@ -76,7 +78,9 @@ typedef struct heap_control {
     uint32_t levels;          /* bit i: within[i] is not 0 */
     uint16_t within[LEVELS];  /* bit j: heads[i][j] is not empty */
     uint64_t heads[LEVELS][SUBLEVELS]; /* offset of the first block; 0: none */
-    uint64_t parked;          /* offset of the block freed last, until the next free; 0: none */
+    uint64_t parked[PARKED_SIZES]; /* offset of the top block of a stack; 0: none. See heap_parking.h */
+    uint8_t parked_count[PARKED_SIZES];
+    uint64_t parked_last;     /* offset of the larger block freed last; 0: none */
     uint64_t victim;          /* offset of the free block that is on no list, to be cut from; 0: none */
     size_t live_bytes;
     size_t live_blocks;
@@ -127,20 +131,31 @@ static inline uint32_t sum_of_head_at(const mmk_heap *heap, const block *head, u
     return sum_of_words(heap, words_of(head), offset);
 }
 
+/* Does the second word of a head fit the first, and its place? */
+static inline bool fits(const mmk_heap *heap, words head, uint64_t offset)
+{
+    return __builtin_expect(head.rest >> 32 == sum_of_words(heap, head, offset), true);
+}
+
 static inline bool is_head(const mmk_heap *heap, const block *head)
 {
-    words copy = words_of(head);
-    return __builtin_expect(copy.rest >> 32 == sum_of_words(heap, copy, offset_of(heap, head)), true);
+    return fits(heap, words_of(head), offset_of(heap, head));
 }
 
 /* What stands in front of somebody's pointer, which may lead anywhere in a slice, into poisoned bytes, too. */
 #ifdef HEAP_UNDER_ASAN
-__attribute__((no_sanitize("address"), noinline))
+__attribute__((no_sanitize("address"), noinline, unused)) static words words_of_any(const void *bytes)
+#else
+static inline words words_of_any(const void *bytes)
 #endif
-static inline block read_head(const void *bytes)
 {
     const volatile uint64_t *place = (const volatile uint64_t *)bytes - 2;
-    words copy = {place[0], place[1]};
+    return (words){place[0], place[1]};
+}
+
+static inline block read_head(const void *bytes)
+{
+    words copy = words_of_any(bytes);
     block head;
     memcpy(&head, &copy, sizeof head);
     return head;
@@ -152,6 +167,19 @@ static inline void write_head(mmk_heap *heap, block *head, uint32_t units, uint3
     words both = {units | (uint64_t)before << 32, (uint16_t)slack | (uint64_t)state << 16};
     both.rest |= (uint64_t)sum_of_words(heap, both, offset_of(heap, head)) << 32;
     memcpy(head, &both, sizeof both);
+}
+
+/* Change what a block is: the first word stays. */
+static inline void write_state(mmk_heap *heap, block *head, words before, block_state state, size_t slack)
+{
+    before.rest = (uint16_t)slack | (uint64_t)state << 16;
+    before.rest |= (uint64_t)sum_of_words(heap, before, offset_of(heap, head)) << 32;
+    memcpy((char *)head + sizeof before.sizes, &before.rest, sizeof before.rest);
+}
+
+static inline block_state state_of(words head)
+{
+    return (block_state)(head.rest >> 16 & 0xff);
 }
 
 static inline char *bytes_of(const block *head)
@@ -218,7 +246,7 @@ MMK_MUST_CHECK int blocks_take(mmk_heap *heap, uint32_t units, size_t align, siz
 /* Free a block and merge it with its free neighbours. pre: its head is good. returns 0, -MMK_ECORRUPT. */
 MMK_MUST_CHECK int blocks_give(mmk_heap *heap, block *head);
 
-/* Merge the parked block, if there is one. returns 0, -MMK_ECORRUPT. */
+/* Merge all parked blocks. returns 0, -MMK_ECORRUPT. */
 MMK_MUST_CHECK int blocks_settle(mmk_heap *heap);
 
 /* Merge a block, which is on no list, with its free neighbours, and keep it. returns 0, -MMK_ECORRUPT. */
@@ -237,12 +265,26 @@ void blocks_keep(mmk_heap *heap, block *head);
 MMK_MUST_CHECK int source_grow(mmk_heap *heap, uint32_t units);
 
 /* The slice that has this address between its first head and its END; NULL: none. */
-const heap_slice *source_slice_of(const mmk_heap *heap, const void *address);
+static inline const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
+{
+    for (unsigned i = heap->slice_count; i-- > 0;) {
+        const heap_slice *slice = &heap->slices[i];
+        if ((uintptr_t)address - (uintptr_t)slice->start < (size_t)(slice->end - UNIT - slice->start))
+            return slice;
+    }
+    return NULL;
+}
 
 MMK_MUST_CHECK int source_open(mmk_heap *heap, size_t offset);
 void source_close(mmk_heap *heap);
 void source_dispose(mmk_heap *heap);
 MMK_MUST_CHECK int source_trim(mmk_heap *heap);
+
+static inline bool is_in_slice(const mmk_heap *heap, const void *address)
+{
+    return __builtin_expect((uintptr_t)address - heap->newest < heap->newest_length, true) ||
+           source_slice_of(heap, address);
+}
 
 /* Make sure that writing before this address finds memory, where it might not: a full tmpfs answers with a signal.
  * returns 0, -ENOMEM. */

@@ -114,7 +114,7 @@ static inline void list_add(mmk_heap *heap, block *head)
 /* Is this what a link of a list may lead to? Asked before anything is read there. */
 static inline bool is_listed(const mmk_heap *heap, const block *head, list_place place)
 {
-    if ((uintptr_t)head % UNIT || !source_slice_of(heap, head) || !is_head(heap, head) || head->state != FREE)
+    if ((uintptr_t)head % UNIT || !is_in_slice(heap, head) || !is_head(heap, head) || head->state != FREE)
         return false;
     list_place its = list_of(head->units);
     return its.level == place.level && its.sublevel == place.sublevel;

@@ -18,16 +18,6 @@ enum {
     OVERHEAD = 4 * UNIT,     /* of a slice: its END, and what alignment takes */
 };
 
-const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
-{
-    for (unsigned i = heap->slice_count; i-- > 0;) {
-        const heap_slice *slice = &heap->slices[i];
-        if ((uintptr_t)address - (uintptr_t)slice->start < (size_t)(slice->end - UNIT - slice->start))
-            return slice;
-    }
-    return NULL;
-}
-
 /* ---- slices ---- */
 
 /* How much to ask for when `need` bytes are missing: the more, the larger the heap is. */
@@ -38,12 +28,20 @@ static size_t step_for(const mmk_heap *heap, size_t need)
     return mmk_round_up(need > step ? need : step, mmk_page_size());
 }
 
+/* The newest slice has another end. */
+static void set_end(mmk_heap *heap, heap_slice *slice, char *end)
+{
+    slice->end = end;
+    heap->newest = (uintptr_t)slice->start;
+    heap->newest_length = (size_t)(end - UNIT - slice->start);
+}
+
 /* A stretch of memory that is one free block. pre: there is a slice left, and the ends can be written. */
 static heap_slice *begin_slice(mmk_heap *heap, char *start, char *end)
 {
     heap_slice *slice = &heap->slices[heap->slice_count++];
     slice->start = (char *)mmk_round_up((uintptr_t)start, UNIT);
-    slice->end = (char *)mmk_round_down((uintptr_t)end, UNIT);
+    set_end(heap, slice, (char *)mmk_round_down((uintptr_t)end, UNIT));
     block *first = (block *)slice->start, *last = (block *)slice->end - 1;
     write_head(heap, last, 1, (uint32_t)(last - first), END, 0);
     write_head(heap, first, (uint32_t)(last - first), 0, FREE, 0);
@@ -60,7 +58,7 @@ static MMK_MUST_CHECK int lengthen(mmk_heap *heap, heap_slice *slice, char *new_
     uint32_t units = (uint32_t)(last - old);
     write_head(heap, last, 1, units, END, 0);
     write_head(heap, old, units, old->before, LIVE, 0);
-    slice->end = new_end;
+    set_end(heap, slice, new_end);
     return blocks_merge(heap, old);
 }
 
@@ -134,7 +132,7 @@ static MMK_MUST_CHECK int span_hole(mmk_heap *heap, heap_slice *slice, char *sta
     write_head(heap, last, 1, units, END, 0);
     write_head(heap, first, units, hole, FREE, 0);
     write_head(heap, old, hole, old->before, HOLE, 0);
-    slice->end = end;
+    set_end(heap, slice, end);
     blocks_keep(heap, first);
     return 0;
 }
@@ -373,7 +371,7 @@ static void shorten(mmk_heap *heap)
     if (new_end < slice->end) {
         ASAN_UNPOISON_MEMORY_REGION(new_end - UNIT, (size_t)(slice->end - new_end) + UNIT);
         if (give_back_end(heap, slice, new_end)) {
-            slice->end = new_end;
+            set_end(heap, slice, new_end);
             heap->control->mapped_bytes -= before;
             block *new_last = (block *)new_end - 1;
             uint32_t units = (uint32_t)(new_last - last);

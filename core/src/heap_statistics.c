@@ -8,8 +8,6 @@ static size_t largest_free(const mmk_heap *heap)
 {
     const heap_control *control = heap->control;
     uint32_t most = control->victim ? block_at(heap, control->victim)->units : 0;
-    if (control->parked && block_at(heap, control->parked)->units > most)
-        most = block_at(heap, control->parked)->units;
     if (control->levels) {
         unsigned level = 31 - (unsigned)__builtin_clz(control->levels);
         unsigned sublevel = 31 - (unsigned)__builtin_clz(control->within[level]);
@@ -69,7 +67,7 @@ static void add_free(const mmk_heap_block *seen, void *into)
 int mmk_heap_statistics(mmk_heap *heap, mmk_heap_stats *stats)
 {
     bool locked = heap_lock(heap);
-    int error = heap->open ? 0 : -MMK_ECLOSED;
+    int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error) {
         const heap_control *control = heap->control;
         *stats = (mmk_heap_stats){
@@ -104,7 +102,7 @@ int mmk_heap_classes(mmk_heap *heap, mmk_heap_class classes[MMK_HEAP_SIZE_CLASSE
 {
     memset(classes, 0, MMK_HEAP_SIZE_CLASSES * sizeof *classes);
     bool locked = heap_lock(heap);
-    int error = heap->open ? 0 : -MMK_ECLOSED;
+    int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error)
         walk(heap, add_to_class, classes);
     heap_unlock(heap, locked);
@@ -131,7 +129,7 @@ ssize_t mmk_heap_blocks(mmk_heap *heap, mmk_heap_block *blocks, size_t capacity)
 {
     collection into = {blocks, capacity, 0};
     bool locked = heap_lock(heap);
-    int error = heap->open ? 0 : -MMK_ECLOSED;
+    int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error)
         walk(heap, collect, &into);
     heap_unlock(heap, locked);

@@ -8,8 +8,9 @@
  * were not asked for, and a keyed checksum of all that. Free blocks stand on lists by size (two-level segregated
  * fit, TLSF: Masmano, Ripoll, Crespo, Real, "TLSF: a new dynamic memory allocator for real-time systems", 2004);
  * two bitmaps find the smallest list that has a block large enough. So alloc and free look at a bounded number of
- * heads, whatever the heap holds. A freed block merges with its free neighbours at the next call but one at the
- * latest: the block freed last is parked, and goes to whoever asks for its size next. docs/heap.md draws it all.
+ * heads, whatever the heap holds. A freed block merges with its free neighbours; a few of each small size wait with
+ * that for the next alloc of that size, unseen: before the source is asked for more, and before anybody is told what
+ * is free, they are merged. docs/heap.md draws it all.
  *
  *     MMK_HEAP_MMAP    slices are regions with room to grow in place; a large block has a region of its own
  *     MMK_HEAP_SBRK    the program break; what others take of it stays in between as a hole
@@ -62,6 +63,8 @@ typedef struct mmk_heap {
     struct heap_control *control;
     struct heap_slice *slices;
     unsigned slice_count;
+    uintptr_t newest;     /* the newest slice, again: where most blocks are */
+    size_t newest_length;
     bool open;
     uint64_t key;
     size_t limit; /* bytes of slices and large blocks together */
