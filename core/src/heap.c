@@ -69,8 +69,12 @@ static MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align,
         return -ENOMEM;
     uint32_t units = units_for(size);
     size_t slack = (size_t)(units - 1) * UNIT - size;
+    /* One of this size waits, and was not to be had: unless it is for its alignment, it is damaged. */
+    int error = units < PARKED_SIZES && heap->control->parked[units] ? blocks_settle(heap) : 0;
+    if (error)
+        return error;
     block *head = unpark_last(heap, units, align, slack);
-    int error = head ? 0 : blocks_take(heap, units, align, slack, &head);
+    error = head ? 0 : blocks_take(heap, units, align, slack, &head);
     if (error)
         return error;
     open_bytes(head);

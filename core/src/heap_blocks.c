@@ -6,11 +6,11 @@
 
 void blocks_keep(mmk_heap *heap, block *head)
 {
+    close_bytes(head);
     if (!heap->control->victim)
         heap->control->victim = offset_of(heap, head);
     else
         list_add(heap, head);
-    close_bytes(head);
 }
 
 static MMK_MUST_CHECK int unkeep(mmk_heap *heap, block *head)

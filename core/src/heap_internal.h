@@ -189,7 +189,7 @@ static inline char *bytes_of(const block *head)
 
 static inline block *head_of(const void *bytes)
 {
-    return (block *)bytes - 1;
+    return (block *)((uintptr_t)bytes - sizeof(block)); /* of NULL, too */
 }
 
 static inline block *block_after(const block *head)
