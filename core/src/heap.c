@@ -6,7 +6,7 @@ static bool is_power_of_two(size_t value)
     return value && !(value & (value - 1));
 }
 
-int mmk_heap_open(mmk_heap *heap, const mmk_heap_request *request)
+static MMK_MUST_CHECK int open_heap(mmk_heap *heap, const mmk_heap_request *request, bool joins)
 {
     *heap = (mmk_heap){
         .source = request->source,
@@ -14,7 +14,7 @@ int mmk_heap_open(mmk_heap *heap, const mmk_heap_request *request)
         .limit = request->limit ? request->limit : SIZE_MAX,
         .lock = PTHREAD_MUTEX_INITIALIZER,
     };
-    int error = source_open(heap, request->offset);
+    int error = source_open(heap, request->offset, joins);
     if (error)
         return error;
     heap->open = true;
@@ -22,9 +22,22 @@ int mmk_heap_open(mmk_heap *heap, const mmk_heap_request *request)
     return 0;
 }
 
+int mmk_heap_open(mmk_heap *heap, const mmk_heap_request *request)
+{
+    return open_heap(heap, request, false);
+}
+
+int mmk_heap_attach(mmk_heap *heap, mmk_region *region, size_t offset)
+{
+    mmk_heap_request request = {.source = MMK_HEAP_REGION, .region = region, .offset = offset};
+    return open_heap(heap, &request, true);
+}
+
 int mmk_heap_close(mmk_heap *heap)
 {
-    bool locked = heap_lock(heap);
+    /* A shared heap is only left: its lock has nothing to do with that. */
+    if (!heap->shared)
+        pthread_mutex_lock(&heap->lock);
     bool was_open = heap->open;
     heap->open = false;
     if (was_open) {
@@ -32,7 +45,8 @@ int mmk_heap_close(mmk_heap *heap)
             large_close_all(heap);
         source_close(heap);
     }
-    heap_unlock(heap, locked);
+    if (!heap->shared)
+        pthread_mutex_unlock(&heap->lock);
     if (was_open)
         fork_forget(heap);
     return was_open ? 0 : -MMK_ECLOSED;
@@ -122,7 +136,9 @@ int mmk_heap_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **
 {
     if (__builtin_expect(size == 0 || !is_power_of_two(align), false))
         return -EINVAL;
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = 0;
     if (!alloc_parked(heap, size, align, zero, bytes))
         error = alloc_slowly(heap, size, align, zero, bytes);
@@ -189,7 +205,9 @@ __attribute__((noinline)) static int free_slowly(mmk_heap *heap, void *bytes)
 
 int mmk_heap_free(mmk_heap *heap, void *bytes)
 {
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = 0;
     if (!free_parked(heap, bytes))
         error = free_slowly(heap, bytes);
@@ -238,7 +256,9 @@ int mmk_heap_resize(mmk_heap *heap, void **bytes, size_t size, size_t align)
         return -EINVAL;
     if (align < MMK_HEAP_ALIGNMENT)
         align = MMK_HEAP_ALIGNMENT;
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     block *head;
     large_block *large;
     int error = heap->open ? look_up(heap, *bytes, &head, &large) : -MMK_ECLOSED;
@@ -258,7 +278,9 @@ int mmk_heap_resize(mmk_heap *heap, void **bytes, size_t size, size_t align)
 
 ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
 {
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     ssize_t answer = -MMK_ENOTBLOCK;
     const heap_slice *slice = heap->open ? source_slice_of(heap, head_of(bytes)) : NULL;
     if (!heap->open) {
@@ -277,7 +299,9 @@ ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
 
 int mmk_heap_trim(mmk_heap *heap)
 {
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = heap->open ? source_trim(heap) : -MMK_ECLOSED;
     heap_unlock(heap, locked);
     return error;

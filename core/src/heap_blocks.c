@@ -22,8 +22,9 @@ static MMK_MUST_CHECK int unkeep(mmk_heap *heap, block *head)
 }
 
 /* A head that is none any more. Its links go, too: what was never written to stays zeros. */
-static void wipe(block *head)
+static void wipe(mmk_heap *heap, block *head)
 {
+    note(heap, head);
     ASAN_UNPOISON_MEMORY_REGION(head, sizeof *head + sizeof(links));
     memset(head, 0, sizeof *head + sizeof(links));
 }
@@ -69,7 +70,7 @@ int blocks_merge(mmk_heap *heap, block *head)
         if (error)
             return error;
         units += after->units;
-        wipe(after);
+        wipe(heap, after);
         after = behind;
     }
     if (joins_before) {
@@ -82,10 +83,11 @@ int blocks_merge(mmk_heap *heap, block *head)
     }
     write_head(heap, first, units, in_front, FREE, 0);
     if (joins_before)
-        wipe(head);
+        wipe(heap, head);
     if (joins_after || joins_before)
         set_before(heap, after, units);
     blocks_keep(heap, first);
+    commit(heap);
     return 0;
 }
 
@@ -262,7 +264,7 @@ int blocks_fit(mmk_heap *heap, block *head, uint32_t units, size_t slack)
         if (error)
             return error;
         uint32_t joined = head->units + after->units;
-        wipe(after);
+        wipe(heap, after);
         write_head(heap, head, joined, head->before, LIVE, 0);
         set_before(heap, behind, joined);
     }

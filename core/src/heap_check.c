@@ -152,7 +152,10 @@ int mmk_heap_check(mmk_heap *heap, mmk_heap_damage *damage)
 {
     tally found = {.damage = damage};
     *damage = (mmk_heap_damage){0};
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    /* A shared heap that is known to be damaged lets nobody in: look from outside. */
+    if (locked < 0 && locked != -MMK_ECORRUPT)
+        return locked;
     int error = heap->open ? 0 : -MMK_ECLOSED;
     for (unsigned i = 0; !error && i < heap->slice_count; i++)
         error = check_slice(heap, &heap->slices[i], &found);
@@ -162,6 +165,9 @@ int mmk_heap_check(mmk_heap *heap, mmk_heap_damage *damage)
         error = check_parked(heap, &found);
     if (!error)
         error = check_counts(heap, &found);
-    heap_unlock(heap, locked);
+    if (locked >= 0)
+        heap_unlock(heap, locked);
+    else if (!error)
+        error = report(heap, &found, NULL, "what was damaged cannot be found any more");
     return error;
 }

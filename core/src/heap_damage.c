@@ -47,6 +47,10 @@ int heap_damaged(mmk_heap *heap, const block *head, const char *what)
     mmk_heap_damage damage;
     char line[400];
     heap_describe(heap, head, what, &damage);
+    if (heap->shared) {
+        shared_give_up(heap);
+        return -MMK_ECORRUPT;
+    }
     int length = snprintf(line, sizeof line,
                           "mmkit: heap corruption at %#lx: %s; the block before it has its head at %#lx, "
                           "the next good head is at %#lx\n",

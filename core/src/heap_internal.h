@@ -161,11 +161,44 @@ static inline block read_head(const void *bytes)
     return head;
 }
 
+/* A head as it was, for putting it back: docs/heap.md. */
+typedef struct journal_entry {
+    uint64_t offset;
+    words before;
+} journal_entry;
+
+enum { JOURNAL = 32 };
+
+/* Heads that the running call has changed. Somebody killed inside it is undone from here, last change first. */
+typedef struct heap_journal {
+    _Atomic uint32_t count;
+    journal_entry entries[JOURNAL];
+} heap_journal;
+
+/* Of a shared heap: write down a head before it changes. The entry counts once it is whole. */
+void shared_note(mmk_heap *heap, const block *head);
+
+static inline void note(mmk_heap *heap, const block *head)
+{
+    if (__builtin_expect(heap->shared != NULL, false))
+        shared_note(heap, head);
+}
+
+/* All heads fit each other again: from here on there is nothing to undo. */
+void shared_commit(mmk_heap *heap);
+
+static inline void commit(mmk_heap *heap)
+{
+    if (__builtin_expect(heap->shared != NULL, false))
+        shared_commit(heap);
+}
+
 static inline void write_head(mmk_heap *heap, block *head, uint32_t units, uint32_t before, block_state state,
                               size_t slack)
 {
     words both = {units | (uint64_t)before << 32, (uint16_t)slack | (uint64_t)state << 16};
     both.rest |= (uint64_t)sum_of_words(heap, both, offset_of(heap, head)) << 32;
+    note(heap, head);
     memcpy(head, &both, sizeof both);
 }
 
@@ -174,6 +207,7 @@ static inline void write_state(mmk_heap *heap, block *head, words before, block_
 {
     before.rest = (uint16_t)slack | (uint64_t)state << 16;
     before.rest |= (uint64_t)sum_of_words(heap, before, offset_of(heap, head)) << 32;
+    note(heap, head);
     memcpy((char *)head + sizeof before.sizes, &before.rest, sizeof before.rest);
 }
 
@@ -275,7 +309,12 @@ static inline const heap_slice *source_slice_of(const mmk_heap *heap, const void
     return NULL;
 }
 
-MMK_MUST_CHECK int source_open(mmk_heap *heap, size_t offset);
+MMK_MUST_CHECK int source_open(mmk_heap *heap, size_t offset, bool joins);
+
+/* Make slices of free memory of the caller's region, from an offset to another. */
+MMK_MUST_CHECK int source_add_slices(mmk_heap *heap, size_t offset, size_t end);
+/* Know of a slice, whatever is in it. */
+void source_note_slice(mmk_heap *heap, heap_slice *slice, char *start, char *end);
 void source_close(mmk_heap *heap);
 void source_dispose(mmk_heap *heap);
 MMK_MUST_CHECK int source_trim(mmk_heap *heap);
@@ -311,20 +350,38 @@ void large_close_all(mmk_heap *heap);
 void fork_watch(mmk_heap *heap);
 void fork_forget(mmk_heap *heap);
 
+/* ---- shared heaps: heap_shared.c ---- */
+
+/* Make a heap at an offset of the region, or join the one that is there. pre: the region is shared, and viewed. */
+MMK_MUST_CHECK int shared_create(mmk_heap *heap, size_t offset, size_t length);
+MMK_MUST_CHECK int shared_join(mmk_heap *heap, size_t offset, size_t length);
+
+/* Take the lock, and put right what somebody who died with it left. returns 0, -MMK_ECLOSED, -MMK_ECORRUPT. */
+MMK_MUST_CHECK int shared_enter(mmk_heap *heap);
+void shared_leave(mmk_heap *heap);
+
+/* Nobody shall use it any more: it is damaged. */
+void shared_give_up(mmk_heap *heap);
+
 /* ---- the lock ---- */
 
-/* A process with one thread has nobody to lock out, and nobody can come in before it leaves. returns: is it locked? */
-static inline bool heap_lock(mmk_heap *heap)
+/* A process with one thread has nobody to lock out, and nobody can come in before it leaves.
+ * returns what heap_unlock wants to know, or a negative error: then it is not locked. */
+static inline int heap_lock(mmk_heap *heap)
 {
+    if (__builtin_expect(heap->shared != NULL, false))
+        return shared_enter(heap);
     if (mmk_is_single_threaded())
-        return false;
+        return 0;
     pthread_mutex_lock(&heap->lock);
-    return true;
+    return 1;
 }
 
-static inline void heap_unlock(mmk_heap *heap, bool locked)
+static inline void heap_unlock(mmk_heap *heap, int locked)
 {
-    if (locked)
+    if (__builtin_expect(heap->shared != NULL, false))
+        shared_leave(heap);
+    else if (locked)
         pthread_mutex_unlock(&heap->lock);
 }
 

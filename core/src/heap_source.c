@@ -36,12 +36,17 @@ static void set_end(mmk_heap *heap, heap_slice *slice, char *end)
     heap->newest_length = (size_t)(end - UNIT - slice->start);
 }
 
+void source_note_slice(mmk_heap *heap, heap_slice *slice, char *start, char *end)
+{
+    slice->start = (char *)mmk_round_up((uintptr_t)start, UNIT);
+    set_end(heap, slice, (char *)mmk_round_down((uintptr_t)end, UNIT));
+}
+
 /* A stretch of memory that is one free block. pre: there is a slice left, and the ends can be written. */
 static heap_slice *begin_slice(mmk_heap *heap, char *start, char *end)
 {
     heap_slice *slice = &heap->slices[heap->slice_count++];
-    slice->start = (char *)mmk_round_up((uintptr_t)start, UNIT);
-    set_end(heap, slice, (char *)mmk_round_down((uintptr_t)end, UNIT));
+    source_note_slice(heap, slice, start, end);
     block *first = (block *)slice->start, *last = (block *)slice->end - 1;
     write_head(heap, last, 1, (uint32_t)(last - first), END, 0);
     write_head(heap, first, (uint32_t)(last - first), 0, FREE, 0);
@@ -207,16 +212,10 @@ int source_back(mmk_heap *heap, const void *end)
     return 0;
 }
 
-static MMK_MUST_CHECK int use_region(mmk_heap *heap, size_t offset)
+int source_add_slices(mmk_heap *heap, size_t offset, size_t end)
 {
     mmk_region *region = heap->region;
-    size_t length = region->asked;
-    if (offset % UNIT || offset > length)
-        return -EINVAL;
-    int error = mmk_view_open(region, &heap->view, offset, length - offset, true);
-    if (error)
-        return error;
-    size_t end = length - offset > heap->limit ? offset + heap->limit : length;
+    int error = 0;
     if (region->fd >= 0)
         heap->control->backed = (uint64_t)(region->base + offset - heap->origin);
     while (!error && end - offset >= 4 * UNIT && heap->slice_count < SLICES) {
@@ -234,9 +233,29 @@ static MMK_MUST_CHECK int use_region(mmk_heap *heap, size_t offset)
     heap->control->mapped_bytes = end;
     if (!error && heap->slice_count == 0)
         error = -EINVAL;
+    return error == -EFAULT ? -ENOMEM : error;
+}
+
+static MMK_MUST_CHECK int use_region(mmk_heap *heap, size_t offset, bool joins)
+{
+    mmk_region *region = heap->region;
+    size_t length = region->asked;
+    bool is_shared = region->flags & MAP_SHARED;
+    if (offset % UNIT || offset > length)
+        return -EINVAL;
+    if (joins && !is_shared)
+        return -MMK_EUNSUPPORTED;
+    int error = mmk_view_open(region, &heap->view, offset, length - offset, true);
+    if (error)
+        return error;
+    size_t end = length - offset > heap->limit ? offset + heap->limit : length;
+    if (!is_shared)
+        error = source_add_slices(heap, offset, end);
+    else
+        error = joins ? shared_join(heap, offset, end - offset) : shared_create(heap, offset, end - offset);
     if (error)
         mmk_view_close(region, &heap->view);
-    return error == -EFAULT ? -ENOMEM : error;
+    return error;
 }
 
 /* ---- life ---- */
@@ -251,7 +270,7 @@ static uint64_t secret_key(const mmk_heap *heap)
     return ((uint64_t)now.tv_nsec << 32 ^ (uintptr_t)heap) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-int source_open(mmk_heap *heap, size_t offset)
+int source_open(mmk_heap *heap, size_t offset, bool joins)
 {
     size_t control = mmk_round_up(sizeof(heap_control), UNIT);
     int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + SLICES * sizeof(heap_slice),
@@ -264,7 +283,7 @@ int source_open(mmk_heap *heap, size_t offset)
     heap->slices = (heap_slice *)(heap->own.base + control);
     heap->key = secret_key(heap);
     if (heap->source == MMK_HEAP_REGION)
-        error = use_region(heap, offset);
+        error = use_region(heap, offset, joins);
     if (error) {
         heap->slices = NULL;
         mmk_region_dispose(&heap->own);

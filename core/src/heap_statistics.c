@@ -66,7 +66,9 @@ static void add_free(const mmk_heap_block *seen, void *into)
 
 int mmk_heap_statistics(mmk_heap *heap, mmk_heap_stats *stats)
 {
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error) {
         const heap_control *control = heap->control;
@@ -101,7 +103,9 @@ static void add_to_class(const mmk_heap_block *seen, void *into)
 int mmk_heap_classes(mmk_heap *heap, mmk_heap_class classes[MMK_HEAP_SIZE_CLASSES])
 {
     memset(classes, 0, MMK_HEAP_SIZE_CLASSES * sizeof *classes);
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error)
         walk(heap, add_to_class, classes);
@@ -128,7 +132,9 @@ static void collect(const mmk_heap_block *seen, void *into)
 ssize_t mmk_heap_blocks(mmk_heap *heap, mmk_heap_block *blocks, size_t capacity)
 {
     collection into = {blocks, capacity, 0};
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error)
         walk(heap, collect, &into);
@@ -165,7 +171,9 @@ static int add_slice_resident(const mmk_heap *heap, const heap_slice *slice, int
 int mmk_heap_resident(mmk_heap *heap, int pagemap, size_t *bytes)
 {
     *bytes = 0;
-    bool locked = heap_lock(heap);
+    int locked = heap_lock(heap);
+    if (__builtin_expect(locked < 0, false))
+        return locked;
     int error = heap->open ? 0 : -MMK_ECLOSED;
     for (unsigned i = 0; !error && i < heap->slice_count; i++)
         error = add_slice_resident(heap, &heap->slices[i], pagemap, bytes);

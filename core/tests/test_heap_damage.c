@@ -168,6 +168,8 @@ TEST(a_check_says_what_is_broken_and_between_which_heads)
     CHECK(mmk_heap_free(&heap, second) == 0 && mmk_heap_free(&heap, fourth) == 0);
     char *other = alloc(3000);
     CHECK(mmk_heap_free(&heap, other) == 0);
+    mmk_heap_stats stats;
+    CHECK(mmk_heap_statistics(&heap, &stats) == 0 && stats.live_blocks == 2);
     check_finds(second, 8, "leads astray");
     check_finds(second + 8, 8, "does not know the one before");
     mmk_heap_dispose(&heap);

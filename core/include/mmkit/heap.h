@@ -14,7 +14,8 @@
  *
  *     MMK_HEAP_MMAP    slices are regions with room to grow in place; a large block has a region of its own
  *     MMK_HEAP_SBRK    the program break; what others take of it stays in between as a hole
- *     MMK_HEAP_REGION  the region that the caller gives, which cannot be closed meanwhile
+ *     MMK_HEAP_REGION  the region that the caller gives, which cannot be closed meanwhile. In a shared one all of the
+ *                      heap lies inside it, linked by offsets, under a robust lock: other processes attach to it
  *
  * The caller owns the mmk_heap and keeps it at one address from open to dispose; in a program that forks, not on a
  * thread's stack.
@@ -22,7 +23,9 @@
  * Threads: any call from any thread, serialised by the heap's lock; with MMK_HEAP_SBRK see program_break.h.
  * Fork:    the child has the heap as its parent had it, with the lock free. Signals: none of these.
  * A smashed head of a private heap ends the process with one line on standard error: what follows from wrong sizes
- * cannot be undone, and nobody but this process can have done it.
+ * cannot be undone, and nobody but this process can have done it. In a shared heap it may have been another process:
+ * there every call answers -MMK_ECORRUPT from then on. A process that is killed inside a call leaves a shared heap as it
+ * was before the call: the next one finds the lock of the dead and puts back what had changed.
  */
 #ifndef MMKIT_HEAP_H
 #define MMKIT_HEAP_H
@@ -70,6 +73,7 @@ typedef struct mmk_heap {
     size_t limit; /* bytes of slices and large blocks together */
     mmk_heap_source source;
     pthread_mutex_t lock;
+    struct heap_shared *shared; /* a shared heap: what stands at its start; else NULL */
     char *piece;       /* MMK_HEAP_SBRK: where the last piece without a hole starts */
     char *fresh;       /* [fresh, fresh_end): nobody ever wrote there, but for heads and links: zeros */
     char *fresh_end;
@@ -118,11 +122,21 @@ typedef struct mmk_heap_block {
  * returns  0
  *          -EINVAL      an offset that is not a multiple of 16, or a region too small for one block
  *          -EACCES      the region is not writable throughout
+ *          -EEXIST      a heap is there already, in a shared region
  *          -ENOMEM      no memory
  *          -MMK_ECLOSED the region is closed */
 MMK_API MMK_MUST_CHECK int mmk_heap_open(mmk_heap *heap, const mmk_heap_request *request);
 
-/* Give everything back to the source. Every later call answers -MMK_ECLOSED; the addresses of an mmap heap stay taken
+/* Join the heap that another process, or this one, has opened in a shared region, at whatever address it is here.
+ *
+ * returns  0
+ *          -MMK_ECORRUPT     no heap is there, or a damaged one
+ *          -MMK_EVERSION     one of another version, or another C library's
+ *          -MMK_EUNSUPPORTED the region is not shared
+ *          -EINVAL, -EACCES, -ENOMEM, -MMK_ECLOSED  as mmk_heap_open */
+MMK_API MMK_MUST_CHECK int mmk_heap_attach(mmk_heap *heap, mmk_region *region, size_t offset);
+
+/* Give everything back to the source; of a shared heap, leave it: its blocks stay. Every later call answers -MMK_ECLOSED; the addresses of an mmap heap stay taken
  * until mmk_heap_dispose. The break goes down if nobody has moved it since, and there are no other threads.
  *
  * returns  0, -MMK_ECLOSED */

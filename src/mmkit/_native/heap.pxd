@@ -31,6 +31,7 @@ cdef extern from "mmkit/heap.h" nogil:
         bool open
         mmk_heap_source source
         mmk_region *region
+        void *shared
 
     ctypedef struct mmk_heap_request:
         mmk_heap_source source
@@ -61,6 +62,7 @@ cdef extern from "mmkit/heap.h" nogil:
         mmk_heap_kind kind
 
     int mmk_heap_open(mmk_heap *heap, const mmk_heap_request *request)
+    int mmk_heap_attach(mmk_heap *heap, mmk_region *region, size_t offset)
     int mmk_heap_close(mmk_heap *heap)
     void mmk_heap_dispose(mmk_heap *heap)
     int mmk_heap_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **block)
@@ -85,6 +87,7 @@ cdef class HeapHandle:
     cdef int frames
     cdef dict origins
     cdef object failure(self, int error, str call, size_t size, size_t align)
+    cdef object opening_failure(self, int error)
     cdef int give_back(self, Block block) except -1
 
 

@@ -9,7 +9,7 @@ from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK
+from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EVERSION
 from mmkit._native.region cimport MappedRegion
 
 import sys
@@ -22,6 +22,7 @@ cdef enum:
     # Above this much memory to write, other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
     EINVAL = 22
+    EEXIST = 17
     EACCES = 13
     ENOMEM = 12
 
@@ -72,17 +73,44 @@ cdef class HeapHandle:
             request.region = &region.handle
             request.offset = (region.skew + 15) & ~<size_t>15
         cdef int error = mmk_heap_open(&self.handle, &request)
-        if error == -EINVAL:
-            raise ValueError(f"a heap needs more than the {region.size()} bytes of this region")
-        if error == -EACCES:
-            raise Error("a heap needs a region that can be written throughout: see Region.protect")
         if error:
-            raise system_failure(error, "mmap", None, ("for a heap",))
+            raise self.opening_failure(error)
         self.made = True
         self.region = region
         self.warns = warns
         self.frames = frames
         self.origins = {} if frames else None
+
+    def _attach(self, MappedRegion region not None, int frames, bint warns):
+        if self.made:
+            raise Error("a heap is opened once: make another one")
+        region.check_open()
+        cdef int error = mmk_heap_attach(&self.handle, &region.handle, (region.skew + 15) & ~<size_t>15)
+        if error:
+            raise self.opening_failure(error)
+        self.made = True
+        self.region = region
+        self.warns = warns
+        self.frames = frames
+        self.origins = {} if frames else None
+
+    @cython.final
+    cdef object opening_failure(self, int error):
+        if error == -EINVAL:
+            return ValueError("the region, or the limit, is too small for a heap, or larger than 64 GiB")
+        if error == -EACCES:
+            return Error("a heap needs a region that can be written throughout: see Region.protect")
+        if error == -EEXIST:
+            return Error("a heap is in this region already: Heap.attach joins it")
+        if error == -MMK_ECORRUPT:
+            return CorruptError("no heap is in this region, or it is damaged: Heap(region) makes one in a fresh region")
+        if error == -MMK_EVERSION:
+            return CorruptError("the heap in this region is of another version of mmkit, or another C library's")
+        if error == -MMK_EUNSUPPORTED:
+            return Error("this region is private: only a heap in shared memory, or a file, can be attached to")
+        if error == -ENOMEM:
+            return OutOfMemory("there is no memory for the heap's own records")
+        return system_failure(error, "mmap", None, ("for a heap",))
 
     # ---- blocks -------------------------------------------------------------------------------------
 
@@ -335,7 +363,7 @@ cdef class Block:
         raise TypeError("a Block is made by Heap.alloc()")
 
     def __dealloc__(self):
-        if self.bytes is NULL or self.is_borrowed or not self.heap.handle.open:
+        if self.bytes is NULL or self.is_borrowed or not self.heap.handle.open or self.heap.handle.shared is not NULL:
             return
         if self.heap.warns:
             warn_of_dropped(<size_t>self.bytes, self.size)
