@@ -29,7 +29,8 @@ class Heap(HeapHandle):
     source
         ``"mmap"``: regions of its own, and one for each block from 8 MiB on. ``"sbrk"``: the program break, as
         in the textbooks; it is malloc's, too (see the notes). A `Region`: the heap lies inside it, and the
-        region stays open as long as the heap.
+        region stays open as long as the heap. In a shared region other processes can `attach` to it, and only
+        `Block.free` frees.
     limit
         The most bytes to take from the source; None: as many as there are.
     track
@@ -91,6 +92,31 @@ class Heap(HeapHandle):
             self._open(_SOURCES[source], None, limit or 0, track, warn)
         else:
             raise ValueError(f"source must be 'mmap', 'sbrk' or a Region, not {source!r}")
+
+    @classmethod
+    def attach(cls, region: Region, *, track: int = 0) -> Self:
+        """Join the heap that is in a shared region: another process's, or one that a file has kept.
+
+        All processes allocate, free and borrow (`at`) from it, each at its own address, under one robust lock. A
+        process that is killed inside a call is undone by the next one. `close` leaves the heap; its blocks stay.
+
+        Parameters
+        ----------
+        region
+            Mapped from the same memory as the one that ``Heap(region)`` was made in.
+        track
+            As for the class.
+
+        Raises
+        ------
+        CorruptError
+            No heap is there, or it is damaged, or another version's.
+        Error
+            The region is private, or not writable.
+        """
+        heap = cls.__new__(cls)
+        heap._attach(region, track, False)
+        return heap
 
     # ---- what it holds ------------------------------------------------------------------------------
 
