@@ -22,6 +22,7 @@ MODULES = [
     "mmkit.errors",
     "mmkit.faults",
     "mmkit.compat",
+    "mmkit.heap",
     "mmkit.shared",
 ]
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
