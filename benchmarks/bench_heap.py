@@ -95,7 +95,9 @@ def library() -> ctypes.CDLL | None:
     """Return heap_race.c, linked with the core that mmkit runs on; None without a C compiler."""
     # Where the extension modules find it: beside them.
     folder = Path(str(mmkit._native.heap.__file__)).parents[1] / "_lib"
-    made = compiled("heap_race.c", f"-I{ROOT / 'core/include'}", f"-L{folder}", f"-Wl,-rpath,{folder}", "-lmmkit")
+    made = compiled(
+        "heap_race.c", f"-I{ROOT / 'core/include'}", f"-L{folder}", f"-Wl,-rpath,{folder}", "-lmmkit"
+    )
     if made is None:
         return None
     size, count = ctypes.c_size_t, ctypes.c_int64
@@ -142,7 +144,7 @@ def churn_in_c(live: int, least: int, most: int) -> Race:
 
 
 def print_latency_and_fragmentation(rounds: int) -> None:
-    """What a race of means does not show: the slow calls, and what is held for the live bytes at the end."""
+    """Print what a race of means does not show: slow calls, and what is held for the live bytes."""
     made = library()
     if made is None:
         return
@@ -183,6 +185,8 @@ if __name__ == "__main__":
         churn_in_c(50_000, 16, 1024),
         *(one_thread(size) for size in SIZES),
         *(two_threads(size) for size in SIZES),
-        notes=["In C: CPU time of the thread, in a process that has had no other thread yet, so nobody locks."],
+        notes=[
+            "In C: CPU time of the thread, in a process that has had no other thread yet, so nobody locks."
+        ],
     )
     print_latency_and_fragmentation(20_000 if "--quick" in sys.argv else 2_000_000)

@@ -1,8 +1,9 @@
 """A malloc of one's own: first fit on a list of free blocks, over memory from sbrk(), drawn after each step.
 
-The classroom allocator in Python that can be read: each block has a header in memory, in front of it, with its size and
-whether it is free. malloc takes the first free block that is large enough, and splits it; free merges neighbours. The
-same work is then done by `mmkit.Heap`, and the two are compared. Belongs to the chapter "Heap" (docs/heap.md).
+The classroom allocator in Python that can be read: each block has a header in memory, in front of it, with
+its size and whether it is free. malloc takes the first free block that is large enough, and splits it; free
+merges neighbours. The same work is then done by `mmkit.Heap`, and the two are compared. Belongs to the
+chapter "Heap" (docs/heap.md).
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def main() -> None:
     freed(mine, "free(a)", a)
     freed(mine, "free(c): merges with what is free behind it", c)
     total = sum(header.size for header in mine.walk() if header.free)
-    print(f"\n  {total} bytes are free, and malloc({total - 100}) is {mine.malloc(total - 100)}: not in one piece")
+    print(f"\n  {total} bytes are free, but not in one piece:", end=" ")
+    print(f"malloc({total - 100}) is {mine.malloc(total - 100)}")
 
     print("\nmmkit.Heap, after the same calls, in the same picture")
     with Heap("sbrk") as heap:
@@ -119,7 +121,9 @@ def main() -> None:
         a_block.free()
         c_block.free()
         start = min(info.address for info in heap.blocks()) - 16
-        print("\n".join(f"  {line}" for line in heap.map(start, start + LENGTH, scale=ALIGNMENT).splitlines()))
+        print(
+            "\n".join(f"  {line}" for line in heap.map(start, start + LENGTH, scale=ALIGNMENT).splitlines())
+        )
         d_block.free()
 
     print("\nThe same work for both: 400 random calls, up to 20 blocks at a time")
@@ -161,7 +165,7 @@ def draw(what: str, mine: FirstFit) -> None:
 def timed(malloc: Callable[[int], Any], free: Callable[[Any], None]) -> int:
     """Return the nanoseconds that a fixed series of calls takes."""
     numbers = random.Random(1)
-    blocks = []
+    blocks: list[Any] = []
     start = time.perf_counter_ns()
     for _ in range(400):
         if len(blocks) == 20 or (blocks and numbers.random() < 0.45):

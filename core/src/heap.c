@@ -125,8 +125,8 @@ __attribute__((noinline)) static int alloc_slowly(mmk_heap *heap, size_t size, s
         return -MMK_ECLOSED;
     if (align < MMK_HEAP_ALIGNMENT)
         align = MMK_HEAP_ALIGNMENT;
-    int error = is_large(heap, size) ? large_alloc(heap, size, align, bytes)
-                                     : alloc_block(heap, size, align, zero, bytes);
+    int error =
+        is_large(heap, size) ? large_alloc(heap, size, align, bytes) : alloc_block(heap, size, align, zero, bytes);
     if (!error)
         count_live(heap, size);
     return error;
@@ -219,8 +219,8 @@ int mmk_heap_free(mmk_heap *heap, void *bytes)
 static MMK_MUST_CHECK int move(mmk_heap *heap, void **bytes, size_t before, size_t size, size_t align)
 {
     void *moved;
-    int error = is_large(heap, size) ? large_alloc(heap, size, align, &moved)
-                                     : alloc_block(heap, size, align, false, &moved);
+    int error =
+        is_large(heap, size) ? large_alloc(heap, size, align, &moved) : alloc_block(heap, size, align, false, &moved);
     if (error)
         return error;
     memcpy(moved, *bytes, before < size ? before : size);

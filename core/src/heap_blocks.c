@@ -198,8 +198,7 @@ static MMK_MUST_CHECK int find(mmk_heap *heap, uint32_t units, block **found)
     uint64_t first = control->heads[own.level][own.sublevel];
     if (first && block_at(heap, first)->units >= units)
         *found = block_at(heap, first);
-    else if (victim && victim->units >= units &&
-             (!list_search(control, &place) || victim->units <= list_least(place)))
+    else if (victim && victim->units >= units && (!list_search(control, &place) || victim->units <= list_least(place)))
         *found = victim;
     else if (list_search(control, &place))
         *found = block_at(heap, control->heads[place.level][place.sublevel]);

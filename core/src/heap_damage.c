@@ -51,11 +51,11 @@ int heap_damaged(mmk_heap *heap, const block *head, const char *what)
         shared_give_up(heap);
         return -MMK_ECORRUPT;
     }
-    int length = snprintf(line, sizeof line,
-                          "mmkit: heap corruption at %#lx: %s; the block before it has its head at %#lx, "
-                          "the next good head is at %#lx\n",
-                          (unsigned long)damage.address, what, (unsigned long)damage.before,
-                          (unsigned long)damage.after);
+    int length =
+        snprintf(line, sizeof line,
+                 "mmkit: heap corruption at %#lx: %s; the block before it has its head at %#lx, "
+                 "the next good head is at %#lx\n",
+                 (unsigned long)damage.address, what, (unsigned long)damage.before, (unsigned long)damage.after);
     if (length > 0 && write(STDERR_FILENO, line, (size_t)length) < 0)
         abort();
     abort();

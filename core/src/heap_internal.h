@@ -61,8 +61,8 @@ typedef struct links {
 } links;
 
 typedef struct heap_slice {
-    char *start; /* the first head */
-    char *end;   /* behind the END head */
+    char *start;       /* the first head */
+    char *end;         /* behind the END head */
     mmk_region region; /* MMK_HEAP_MMAP: what it stands in */
 } heap_slice;
 
@@ -75,13 +75,13 @@ typedef struct large_block {
 } large_block;
 
 typedef struct heap_control {
-    uint32_t levels;          /* bit i: within[i] is not 0 */
-    uint16_t within[LEVELS];  /* bit j: heads[i][j] is not empty */
+    uint32_t levels;                   /* bit i: within[i] is not 0 */
+    uint16_t within[LEVELS];           /* bit j: heads[i][j] is not empty */
     uint64_t heads[LEVELS][SUBLEVELS]; /* offset of the first block; 0: none */
-    uint64_t parked[PARKED_SIZES]; /* offset of the top block of a stack; 0: none. See heap_parking.h */
+    uint64_t parked[PARKED_SIZES];     /* offset of the top block of a stack; 0: none. See heap_parking.h */
     uint8_t parked_count[PARKED_SIZES];
-    uint64_t parked_last;     /* offset of the larger block freed last; 0: none */
-    uint64_t victim;          /* offset of the free block that is on no list, to be cut from; 0: none */
+    uint64_t parked_last; /* offset of the larger block freed last; 0: none */
+    uint64_t victim;      /* offset of the free block that is on no list, to be cut from; 0: none */
     size_t live_bytes;
     size_t live_blocks;
     size_t peak_bytes;

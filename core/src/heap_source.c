@@ -12,10 +12,10 @@
 #include "heap_internal.h"
 
 enum {
-    LEAST_STEP = 256 << 10,  /* bytes to ask the source for at once; more as the heap grows */
-    FIRST_ROOM = 64 << 20,   /* address space of the first slice to grow in; each further one has twice as much */
-    BACK_AT_ONCE = 1 << 20,  /* bytes whose memory is made sure of at once */
-    OVERHEAD = 4 * UNIT,     /* of a slice: its END, and what alignment takes */
+    LEAST_STEP = 256 << 10, /* bytes to ask the source for at once; more as the heap grows */
+    FIRST_ROOM = 64 << 20,  /* address space of the first slice to grow in; each further one has twice as much */
+    BACK_AT_ONCE = 1 << 20, /* bytes whose memory is made sure of at once */
+    OVERHEAD = 4 * UNIT,    /* of a slice: its END, and what alignment takes */
 };
 
 /* ---- slices ---- */
@@ -417,8 +417,9 @@ int source_trim(mmk_heap *heap)
         for (block *head = (block *)slice->start; head->state != END; head = block_after(head)) {
             if (!is_head(heap, head))
                 return heap_damaged(heap, head, "the head of a block is smashed");
-            int refused = head->state == FREE ? discard(heap, slice, bytes_of(head) + sizeof(links),
-                                                        (char *)block_after(head)) : 0;
+            int refused = head->state == FREE
+                              ? discard(heap, slice, bytes_of(head) + sizeof(links), (char *)block_after(head))
+                              : 0;
             error = error ? error : refused;
         }
     }

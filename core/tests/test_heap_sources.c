@@ -86,7 +86,6 @@ static void share_the_break(void)
     check();
     for (int i = 0; i < 40; i++)
         CHECK(all_bytes_are(foreign[i], (size_t)(1000 + i), 0x77));
-
 }
 
 static void free_what_is_foreign(void)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -117,7 +118,7 @@ class HeapMachine(RuleBasedStateMachine):
         if not hasattr(self, "heap"):
             return
         ranges = sorted((block.address, block.address + len(block)) for block in self.model)
-        assert all(one[1] <= other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(ranges))
         stats = self.heap.stats()
         assert (stats.live_blocks, stats.live_bytes) == (
             len(self.model),

@@ -1,13 +1,14 @@
 """`Heap` and its blocks: what they promise, and what they refuse."""
 
 import gc
-import os
+import itertools
 import resource
 import signal
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -176,7 +177,7 @@ def test_the_limit_holds_and_leaves_a_usable_heap():
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer has more address space than any limit")
 def test_without_address_space_each_refusal_leaves_a_usable_heap():
     def exhaust():
-        used = int(open("/proc/self/statm").read().split()[0]) * PAGE
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
         resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20), used + (48 << 20)))
         heap, blocks = Heap(), []
         refused = 0
@@ -333,7 +334,7 @@ def test_blocks_lists_every_block_in_order(heap):
     live = [(info.address, info.size) for info in blocks if info.kind == "live"]
     assert live == [(first.address, 100), (second.address, 200)]
     assert all(isinstance(info, BlockInfo) for info in blocks)
-    assert all(one.address + one.span <= other.address for one, other in zip(blocks, blocks[1:], strict=False))
+    assert all(one.address + one.span <= other.address for one, other in itertools.pairwise(blocks))
 
 
 def test_leaks_name_who_allocated():

@@ -24,8 +24,8 @@
  * Fork:    the child has the heap as its parent had it, with the lock free. Signals: none of these.
  * A smashed head of a private heap ends the process with one line on standard error: what follows from wrong sizes
  * cannot be undone, and nobody but this process can have done it. In a shared heap it may have been another process:
- * there every call answers -MMK_ECORRUPT from then on. A process that is killed inside a call leaves a shared heap as it
- * was before the call: the next one finds the lock of the dead and puts back what had changed.
+ * there every call answers -MMK_ECORRUPT from then on. A process that is killed inside a call leaves a shared heap as
+ * it was before the call: the next one finds the lock of the dead and puts back what had changed.
  */
 #ifndef MMKIT_HEAP_H
 #define MMKIT_HEAP_H
@@ -66,7 +66,7 @@ typedef struct mmk_heap {
     struct heap_control *control;
     struct heap_slice *slices;
     unsigned slice_count;
-    uintptr_t newest;     /* the newest slice, again: where most blocks are */
+    uintptr_t newest; /* the newest slice, again: where most blocks are */
     size_t newest_length;
     bool open;
     uint64_t key;
@@ -74,12 +74,12 @@ typedef struct mmk_heap {
     mmk_heap_source source;
     pthread_mutex_t lock;
     struct heap_shared *shared; /* a shared heap: what stands at its start; else NULL */
-    char *piece;       /* MMK_HEAP_SBRK: where the last piece without a hole starts */
-    char *fresh;       /* [fresh, fresh_end): nobody ever wrote there, but for heads and links: zeros */
+    char *piece;                /* MMK_HEAP_SBRK: where the last piece without a hole starts */
+    char *fresh;                /* [fresh, fresh_end): nobody ever wrote there, but for heads and links: zeros */
     char *fresh_end;
-    mmk_region *region; /* MMK_HEAP_REGION: the caller's */
-    mmk_view view;      /* of it: nobody closes or discards it under the heap */
-    mmk_region own;     /* what control and slices stand in */
+    mmk_region *region;               /* MMK_HEAP_REGION: the caller's */
+    mmk_view view;                    /* of it: nobody closes or discards it under the heap */
+    mmk_region own;                   /* what control and slices stand in */
     struct mmk_heap *next, *previous; /* for the fork handlers */
 } mmk_heap;
 
@@ -136,8 +136,9 @@ MMK_API MMK_MUST_CHECK int mmk_heap_open(mmk_heap *heap, const mmk_heap_request 
  *          -EINVAL, -EACCES, -ENOMEM, -MMK_ECLOSED  as mmk_heap_open */
 MMK_API MMK_MUST_CHECK int mmk_heap_attach(mmk_heap *heap, mmk_region *region, size_t offset);
 
-/* Give everything back to the source; of a shared heap, leave it: its blocks stay. Every later call answers -MMK_ECLOSED; the addresses of an mmap heap stay taken
- * until mmk_heap_dispose. The break goes down if nobody has moved it since, and there are no other threads.
+/* Give everything back to the source; of a shared heap, leave it: its blocks stay. Every later call answers
+ * -MMK_ECLOSED; the addresses of an mmap heap stay taken until mmk_heap_dispose. The break goes down if nobody has
+ * moved it since, and there are no other threads.
  *
  * returns  0, -MMK_ECLOSED */
 MMK_API int mmk_heap_close(mmk_heap *heap);

@@ -18,8 +18,8 @@ class BlockInfo(NamedTuple):
     size: int
     #: Bytes from the head of this block to the next.
     span: int
-    #: ``"live"``; ``"large"``: live, in a region of its own; ``"free"``; ``"hole"``: others' part of the break;
-    #: ``"internal"``: the heap's own records.
+    #: ``"live"``; ``"large"``: live, in a region of its own; ``"free"``; ``"hole"``: others' part of the
+    #: break; ``"internal"``: the heap's own records.
     kind: BlockKind
 
 

@@ -22,13 +22,13 @@ _REGION = 2
 
 @adopt_methods
 class Heap(HeapHandle):
-    """Blocks of any size out of one source of memory.
+    r"""Blocks of any size out of one source of memory.
 
     Parameters
     ----------
     source
-        ``"mmap"``: regions of its own, and one for each block from 8 MiB on. ``"sbrk"``: the program break, as
-        in the textbooks; it is malloc's, too (see the notes). A `Region`: the heap lies inside it, and the
+        ``"mmap"``: regions of its own, and one for each block from 8 MiB on. ``"sbrk"``: the program break,
+        as in the textbooks; it is malloc's, too (see the notes). A `Region`: the heap lies inside it, and the
         region stays open as long as the heap. In a shared region other processes can `attach` to it, and only
         `Block.free` frees.
     limit
@@ -48,8 +48,8 @@ class Heap(HeapHandle):
     Notes
     -----
     With ``"sbrk"`` the break moves through libc, in steps of 256 KiB and more, while the GIL is held. glibc's
-    malloc takes no lock around the same number: a thread that is inside malloc without the GIL, and grows its own
-    heap at that moment, corrupts memory. Use it in programs without such threads.
+    malloc takes no lock around the same number: a thread that is inside malloc without the GIL, and grows its
+    own heap at that moment, corrupts memory. Use it in programs without such threads.
 
     A forked child has a copy of a heap in private memory, and the same heap where the region is shared.
 
@@ -59,8 +59,8 @@ class Heap(HeapHandle):
 
     References
     ----------
-    malloc(3), sbrk(2), mmap(2); M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time systems",
-    2004.
+    malloc(3), sbrk(2), mmap(2); M. Masmano et al., "TLSF: a new dynamic memory allocator for real-time
+    systems", 2004.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class Heap(HeapHandle):
     ...     block = heap.alloc(5, zero=True)
     ...     memoryview(block)[:2] = b"hi"
     ...     print(bytes(block))
-    b'hi\\x00\\x00\\x00'
+    b'hi\x00\x00\x00'
     """
 
     __slots__ = ()
@@ -97,8 +97,9 @@ class Heap(HeapHandle):
     def attach(cls, region: Region, *, track: int = 0) -> Self:
         """Join the heap that is in a shared region: another process's, or one that a file has kept.
 
-        All processes allocate, free and borrow (`at`) from it, each at its own address, under one robust lock. A
-        process that is killed inside a call is undone by the next one. `close` leaves the heap; its blocks stay.
+        All processes allocate, free and borrow (`at`) from it, each at its own address, under one robust
+        lock. A process that is killed inside a call is undone by the next one. `close` leaves the heap; its
+        blocks stay.
 
         Parameters
         ----------
@@ -205,8 +206,8 @@ class Heap(HeapHandle):
             what, address, before, after = damage
             raise CorruptError(
                 f"the heap is damaged at {address:#x}: {what}. The last good head in front of it is at "
-                f"{before:#x}, the next good one at {after:#x}: what was written past its end is most likely the "
-                "block before it"
+                f"{before:#x}, the next good one at {after:#x}: most likely the block before it was written "
+                "past its end"
             )
 
     def trim(self) -> int:
