@@ -12,6 +12,7 @@
 #include <mmkit/advice.h>
 
 #include "heap_lists.h"
+#include "robust.h"
 
 #define MAGIC UINT64_C(0x706165682d6b6d6d) /* "mmk-heap" in little-endian order */
 
@@ -26,10 +27,7 @@ typedef struct heap_shared {
     char boot[BOOT_ID + 4]; /* of the machine: a lock held before the last boot is nobody's */
     _Atomic uint32_t damaged;
     uint32_t unused;
-    union {
-        pthread_mutex_t mutex;
-        char room[64];
-    };
+    robust_mutex mutex;
     heap_journal journal;
     heap_control control;
 } heap_shared;
@@ -152,39 +150,25 @@ int shared_enter(mmk_heap *heap)
     if (!heap->open)
         return -MMK_ECLOSED;
     heap_shared *shared = heap->shared;
-    int error = pthread_mutex_lock(&shared->mutex);
-    if (__builtin_expect(error == EOWNERDEAD, false)) {
-        int damaged = repair(heap);
+    int error = robust_take(&shared->mutex, &(mmk_wait){.deadline = MMK_FOREVER});
+    if (__builtin_expect(error == -EOWNERDEAD, false)) {
+        error = repair(heap);
         /* Only now: who dies repairing leaves the lock of a dead process, too. */
-        pthread_mutex_consistent(&shared->mutex);
-        error = damaged;
+        robust_settled(&shared->mutex);
     } else if (error) {
-        return -MMK_ECORRUPT;
+        return error;
     }
     if (atomic_load_explicit(&shared->damaged, memory_order_relaxed))
         error = -MMK_ECORRUPT;
     if (error)
-        pthread_mutex_unlock(&shared->mutex);
+        (void)robust_release(&shared->mutex);
     return error;
 }
 
 void shared_leave(mmk_heap *heap)
 {
     shared_commit(heap);
-    pthread_mutex_unlock(&heap->shared->mutex);
-}
-
-static MMK_MUST_CHECK int make_mutex(heap_shared *shared)
-{
-    pthread_mutexattr_t attributes;
-    int error = pthread_mutexattr_init(&attributes);
-    if (error)
-        return -error;
-    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-    error = pthread_mutex_init(&shared->mutex, &attributes);
-    pthread_mutexattr_destroy(&attributes);
-    return -error;
+    (void)robust_release(&heap->shared->mutex);
 }
 
 /* ---- making and joining ---- */
@@ -243,7 +227,7 @@ int shared_create(mmk_heap *heap, size_t offset, size_t length)
     shared->length = length;
     shared->key = heap->key;
     read_boot(shared->boot);
-    error = make_mutex(shared);
+    error = robust_init(&shared->mutex);
     if (error)
         return error;
     use(heap, shared);
@@ -270,7 +254,7 @@ static MMK_MUST_CHECK int renew_after_boot(mmk_heap *heap)
         return -errno;
     int error = 0;
     if (memcmp(boot, shared->boot, sizeof boot) != 0) {
-        error = make_mutex(shared);
+        error = robust_init(&shared->mutex);
         if (!error)
             error = repair(heap);
         if (!error)
@@ -290,7 +274,7 @@ int shared_join(mmk_heap *heap, size_t offset, size_t length)
     if (atomic_load_explicit(&shared->magic, memory_order_acquire) != MAGIC)
         return -MMK_ECORRUPT;
     if (shared->version != VERSION || shared->mutex_size != sizeof(pthread_mutex_t))
-        return -MMK_EVERSION;
+        return -MMK_EFORMAT;
     if (shared->length > length || shared->length < lead_of(offset) + 8 * UNIT || atomic_load(&shared->damaged))
         return -MMK_ECORRUPT;
     use(heap, shared);

@@ -131,7 +131,7 @@ MMK_API MMK_MUST_CHECK int mmk_heap_open(mmk_heap *heap, const mmk_heap_request 
  *
  * returns  0
  *          -MMK_ECORRUPT     no heap is there, or a damaged one
- *          -MMK_EVERSION     one of another version, or another C library's
+ *          -MMK_EFORMAT     one of another version, or another C library's
  *          -MMK_EUNSUPPORTED the region is not shared
  *          -EINVAL, -EACCES, -ENOMEM, -MMK_ECLOSED  as mmk_heap_open */
 MMK_API MMK_MUST_CHECK int mmk_heap_attach(mmk_heap *heap, mmk_region *region, size_t offset);

@@ -9,7 +9,7 @@ cdef extern from "mmkit/base.h" nogil:
     int MMK_EFOREIGN
     int MMK_ETHREADS
     int MMK_ECORRUPT
-    int MMK_EVERSION
+    int MMK_EFORMAT
     int MMK_ENOTBLOCK
 
     ctypedef struct mmk_range:

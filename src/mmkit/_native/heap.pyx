@@ -9,7 +9,7 @@ from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
-from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EVERSION
+from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
 from mmkit._native.region cimport MappedRegion
 
 import sys
@@ -104,7 +104,7 @@ cdef class HeapHandle:
             return Error("a heap is in this region already: Heap.attach joins it")
         if error == -MMK_ECORRUPT:
             return CorruptError("no heap is in this region, or it is damaged: Heap(region) makes one in a fresh region")
-        if error == -MMK_EVERSION:
+        if error == -MMK_EFORMAT:
             return CorruptError("the heap in this region is of another version of mmkit, or another C library's")
         if error == -MMK_EUNSUPPORTED:
             return Error("this region is private: only a heap in shared memory, or a file, can be attached to")
