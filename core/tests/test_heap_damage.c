@@ -54,7 +54,7 @@ static void dies(void body(void), const char *words)
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
     CHECK(strstr(text, words) && strncmp(text, "mmkit: heap corruption at 0x", 28) == 0);
     CHECK(strchr(text, '\n') == text + strlen(text) - 1);
-    CHECK(strstr(text, "before it has its head at 0x") || strstr(words, "freed"));
+    CHECK(strstr(text, "before it has its head at 0x") || strstr(words, "free"));
 }
 
 static void overrun_and_free_it(void)
@@ -90,6 +90,22 @@ static void write_to_freed(void)
     memset(third, 0x41, 16);
     first = alloc(100);
     first = alloc(100);
+}
+
+static void write_to_listed(void)
+{
+    mmk_heap_stats stats;
+    open_four();
+    char *gaps[2], *walls[2];
+    for (int i = 0; i < 2; i++) {
+        gaps[i] = alloc(3000);
+        walls[i] = alloc(16);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK(walls[i] && mmk_heap_free(&heap, gaps[i]) == 0);
+    CHECK(mmk_heap_statistics(&heap, &stats) == 0 && stats.live_blocks == 6);
+    memset(gaps[1], 0x41, 8);
+    first = alloc(3000);
 }
 
 static void grow_over_a_smashed_head(void)
@@ -132,6 +148,7 @@ TEST(a_block_written_to_after_it_was_freed_is_found_out)
     if (UNDER_ASAN)
         SKIP("ASan sees the write itself");
     dies(write_to_freed, "after it was freed");
+    dies(write_to_listed, "links of a free block are smashed");
 }
 
 /* Each of these breaks one thing that check() walks. */

@@ -21,7 +21,15 @@ PROGRAMS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))
 # A sanitizer has a malloc and an mlock of its own, and takes addresses by the terabyte.
 NOT_SANITIZED = {"process_layout", "anonymous_mapping", "memory_locking"} if SANITIZED else set()
 EVERY_PROGRAM = pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - NOT_SANITIZED))
-PUBLIC_MODULES = {"mmkit", "mmkit.errors", "mmkit.flags", "mmkit.linux", "mmkit.maps", "mmkit.heap", "mmkit.shared"}
+PUBLIC_MODULES = {
+    "mmkit",
+    "mmkit.errors",
+    "mmkit.flags",
+    "mmkit.linux",
+    "mmkit.maps",
+    "mmkit.heap",
+    "mmkit.shared",
+}
 
 # The interpreter may lie where only root can read: all is loaded before root is given up.
 AS_NOBODY = """
