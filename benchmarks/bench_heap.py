@@ -154,7 +154,8 @@ def print_latency_and_fragmentation(rounds: int) -> None:
     print("|---|---:|---:|---:|---:|---:|")
     times = (ctypes.c_int64 * rounds)()
     for whose, name in ((0, "mmkit"), (1, "glibc")):
-        before, mapped, used = footprint(made, whose), 0, 0
+        made.race_trim(whose)
+        before = footprint(made, whose)
         made.race_settle(whose, live, least, most)
         made.race_latencies(whose, rounds, times)
         mapped, used = footprint(made, whose)
