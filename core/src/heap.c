@@ -91,7 +91,7 @@ static MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align,
     error = head ? 0 : blocks_take(heap, units, align, slack, &head);
     if (error)
         return error;
-    open_bytes(head);
+    open_bytes(heap, head);
     char *end = (char *)block_after(head), *fresh = heap->fresh;
     bool is_fresh_after = end > fresh && end <= heap->fresh_end;
     if (is_fresh_after)
@@ -111,7 +111,7 @@ static inline bool alloc_parked(mmk_heap *heap, size_t size, size_t align, bool 
     block *head = unpark(heap, units, (size_t)(units - 1) * UNIT - size);
     if (!head)
         return false;
-    open_bytes(head);
+    open_bytes(heap, head);
     if (zero)
         memset(bytes_of(head), 0, size);
     *bytes = bytes_of(head);
@@ -243,7 +243,7 @@ static MMK_MUST_CHECK int resize_block(mmk_heap *heap, block *head, size_t size)
     int error = units > head->units ? source_back(heap, head + units + LEAST_UNITS) : 0;
     if (!error)
         error = blocks_fit(heap, head, units, slack);
-    open_bytes(head);
+    open_bytes(heap, head);
     char *end = (char *)block_after(head);
     if (end > heap->fresh && end <= heap->fresh_end)
         heap->fresh = end;

@@ -6,7 +6,7 @@
 
 void blocks_keep(mmk_heap *heap, block *head)
 {
-    close_bytes(head);
+    close_bytes(heap, head);
     if (!heap->control->victim)
         heap->control->victim = offset_of(heap, head);
     else
@@ -131,7 +131,7 @@ int blocks_give(mmk_heap *heap, block *head)
     if (error)
         return error;
     write_state(heap, head, words_of(head), PARKED, 0);
-    close_bytes(head);
+    close_bytes(heap, head);
     heap->control->parked_last = offset_of(heap, head);
     return 0;
 }

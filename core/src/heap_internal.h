@@ -252,15 +252,20 @@ static inline uint32_t units_for(size_t size)
     return (uint32_t)(units < LEAST_UNITS ? LEAST_UNITS : units);
 }
 
-/* Somebody's bytes, exactly as many as asked for; and nobody's, but for the links. */
-static inline void open_bytes(const block *head)
+/* Somebody's bytes, exactly as many as asked for; and nobody's, but for the links. Of a shared heap nothing is
+ * poisoned: what another process does to it, ASan does not see here. */
+static inline void open_bytes(const mmk_heap *heap, const block *head)
 {
+    if (heap->shared)
+        return;
     ASAN_UNPOISON_MEMORY_REGION(bytes_of(head), asked_of(head));
     ASAN_POISON_MEMORY_REGION(bytes_of(head) + asked_of(head), head->slack);
 }
 
-static inline void close_bytes(const block *head)
+static inline void close_bytes(const mmk_heap *heap, const block *head)
 {
+    if (heap->shared)
+        return;
     ASAN_UNPOISON_MEMORY_REGION(bytes_of(head), sizeof(links));
     ASAN_POISON_MEMORY_REGION(bytes_of(head) + sizeof(links), room_of(head) - sizeof(links));
 }

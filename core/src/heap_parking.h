@@ -63,7 +63,7 @@ static inline bool park(mmk_heap *heap, block *head, words both)
     if (units >= PARKED_SIZES || control->parked_count[units] == PARKED_MOST)
         return false;
     write_state(heap, head, both, PARKED, 0);
-    close_bytes(head);
+    close_bytes(heap, head);
     *parked_link(head) = hide_parked(heap, head, control->parked[units]);
     control->parked[units] = offset_of(heap, head);
     control->parked_count[units]++;

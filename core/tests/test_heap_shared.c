@@ -261,7 +261,7 @@ static void kill_everywhere(void act(void), size_t subject_size)
 {
     /* After each instruction takes minutes: MMKIT_HEAP_STRIDE=1. */
     const char *text = getenv("MMKIT_HEAP_STRIDE");
-    unsigned stride = text ? (unsigned)atoi(text) : UNDER_SANITIZER ? 911 : 101;
+    unsigned stride = text ? (unsigned)atoi(text) : UNDER_SANITIZER ? 5003 : 101;
     for (unsigned steps = 0;; steps += stride) {
         subject = subject_size ? alloc(&heap, subject_size) : NULL;
         if (!dies_after(act, steps))
