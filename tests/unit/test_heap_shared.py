@@ -104,6 +104,7 @@ def test_a_smashed_head_is_an_error_for_everybody_and_no_abort():
             block.free()
         with pytest.raises(CorruptError):
             heap.alloc(10)
+        assert repr(heap) == "<mmkit.Heap: damaged>"
         with pytest.raises(CorruptError, match=f"{region.address:#x}"[:8]):
             heap.check()
         with pytest.raises(CorruptError):

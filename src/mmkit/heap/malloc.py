@@ -244,6 +244,9 @@ class Heap(HeapHandle):
     def __repr__(self) -> str:
         if self.closed:
             return "<mmkit.Heap: closed>"
-        live_bytes, live_blocks, _, mapped, _, _ = self._stats()
+        try:
+            live_bytes, live_blocks, _, mapped, _, _ = self._stats()
+        except CorruptError:
+            return "<mmkit.Heap: damaged>"
         blocks = "1 block" if live_blocks == 1 else f"{live_blocks} blocks"
         return f"<mmkit.Heap: {blocks}, {size(live_bytes)} live of {size(mapped)}>"
