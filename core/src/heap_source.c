@@ -144,7 +144,7 @@ static MMK_MUST_CHECK int span_hole(mmk_heap *heap, heap_slice *slice, char *sta
 
 static MMK_MUST_CHECK int grow_by_break(mmk_heap *heap, size_t need, size_t step)
 {
-    intptr_t now = mmk_break_move(0);
+    intptr_t now = mmk_break_move_piece(&heap->piece, 0);
     /* To a page boundary, so that the next piece starts on one, too. */
     size_t more = mmk_round_up((size_t)now + step, mmk_page_size()) - (size_t)now;
     if (more < need || !is_within_limit(heap, more))
@@ -153,7 +153,7 @@ static MMK_MUST_CHECK int grow_by_break(mmk_heap *heap, size_t need, size_t step
     size_t span = slice ? (size_t)now + more - (size_t)slice->start : more;
     if (span > MMK_HEAP_LARGEST || (slice && (char *)now < slice->end))
         return -ENOMEM;
-    intptr_t before = mmk_break_move((intptr_t)more);
+    intptr_t before = mmk_break_move_piece(&heap->piece, (intptr_t)more);
     if (before < 0)
         return -ENOMEM;
 
@@ -164,7 +164,6 @@ static MMK_MUST_CHECK int grow_by_break(mmk_heap *heap, size_t need, size_t step
     if (continues) {
         error = lengthen(heap, slice, end);
     } else {
-        heap->piece = (char *)before;
         heap->fresh = (char *)mmk_round_up((uintptr_t)before, mmk_page_size());
         if (slice)
             error = span_hole(heap, slice, start, end);
@@ -302,8 +301,8 @@ static void discard_whole_pages(char *from, char *to)
 /* The last piece by lowering the break; the others, and that one where it may not be lowered, page by page. */
 static void close_break(mmk_heap *heap, heap_slice *slice)
 {
-    if (mmk_break_move(0) == (intptr_t)slice->end && mmk_break_move(heap->piece - slice->end) >= 0)
-        slice->end = heap->piece;
+    if (mmk_break_move_piece(&heap->piece, heap->piece.floor - (intptr_t)slice->end) >= 0)
+        slice->end = (char *)heap->piece.floor;
     char *from = slice->start;
     for (block *head = (block *)slice->start; (char *)head < slice->end && is_head(heap, head);
          head = block_after(head)) {
@@ -374,7 +373,8 @@ static bool give_back_end(mmk_heap *heap, heap_slice *slice, char *new_end)
 {
     intptr_t less = slice->end - new_end;
     if (heap->source == MMK_HEAP_SBRK)
-        return mmk_break_move(0) == (intptr_t)slice->end && new_end > heap->piece && mmk_break_move(-less) >= 0;
+        return mmk_break_move_piece(&heap->piece, 0) == (intptr_t)slice->end && (intptr_t)new_end > heap->piece.floor &&
+               mmk_break_move_piece(&heap->piece, -less) >= 0;
     mmk_range vacated;
     return mmk_region_resize(&slice->region, mmk_region_length(&slice->region) - (size_t)less, &vacated) == 0;
 }

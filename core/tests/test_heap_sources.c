@@ -129,6 +129,23 @@ TEST(what_others_take_of_the_break_is_left_alone)
     in_child(trim_beside_others);
 }
 
+static void pull_the_break_away(void)
+{
+    CHECK(mmk_break_move((intptr_t)pages(4)) > 0);
+    open_break_heap();
+    char *block = alloc(1000);
+    char *end = sbrk(0);
+    CHECK(mmk_break_move(-(intptr_t)pages(1)) == -MMK_EFOREIGN && sbrk(0) == end);
+    CHECK(all_bytes_are(block, 1000, 0x5a));
+    mmk_heap_dispose(&heap);
+    CHECK(UNDER_TSAN || mmk_break_move(-(intptr_t)pages(4)) > 0);
+}
+
+TEST(nobody_pulls_the_break_from_under_a_heap)
+{
+    in_child(pull_the_break_away);
+}
+
 static void exhaust_the_break(void)
 {
     limit(RLIMIT_DATA, status_bytes("VmData:") + (4 << 20));
@@ -283,6 +300,7 @@ int main(void)
 {
     RUN(the_break_moves_up_with_the_heap_and_down_when_it_ends);
     RUN(what_others_take_of_the_break_is_left_alone);
+    RUN(nobody_pulls_the_break_from_under_a_heap);
     RUN(where_the_break_cannot_move_nothing_changes);
     RUN(what_others_wrote_and_gave_back_is_not_taken_for_zeros);
     RUN(a_heap_lies_inside_its_region_and_keeps_it_open);

@@ -32,6 +32,7 @@
 
 #include <sys/types.h>
 
+#include <mmkit/program_break.h>
 #include <mmkit/region.h>
 
 enum {
@@ -74,7 +75,7 @@ typedef struct mmk_heap {
     mmk_heap_source source;
     pthread_mutex_t lock;
     struct heap_shared *shared; /* a shared heap: what stands at its start; else NULL */
-    char *piece;                /* MMK_HEAP_SBRK: where the last piece without a hole starts */
+    mmk_break_piece piece;      /* MMK_HEAP_SBRK: where the last piece without a hole starts */
     char *fresh;                /* [fresh, fresh_end): nobody ever wrote there, but for heads and links: zeros */
     char *fresh_end;
     mmk_region *region;               /* MMK_HEAP_REGION: the caller's */
