@@ -373,8 +373,7 @@ static bool give_back_end(mmk_heap *heap, heap_slice *slice, char *new_end)
 {
     intptr_t less = slice->end - new_end;
     if (heap->source == MMK_HEAP_SBRK)
-        return mmk_break_move_piece(&heap->piece, 0) == (intptr_t)slice->end && (intptr_t)new_end > heap->piece.floor &&
-               mmk_break_move_piece(&heap->piece, -less) >= 0;
+        return mmk_break_move_piece(&heap->piece, -less) >= 0;
     mmk_range vacated;
     return mmk_region_resize(&slice->region, mmk_region_length(&slice->region) - (size_t)less, &vacated) == 0;
 }
