@@ -35,16 +35,21 @@ def _compile(source: Path, target: Path, *options: str) -> bool:
     compiler = shutil.which("cc")
     if compiler is None:
         return False
-    command = [compiler, "-O2", "-shared", "-fPIC", *options, "-o", str(target), str(source)]
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(target), str(source), *options]
     return subprocess.run(command, check=False).returncode == 0
+
+
+def compiled(name: str, *options: str) -> ctypes.CDLL | None:
+    """Return a C source of this folder as a library; None without a C compiler."""
+    source = Path(__file__).with_name(name)
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory, name).with_suffix(".so")
+        return ctypes.CDLL(str(target)) if _compile(source, target, *options) else None
 
 
 @cache
 def _bare_calls() -> ctypes.CDLL | None:
-    source = Path(__file__).with_name("bare_calls.c")
-    with tempfile.TemporaryDirectory() as directory:
-        target = Path(directory, "bare_calls.so")
-        return ctypes.CDLL(str(target)) if _compile(source, target) else None
+    return compiled("bare_calls.c")
 
 
 def bare(work: str, *arguments: Any) -> Loop | None:  # noqa: ANN401
@@ -73,6 +78,8 @@ def ctypes_libc(*, use_errno: bool) -> ctypes.CDLL:
     libc.mmap.argtypes = [address, size, number, number, number, ctypes.c_long]
     libc.mmap.restype = address
     libc.munmap.argtypes = [address, size]
+    libc.malloc.argtypes, libc.malloc.restype = [size], address
+    libc.free.argtypes, libc.free.restype = [address], None
     return libc
 
 
@@ -95,6 +102,12 @@ def cffi_libc() -> Cffi | None:
     if module := _cffi_module(ffi):
         return Cffi(module.ffi, module.lib, "API")
     return Cffi(ffi, ffi.dlopen(None), "ABI")
+
+
+def cffi_malloc() -> Any:  # noqa: ANN401
+    """Return something with cffi's `malloc` and `free`; None without cffi."""
+    cffi = cffi_libc()
+    return cffi.lib if cffi else None
 
 
 def _cffi_module(ffi: Any) -> Any:  # noqa: ANN401

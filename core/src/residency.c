@@ -6,6 +6,7 @@
 
 #include <mmkit/sys.h>
 
+#include "pagemap.h"
 #include "region_internal.h"
 
 enum {
@@ -109,7 +110,7 @@ int mmk_region_unlock(mmk_region *region, size_t offset, size_t length)
     return change_locks(region, offset, length, unlock_pages);
 }
 
-static int count_present(int pagemap, uintptr_t address, size_t pages, size_t *present)
+int pagemap_count_present(int pagemap, uintptr_t address, size_t pages, size_t *present)
 {
     uint64_t entries[PAGES_A_READ];
     size_t page = address / mmk_page_size();
@@ -135,7 +136,7 @@ int mmk_region_resident(mmk_region *region, size_t offset, size_t length, int pa
     size_t present = 0;
     error = check_range(region, offset, length);
     if (!error)
-        error = count_present(pagemap, (uintptr_t)region->base + offset, length / mmk_page_size(), &present);
+        error = pagemap_count_present(pagemap, (uintptr_t)region->base + offset, length / mmk_page_size(), &present);
     mmk_region_leave(region);
     *bytes = present * mmk_page_size();
     return error;

@@ -23,7 +23,7 @@ from mmkit.errors import (
 from mmkit.faults import peek, poke
 from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
-from mmkit.heap import Arena, Pool
+from mmkit.heap import Arena, Block, Heap, Pool
 from mmkit.region import PAGE_SIZE, Region, regions
 from mmkit.shared import Channel, SharedMemory, SystemVMemory
 
@@ -31,11 +31,13 @@ __all__ = [
     "PAGE_SIZE",
     "Advice",
     "Arena",
+    "Block",
     "BrokenBarrierError",
     "Channel",
     "ClosedError",
     "CorruptError",
     "Error",
+    "Heap",
     "MapFlag",
     "MemoryFault",
     "OutOfMemory",

@@ -408,11 +408,11 @@ def test_where_no_file_can_be_without_a_name_a_temporary_one_is_used_and_reaped(
             assert names() == {name}
             assert ours.owned
         by_the_dead(files._open_temporary)
-        fd, path = files._open_temporary()
+        file, path = files._open_temporary()
         assert len(names()) == 2
         shared.reap()
         assert names() == {os.path.basename(path)}
-        os.close(fd)
+        file.close()
         shared.reap()
         assert names() == set()
 

@@ -27,4 +27,13 @@
  *          -MMK_ETHREADS shrinking while the process has other threads */
 MMK_API intptr_t mmk_break_move(intptr_t increment);
 
+/* The piece that one owner took last: what stands above it is another's, and so is what lies below. */
+typedef struct mmk_break_piece {
+    intptr_t floor;
+    intptr_t top;
+} mmk_break_piece;
+
+/* The same for an owner with a piece of its own, zeroed at first, which no other owner gives back: a heap. */
+MMK_API intptr_t mmk_break_move_piece(mmk_break_piece *piece, intptr_t increment);
+
 #endif

@@ -1,0 +1,62 @@
+/* What is said of a heap whose heads or links are not as they were written. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "heap_internal.h"
+
+enum { SEARCH = 1 << 20 }; /* bytes to look through for the next good head */
+
+static uintptr_t last_good_before(const mmk_heap *heap, const heap_slice *slice, const block *smashed)
+{
+    const block *good = NULL;
+    const block *end = (const block *)slice->end;
+    for (const block *head = (const block *)slice->start; head < smashed && is_head(heap, head); head += head->units) {
+        good = head;
+        if (head->units == 0 || head->units > (size_t)(end - head))
+            break;
+    }
+    return (uintptr_t)good;
+}
+
+static uintptr_t first_good_behind(const mmk_heap *heap, const heap_slice *slice, const block *smashed)
+{
+    const block *end = (const block *)slice->end;
+    if (end - smashed > SEARCH / UNIT)
+        end = smashed + SEARCH / UNIT;
+    for (const block *head = smashed + 1; head < end; head++) {
+        block copy = read_head(head + 1);
+        if (copy.state != WIPED && copy.sum == sum_of_head_at(heap, &copy, offset_of(heap, head)))
+            return (uintptr_t)head;
+    }
+    return 0;
+}
+
+void heap_describe(mmk_heap *heap, const block *head, const char *what, mmk_heap_damage *damage)
+{
+    const heap_slice *slice = source_slice_of(heap, head);
+    *damage = (mmk_heap_damage){.what = what, .address = (uintptr_t)head};
+    if (slice) {
+        damage->before = last_good_before(heap, slice, head);
+        damage->after = first_good_behind(heap, slice, head);
+    }
+}
+
+int heap_damaged(mmk_heap *heap, const block *head, const char *what)
+{
+    mmk_heap_damage damage;
+    char line[400];
+    heap_describe(heap, head, what, &damage);
+    if (heap->shared) {
+        shared_give_up(heap);
+        return -MMK_ECORRUPT;
+    }
+    int length =
+        snprintf(line, sizeof line,
+                 "mmkit: heap corruption at %#lx: %s; the block before it has its head at %#lx, "
+                 "the next good head is at %#lx\n",
+                 (unsigned long)damage.address, what, (unsigned long)damage.before, (unsigned long)damage.after);
+    if (length > 0 && write(STDERR_FILENO, line, (size_t)length) < 0)
+        abort();
+    abort();
+}

@@ -1,0 +1,215 @@
+#include <mmkit/heap.h>
+
+#include "support.h"
+
+/* What becomes of a heap whose blocks were written past their ends, or after they were freed. */
+
+static mmk_heap heap;
+
+static char *alloc(size_t size)
+{
+    void *bytes;
+    CHECK(mmk_heap_alloc(&heap, size, 16, false, &bytes) == 0);
+    return bytes;
+}
+
+/* Four blocks, the second and third of which are neighbours; nothing is parked. */
+static char *first, *second, *third, *fourth;
+
+static void open_four(void)
+{
+    CHECK(mmk_heap_open(&heap, &(mmk_heap_request){.source = MMK_HEAP_MMAP}) == 0);
+    first = alloc(100);
+    second = alloc(100);
+    third = alloc(100);
+    fourth = alloc(100);
+}
+
+/* Run body in a child: it must end by abort(), and say one line with these words and addresses. */
+static void dies(void body(void), const char *words)
+{
+    int pipe_ends[2];
+    char text[1000] = {0};
+    CHECK(pipe(pipe_ends) == 0);
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(CHILD_SECONDS);
+        limit(RLIMIT_CORE, 0);
+        dup2(pipe_ends[1], STDERR_FILENO);
+        body();
+        _exit(0);
+    }
+    close(pipe_ends[1]);
+    size_t have = 0;
+    ssize_t got;
+    while (have < sizeof text - 1 && (got = read(pipe_ends[0], text + have, sizeof text - 1 - have)) > 0)
+        have += (size_t)got;
+    close(pipe_ends[0]);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT || !strstr(text, words))
+        fprintf(stderr, "status %#x, said: %s\n", status, text);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK(strstr(text, words) && strncmp(text, "mmkit: heap corruption at 0x", 28) == 0);
+    CHECK(strchr(text, '\n') == text + strlen(text) - 1);
+    CHECK(strstr(text, "before it has its head at 0x") || strstr(words, "free"));
+}
+
+static void overrun_and_free_it(void)
+{
+    open_four();
+    memset(second, 0x41, 100 + 28);
+    CHECK(mmk_heap_free(&heap, second) == 0);
+    (void)!mmk_heap_trim(&heap);
+}
+
+static void overrun_and_free_next(void)
+{
+    open_four();
+    memset(second, 0x41, 100 + 28);
+    (void)!mmk_heap_free(&heap, third);
+}
+
+/* A head of zeros is no wiped one: it is a block's. */
+static void overrun_by_one_and_free_next(void)
+{
+    open_four();
+    second[112] ^= 1;
+    (void)!mmk_heap_free(&heap, third);
+}
+
+static void write_to_freed(void)
+{
+    open_four();
+    CHECK(mmk_heap_free(&heap, first) == 0 && mmk_heap_free(&heap, third) == 0);
+    char *more = alloc(5000);
+    CHECK(mmk_heap_free(&heap, more) == 0);
+    memset(first, 0x41, 16);
+    memset(third, 0x41, 16);
+    first = alloc(100);
+    first = alloc(100);
+}
+
+static void write_to_listed(void)
+{
+    mmk_heap_stats stats;
+    open_four();
+    char *gaps[2], *walls[2];
+    for (int i = 0; i < 2; i++) {
+        gaps[i] = alloc(3000);
+        walls[i] = alloc(16);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK(walls[i] && mmk_heap_free(&heap, gaps[i]) == 0);
+    CHECK(mmk_heap_statistics(&heap, &stats) == 0 && stats.live_blocks == 6);
+    memset(gaps[1], 0x41, 8);
+    first = alloc(3000);
+}
+
+static void grow_over_a_smashed_head(void)
+{
+    open_four();
+    CHECK(mmk_heap_free(&heap, third) == 0);
+    memset(second, 0x41, 100 + 28);
+    void *bytes = second;
+    (void)!mmk_heap_resize(&heap, &bytes, 150, 16);
+}
+
+static void trim_over_a_smashed_head(void)
+{
+    open_four();
+    memset(second, 0x41, 100 + 28);
+    (void)!mmk_heap_trim(&heap);
+}
+
+static void free_the_inside_of_a_block(void)
+{
+    open_four();
+    memset(second, 0x41, 100);
+    (void)!mmk_heap_free(&heap, second + 32);
+}
+
+TEST(a_smashed_head_ends_the_process_with_one_line_that_names_the_neighbours)
+{
+    if (UNDER_ASAN)
+        SKIP("ASan sees the write itself");
+    dies(overrun_and_free_it, "written past its end");
+    dies(overrun_and_free_next, "smashed");
+    dies(overrun_by_one_and_free_next, "smashed");
+    dies(grow_over_a_smashed_head, "smashed");
+    dies(trim_over_a_smashed_head, "smashed");
+    dies(free_the_inside_of_a_block, "smashed, or no block was ever here");
+}
+
+TEST(a_block_written_to_after_it_was_freed_is_found_out)
+{
+    if (UNDER_ASAN)
+        SKIP("ASan sees the write itself");
+    dies(write_to_freed, "after it was freed");
+    dies(write_to_listed, "links of a free block are smashed");
+}
+
+/* Each of these breaks one thing that check() walks. */
+static void check_finds(char *smash_from, size_t length, const char *words)
+{
+    char saved[200];
+    mmk_heap_damage damage;
+    CHECK(mmk_heap_check(&heap, &damage) == 0 && damage.what == NULL);
+    memcpy(saved, smash_from, length);
+    for (size_t i = 0; i < length; i++)
+        smash_from[i] ^= 0x41; /* a checksum may have any byte, 0x41 too */
+    CHECK(mmk_heap_check(&heap, &damage) == -MMK_ECORRUPT);
+    if (!strstr(damage.what, words))
+        fprintf(stderr, "said: %s\n", damage.what);
+    CHECK(strstr(damage.what, words));
+    memcpy(smash_from, saved, length);
+    CHECK(mmk_heap_check(&heap, &damage) == 0);
+}
+
+TEST(a_check_says_what_is_broken_and_between_which_heads)
+{
+    if (UNDER_ASAN)
+        SKIP("ASan sees the write itself");
+    open_four();
+    for (int i = 0; i < 16; i++)
+        check_finds(third - 16 + i, 1, "head is smashed");
+    mmk_heap_damage damage;
+    char saved = third[-16];
+    third[-16] ^= 4;
+    CHECK(mmk_heap_check(&heap, &damage) == -MMK_ECORRUPT);
+    CHECK(damage.address == (uintptr_t)third - 16 && damage.before == (uintptr_t)second - 16);
+    CHECK(damage.after == (uintptr_t)fourth - 16);
+    third[-16] = saved;
+    check_finds(first - 16, 16, "head is smashed");
+    CHECK(mmk_heap_free(&heap, second) == 0 && mmk_heap_free(&heap, fourth) == 0);
+    char *other = alloc(3000);
+    CHECK(mmk_heap_free(&heap, other) == 0);
+    mmk_heap_stats stats;
+    CHECK(mmk_heap_statistics(&heap, &stats) == 0 && stats.live_blocks == 2);
+    check_finds(second, 8, "leads astray");
+    check_finds(second + 8, 8, "does not know the one before");
+    mmk_heap_dispose(&heap);
+}
+
+/* A good head, with its sum, at another place is none there. */
+TEST(a_head_copied_elsewhere_is_no_head)
+{
+    if (UNDER_ASAN)
+        SKIP("ASan sees the write itself");
+    open_four();
+    mmk_heap_damage damage;
+    memcpy(third - 16, second - 16, 16);
+    CHECK(mmk_heap_check(&heap, &damage) == -MMK_ECORRUPT && damage.address == (uintptr_t)third - 16);
+    mmk_heap_dispose(&heap);
+}
+
+int main(void)
+{
+    RUN(a_smashed_head_ends_the_process_with_one_line_that_names_the_neighbours);
+    RUN(a_block_written_to_after_it_was_freed_is_found_out);
+    RUN(a_check_says_what_is_broken_and_between_which_heads);
+    RUN(a_head_copied_elsewhere_is_no_head);
+    return 0;
+}

@@ -1,0 +1,501 @@
+"""A heap of the core, and its blocks as Python objects: buffers that can be freed and resized."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.number cimport PyNumber_Index
+from libc.errno cimport errno
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
+from posix.unistd cimport close as c_close
+
+from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
+from mmkit._native.region cimport MappedRegion
+
+import sys
+import warnings
+
+from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
+from mmkit.hints import failure as system_failure, size as written_size
+
+cdef enum:
+    # Above this much memory to write, other threads may have the GIL; releasing it costs 25 to 40 ns.
+    QUICK = 256 * 1024
+    EINVAL = 22
+    EEXIST = 17
+    EACCES = 13
+    ENOMEM = 12
+
+# By mmk_heap_kind.
+cdef tuple KINDS = ("", "live", "free", "hole", "internal", "large")
+
+
+cdef inline Py_ssize_t as_length(object value, str call) except 0:
+    """A number of bytes: from 1 to what any address space has."""
+    cdef int overflow = 0
+    cdef long number
+    if not PyLong_CheckExact(value):
+        value = PyNumber_Index(value)
+    number = PyLong_AsLongAndOverflow(value, &overflow)
+    if number > 0:
+        return number
+    if overflow > 0:
+        raise ValueError(f"{call}: {value} bytes are more than any address space has")
+    raise ValueError(f"{call}: a block has at least one byte: {value} is not possible")
+
+
+cdef tuple call_stack(int count):
+    """The Python frames that called, innermost first: file, line, function."""
+    frames = []
+    frame = sys._getframe(0)
+    while frame is not None and len(frames) < count:
+        frames.append((frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname))
+        frame = frame.f_back
+    return tuple(frames)
+
+
+cdef class HeapHandle:
+    """A heap of the core. `mmkit.Heap` is the public class."""
+
+    def __dealloc__(self):
+        mmk_heap_dispose(&self.handle)
+
+    def _open(self, int source, MappedRegion region, size_t limit, int frames, bint warns):
+        if self.made:
+            raise Error("a heap is opened once: make another one")
+        cdef mmk_heap_request request
+        request.source = source
+        request.region = NULL
+        request.offset = 0
+        request.limit = limit
+        if region is not None:
+            region.check_open()
+            request.region = &region.handle
+            request.offset = (region.skew + 15) & ~<size_t>15
+        cdef int error = mmk_heap_open(&self.handle, &request)
+        if error:
+            raise self.opening_failure(error)
+        self.made = True
+        self.region = region
+        self.warns = warns
+        self.frames = frames
+        self.origins = {} if frames else None
+
+    def _attach(self, MappedRegion region not None, int frames, bint warns):
+        if self.made:
+            raise Error("a heap is opened once: make another one")
+        region.check_open()
+        cdef int error = mmk_heap_attach(&self.handle, &region.handle, (region.skew + 15) & ~<size_t>15)
+        if error:
+            raise self.opening_failure(error)
+        self.made = True
+        self.region = region
+        self.warns = warns
+        self.frames = frames
+        self.origins = {} if frames else None
+
+    @cython.final
+    cdef object opening_failure(self, int error):
+        if error == -EINVAL:
+            return ValueError("the region, or the limit, is too small for a heap, or larger than 64 GiB")
+        if error == -EACCES:
+            return Error("a heap needs a region that can be written throughout: see Region.protect")
+        if error == -EEXIST:
+            return Error("a heap is in this region already: Heap.attach joins it")
+        if error == -MMK_ECORRUPT:
+            return CorruptError("no heap is in this region, or it is damaged: Heap(region) makes one in a fresh region")
+        if error == -MMK_EFORMAT:
+            return CorruptError("the heap in this region is of another version of mmkit, or another C library's")
+        if error == -MMK_EUNSUPPORTED:
+            return Error("this region is private: only a heap in shared memory, or a file, can be attached to")
+        if error == -ENOMEM:
+            return OutOfMemory("there is no memory for the heap's own records")
+        return system_failure(error, "mmap", None, ("for a heap",))
+
+    # ---- blocks -------------------------------------------------------------------------------------
+
+    def alloc(self, size, Py_ssize_t align=16, bint zero=False):
+        """Allocate a block (malloc(3), calloc(3), aligned_alloc(3)).
+
+        Parameters
+        ----------
+        size : int
+            Bytes, at least one.
+        align : int
+            The block's address is a multiple of it: any power of two.
+        zero : bool
+            The block's bytes are 0. Pages that are known to be zeros are not touched for that. Else they are
+            what was there before.
+
+        Returns
+        -------
+        Block
+            Writable memory, until its `free`.
+
+        Raises
+        ------
+        ValueError
+            `size` or `align` make no sense.
+        OutOfMemory
+            The limit, or what the source has, is exhausted; the heap can still be used.
+        ClosedError
+            The heap was closed.
+
+        References
+        ----------
+        malloc(3)
+        """
+        cdef Py_ssize_t count = as_length(size, "alloc")
+        cdef void *bytes = NULL
+        cdef int error
+        if align < 0:
+            align = 0
+        # Made first: when there is no memory for it, no block is lost.
+        cdef Block block = Block.__new__(Block)
+        if not zero or count < QUICK or self.handle.source == MMK_HEAP_SBRK:
+            error = mmk_heap_alloc(&self.handle, count, align, zero, &bytes)
+        else:
+            with nogil:
+                error = mmk_heap_alloc(&self.handle, count, align, zero, &bytes)
+        if error:
+            raise self.failure(error, "alloc", count, align)
+        block.heap = self
+        block.bytes = <char *>bytes
+        block.size = count
+        block.align = align
+        if self.frames:
+            self.origins[<size_t>bytes] = call_stack(self.frames)
+        return block
+
+    def at(self, size_t offset):
+        """Borrow the block at an offset from the start of the heap's region.
+
+        The offset travels between processes, where addresses do not. Dropping a borrowed block frees nothing;
+        its `free` does.
+
+        Parameters
+        ----------
+        offset : int
+            As `Block.offset` gave it, in bytes.
+
+        Returns
+        -------
+        Block
+
+        Raises
+        ------
+        ValueError
+            No live block is there.
+        Error
+            The heap is not in a region.
+        """
+        if self.region is None:
+            raise Error("only a heap in a region has offsets")
+        cdef Block block = Block.__new__(Block)
+        cdef char *bytes = self.region.handle.base + self.region.skew + offset
+        cdef Py_ssize_t size = mmk_heap_size(&self.handle, bytes)
+        if size < 0:
+            raise self.failure(size, f"at({offset})", 0, 0)
+        block.heap = self
+        block.bytes = bytes
+        block.size = size
+        block.align = 16
+        block.is_borrowed = True
+        return block
+
+    @cython.final
+    cdef object failure(self, int error, str call, size_t size, size_t align):
+        """The exception for what the core answers."""
+        if error == -MMK_ECLOSED:
+            return ClosedError(f"{call}: the heap is closed")
+        if error == -ENOMEM:
+            return OutOfMemory(
+                f"{call}: no room for a block of {written_size(size)}: the heap's limit, or its source, is exhausted. "
+                "stats() says what is held"
+            )
+        if error == -EINVAL:
+            return ValueError(f"{call}: an alignment is a power of two, which {align} is not")
+        if error == -MMK_ENOTBLOCK:
+            return ValueError(f"{call}: no live block of this heap is there: it was freed already, or never allocated")
+        if error == -MMK_ECORRUPT:
+            return CorruptError(f"{call}: the heap is damaged: check() says where")
+        return system_failure(error, call)
+
+    @cython.final
+    cdef int give_back(self, Block block) except -1:
+        """Free a block that nobody looks at."""
+        cdef char *bytes = block.bytes
+        block.bytes = NULL
+        cdef int error = mmk_heap_free(&self.handle, bytes)
+        if error:
+            raise self.failure(error, "free", 0, 0)
+        if self.frames:
+            self.origins.pop(<size_t>bytes, None)
+        return 0
+
+    # ---- what it holds ------------------------------------------------------------------------------
+
+    def _stats(self):
+        cdef mmk_heap_stats stats
+        cdef int error = mmk_heap_statistics(&self.handle, &stats)
+        if error:
+            raise self.failure(error, "stats", 0, 0)
+        return (
+            stats.live_bytes, stats.live_blocks, stats.peak_bytes, stats.mapped_bytes, stats.largest_free,
+            stats.free_bytes,
+        )
+
+    def _classes(self):
+        cdef mmk_heap_class rows[64]
+        cdef int i, error = mmk_heap_classes(&self.handle, rows)
+        if error:
+            raise self.failure(error, "stats", 0, 0)
+        return [
+            (1 << i, rows[i].live_blocks, rows[i].live_bytes, rows[i].free_blocks, rows[i].free_bytes)
+            for i in range(MMK_HEAP_SIZE_CLASSES)
+            if rows[i].live_blocks or rows[i].free_blocks
+        ]
+
+    def _resident(self):
+        cdef size_t bytes = 0
+        cdef int error, pagemap = c_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
+        if pagemap < 0:
+            raise system_failure(-errno, "open", None, ("/proc/self/pagemap",))
+        with nogil:
+            error = mmk_heap_resident(&self.handle, pagemap, &bytes)
+            c_close(pagemap)
+        if error == -MMK_ECLOSED:
+            raise self.failure(error, "stats", 0, 0)
+        if error:
+            raise system_failure(error, "pread of /proc/self/pagemap")
+        return bytes
+
+    def _blocks(self):
+        cdef Py_ssize_t count, capacity = 0, i
+        cdef mmk_heap_block *blocks = NULL
+        try:
+            while True:
+                with nogil:
+                    count = mmk_heap_blocks(&self.handle, blocks, capacity)
+                if count < 0:
+                    raise self.failure(count, "blocks", 0, 0)
+                if count <= capacity:
+                    break
+                # Others may allocate meanwhile.
+                PyMem_Free(blocks)
+                capacity = count + count // 8 + 16
+                blocks = <mmk_heap_block *>PyMem_Malloc(capacity * sizeof(mmk_heap_block))
+                if not blocks:
+                    raise MemoryError
+            return [
+                (blocks[i].address, blocks[i].size, blocks[i].span, KINDS[blocks[i].kind]) for i in range(count)
+            ]
+        finally:
+            PyMem_Free(blocks)
+
+    def _origins(self):
+        return None if self.origins is None else dict(self.origins)
+
+    def _check(self):
+        cdef mmk_heap_damage damage
+        cdef int error
+        with nogil:
+            error = mmk_heap_check(&self.handle, &damage)
+        if error == -MMK_ECORRUPT:
+            return damage.what.decode(), damage.address, damage.before, damage.after
+        if error:
+            raise self.failure(error, "check", 0, 0)
+
+    def _trim(self):
+        cdef int error
+        if self.handle.source == MMK_HEAP_SBRK:
+            error = mmk_heap_trim(&self.handle)
+        else:
+            with nogil:
+                error = mmk_heap_trim(&self.handle)
+        if error:
+            raise self.failure(error, "trim", 0, 0)
+
+    # ---- life ---------------------------------------------------------------------------------------
+
+    @property
+    def closed(self):
+        """Whether the heap was closed."""
+        return not self.handle.open
+
+    def close(self):
+        """Give all memory back to the source; blocks that are left cannot be used any more.
+
+        Closing twice does nothing.
+
+        Raises
+        ------
+        BufferError
+            Somebody looks at a block; nothing has changed.
+        """
+        if not self.handle.open:
+            return
+        if self.exports:
+            raise BufferError("close: views of blocks are live (memoryview, numpy array): release them first")
+        mmk_heap_close(&self.handle)
+        if self.origins:
+            self.origins.clear()
+        self.region = None
+
+    @property
+    def _where(self):
+        return self.region
+
+
+# A block refers to its heap only, so no garbage is ever a circle of blocks: the collector need not know them.
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Block:
+    """A block of a `Heap`: writable memory, and a buffer.
+
+    ``memoryview(block)``, ``numpy.frombuffer(block)`` and everything else that takes a buffer see its bytes
+    without copying. It is freed by `free`, at the end of a ``with`` block, or, unless its heap is shared, when
+    the object goes.
+    """
+
+    def __init__(self):
+        raise TypeError("a Block is made by Heap.alloc()")
+
+    def __dealloc__(self):
+        if self.bytes is NULL or self.is_borrowed or not self.heap.handle.open or self.heap.handle.shared is not NULL:
+            return
+        if self.heap.warns:
+            warn_of_dropped(<size_t>self.bytes, self.size)
+        self.heap.give_back(self)
+
+    @cython.final
+    cdef int check_live(self, str call) except -1:
+        if self.bytes is NULL:
+            raise ClosedError(f"{call}: the block was freed already")
+        if not self.heap.handle.open:
+            raise ClosedError(f"{call}: the block's heap is closed")
+        return 0
+
+    @cython.final
+    cdef int check_unseen(self, str call) except -1:
+        self.check_live(call)
+        if self.exports:
+            raise BufferError(f"{call}: a view of the block is live (memoryview, numpy array): release it first")
+        return 0
+
+    @property
+    def address(self):
+        """Of the first byte."""
+        self.check_live("address")
+        return <size_t>self.bytes
+
+    @property
+    def offset(self):
+        """The block's place in the heap's region, in bytes: it is the same in every process."""
+        self.check_live("offset")
+        cdef MappedRegion region = self.heap.region
+        if region is None:
+            raise Error("only the blocks of a heap in a region have offsets")
+        return self.bytes - region.handle.base - region.skew
+
+    def __len__(self):
+        self.check_live("len")
+        return self.size
+
+    def free(self):
+        """Give the block back to its heap (free(3)).
+
+        Raises
+        ------
+        ClosedError
+            It was freed already, or its heap is closed.
+        BufferError
+            Somebody looks at it; nothing has changed.
+        ValueError
+            Somebody else has freed it, through a block borrowed by `Heap.at`.
+        """
+        self.check_unseen("free")
+        self.heap.give_back(self)
+
+    def resize(self, n):
+        """Make the block `n` bytes long (realloc(3)); its `address` may change.
+
+        It stays where it is if it shrinks, or if the memory behind it is free. Bytes behind the old length are
+        undefined.
+
+        Parameters
+        ----------
+        n : int
+            Bytes, at least one.
+
+        Raises
+        ------
+        OutOfMemory
+            No room; the block is as it was.
+        BufferError
+            Somebody looks at it.
+        ClosedError
+            It was freed, or its heap is closed.
+        """
+        cdef Py_ssize_t count = as_length(n, "resize")
+        cdef void *bytes = self.bytes
+        cdef int error
+        self.check_unseen("resize")
+        if max(count, self.size) < QUICK or self.heap.handle.source == MMK_HEAP_SBRK:
+            error = mmk_heap_resize(&self.heap.handle, &bytes, count, self.align)
+        else:
+            # Others shall neither free it nor look at it meanwhile.
+            self.exports += 1
+            self.heap.exports += 1
+            with nogil:
+                error = mmk_heap_resize(&self.heap.handle, &bytes, count, self.align)
+            self.exports -= 1
+            self.heap.exports -= 1
+        if error:
+            raise self.heap.failure(error, "resize", count, self.align)
+        if self.heap.frames and bytes != self.bytes:
+            origins = self.heap.origins
+            origins[<size_t>bytes] = origins.pop(<size_t>self.bytes, ())
+        self.bytes = <char *>bytes
+        self.size = count
+
+    def __enter__(self):
+        self.check_live("with")
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if self.bytes is not NULL and self.heap.handle.open:
+            self.free()
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.check_live("view")
+        buffer.buf = self.bytes
+        buffer.len = self.size
+        buffer.readonly = False
+        buffer.itemsize = 1
+        buffer.format = <char *>b"B" if flags & PyBUF_FORMAT else NULL
+        buffer.ndim = 1
+        buffer.shape = &self.size if flags & PyBUF_ND else NULL
+        buffer.strides = &buffer.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+        buffer.obj = self
+        self.exports += 1
+        self.heap.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+        self.heap.exports -= 1
+
+    def __repr__(self):
+        if self.bytes is NULL:
+            return "<mmkit.Block: freed>"
+        if not self.heap.handle.open:
+            return "<mmkit.Block of a closed heap>"
+        return f"<mmkit.Block: {self.size} bytes at {<size_t>self.bytes:#x}>"
+
+
+cdef int warn_of_dropped(size_t address, Py_ssize_t size) except -1:
+    warnings.warn(f"a block of {size} bytes at {address:#x} was dropped without free()", ResourceWarning, stacklevel=1)
+    return 0
