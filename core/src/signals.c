@@ -26,8 +26,9 @@ static unsigned action_count;
 
 /* What each level replaced. */
 static _Atomic(const action *) previous[SIGNALS][LEVELS];
-/* The level in front, or the last that we know of; -1 before the first. */
-static int front[SIGNALS] = {-1, -1};
+/* The level in front, or the last that we know of; and the highest that anybody may have replaced and put back one day.
+ * -1 before the first. */
+static int front[SIGNALS] = {-1, -1}, highest[SIGNALS] = {-1, -1};
 /* Over all of the above but reading `previous`. */
 static pthread_mutex_t changing = PTHREAD_MUTEX_INITIALIZER;
 
@@ -178,7 +179,7 @@ static bool ends_the_chain(const action *a)
  * again for what knows of none, or when all are used up. */
 static int level_for(int which, const action *found)
 {
-    int next = front[which] + 1;
+    int next = highest[which] + 1;
     if (next == LEVELS || ends_the_chain(found))
         for (int level = 0; level < next; level++)
             if (is_same(atomic_load(&previous[which][level]), found))
@@ -208,8 +209,12 @@ static void come_first(int which)
     action found, replaced;
     sigaction(signal, NULL, &found);
     int level = level_of(&found);
+    /* Put back by who knows no higher one. */
+    if (level >= 0 && level != front[which])
+        highest[which] = level;
     if (level < 0) {
         level = level_for(which, &found);
+        highest[which] = level > highest[which] ? level : highest[which];
         take_out_below(which, level, &found);
         atomic_store_explicit(&previous[which][level], remember(&found), memory_order_release);
         /* SA_NODEFER: a hook may meet a fault of its own. SA_ONSTACK: the fault may be that the stack is full. */
@@ -219,7 +224,7 @@ static void come_first(int which)
         sigaction(signal, &ours, &replaced);
         /* Somebody was quicker; if it was to put one of ours back, that one stays. */
         if (level_of(&replaced) >= 0) {
-            level = level_of(&replaced);
+            highest[which] = level = level_of(&replaced);
             sigaction(signal, &replaced, NULL);
         } else if (!is_same(&replaced, &found)) {
             atomic_store_explicit(&previous[which][level], remember(&replaced), memory_order_release);

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import walk
@@ -30,6 +30,7 @@ def test_in_every_order_of_four(warm, handlers):
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )
+@example(["import_mmkit", "python_handler", "default", "install", "python_handler", "enable", "restore"])
 @given(path=st.lists(st.sampled_from(walk.ACTIONS), min_size=5, max_size=12))
 def test_in_longer_orders(warm, handlers, path):
     if "import_mmkit" not in path:

@@ -1,8 +1,8 @@
 """Heaps, pools and arenas: blocks allocated from memory of your choice.
 
-`Heap` is malloc on the program break, on mmap, or inside any `Region`. `Pool` has blocks of one size, taken and
-given back without a lock, by threads and by processes. `Arena` allocates by moving a pointer and frees all at
-once. Their blocks are buffers.
+`Heap` is malloc on the program break, on mmap, or inside any `Region`. `Pool` has blocks of one size, taken
+and given back without a lock, by threads and by processes. `Arena` allocates by moving a pointer and frees
+all at once. Their blocks are buffers.
 """
 
 from __future__ import annotations
