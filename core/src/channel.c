@@ -322,7 +322,8 @@ int mmk_channel_await_room(mmk_channel *channel, const mmk_channel_wait *wait, u
     if (room_is_there(channel, wait) || spin(room_is_there, channel, wait, spin_ns, deadline_ns))
         return 0;
     mmk_lane *lane = &channel->lanes[wait->lane];
-    if (!mmk_lane_announce_wait(lane, &wait->wait))
+    uint32_t request = mmk_lane_announce_wait(lane, &wait->wait);
+    if (!request)
         return 0;
-    return after_sleep(channel, step_sleep(&lane->shared->room, wait->wait.request, deadline_ns));
+    return after_sleep(channel, step_sleep(&lane->shared->room, request, deadline_ns));
 }

@@ -43,7 +43,7 @@ mutant "announce parking without a fence" src/channel.c \
     '/^static uint32_t announce_parking/,/^}/s/!step_swap32(bell, seen, seen | 1)/(step_write32(bell, seen | 1), 0)/'
 mutant "ring without counting" src/channel.c '/^void channel_ring/,/^}/s/seen + 1)/seen - 1)/'
 mutant "wait for room without a second look" src/lane.c \
-    '/^bool mmk_lane_announce_wait/,/^}/s/return !mmk_lane_wait_is_over(wait)/return true/'
+    '/^uint32_t mmk_lane_announce_wait/,/^}/s/return mmk_lane_wait_is_over(wait) ? 0 : seen/return seen/'
 mutant "finish without a fence" src/lane.c \
     '/^bool mmk_lane_finish/,/^}/s/step_publish_ordered/step_publish/'
 mutant "ring for nobody" src/channel.c '/^void mmk_channel_commit/,/^}/s/channel_ring(channel, 1);//'

@@ -245,11 +245,6 @@ static inline void step_publish_ordered(_Atomic uint64_t *place, uint64_t value)
     write_at(place, 8, value, true);
 }
 
-static inline void step_publish32_ordered(_Atomic uint32_t *place, uint32_t value)
-{
-    write_at(place, 4, value, true);
-}
-
 static bool swap_at(void *place, unsigned size, uint64_t old, uint64_t new)
 {
     meet();
