@@ -195,6 +195,38 @@ def test_ctrl_c_ends_a_wait(channel, call):
     assert b"KeyboardInterrupt" in errors
 
 
+@pytest.mark.parametrize("call", ["recv", "send"])
+def test_a_signal_handler_may_close_the_channel_whose_wait_it_interrupts(name, call):
+    def close_in_the_middle():
+        channel = Channel(name, 4096, create=True)
+        channel.unlink()
+        signal.signal(signal.SIGALRM, lambda *_: channel.close())
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(mmkit.ClosedError):
+            while True:
+                channel.recv(30) if call == "recv" else channel.send(bytes(2000), 30)
+
+    in_child(close_in_the_middle)
+
+
+@pytest.mark.parametrize("call", ["recv", "send"])
+def test_a_timeout_that_closes_the_channel_while_it_is_converted_is_noticed(name, call):
+    class Closing:
+        def __float__(self):
+            channel.close()
+            return 30.0
+
+    def close_in_the_middle():
+        with pytest.raises(mmkit.ClosedError):
+            while True:
+                channel.recv(Closing()) if call == "recv" else channel.send(bytes(2000), Closing())
+
+    channel = Channel(name, 4096, create=True)
+    channel.unlink()
+    in_child(close_in_the_middle)
+    channel.close()
+
+
 def wchan_is(pid, word):
     """Wait until the process sleeps in the kernel where its wait channel says."""
     for _ in range(30000):

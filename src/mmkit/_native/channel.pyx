@@ -144,6 +144,12 @@ cdef class ChannelHandle:
         return 0
 
     @cython.final
+    cdef int handle_signals(self) except -1:
+        """Run the handlers of signals that came: they may close the channel."""
+        PyErr_CheckSignals()
+        return self.check_open()
+
+    @cython.final
     cdef uint64_t deadline(self, object timeout) except? 0:
         if timeout is None:
             return MMK_FOREVER
@@ -187,6 +193,7 @@ cdef class ChannelHandle:
         cdef int outcome = 0, error = -EAGAIN
         cdef bint patient = True
         cdef mmk_channel_wait wait
+        self.check_open()  # what converts a timeout may close
         while error == -EAGAIN:
             if outcome == -ETIMEDOUT:
                 raise TimeoutError(f"channel {self.label!r}: no room for {size(length)} within {timeout} s")
@@ -195,7 +202,7 @@ cdef class ChannelHandle:
             with nogil:
                 outcome = mmk_channel_await_room(&self.handle, &wait, spin, deadline)
             self.running -= 1
-            PyErr_CheckSignals()
+            self.handle_signals()
             patient = False
             if outcome == -EAGAIN:
                 spin = 0
@@ -298,6 +305,7 @@ cdef class ChannelHandle:
     cdef int take_later(self, object timeout, mmk_channel_message *message) except -1:
         cdef uint64_t deadline = self.deadline(timeout), spin = self.spin_ns
         cdef int outcome = 0, error = -EAGAIN
+        self.check_open()  # what converts a timeout may close
         while error == -EAGAIN:
             if outcome == -ETIMEDOUT:
                 raise TimeoutError(f"channel {self.label!r}: no message within {timeout} s")
@@ -305,7 +313,7 @@ cdef class ChannelHandle:
             with nogil:
                 outcome = mmk_channel_await_message(&self.handle, spin, deadline)
             self.running -= 1
-            PyErr_CheckSignals()
+            self.handle_signals()
             if outcome == -EAGAIN:
                 spin = 0
             error = mmk_channel_take(&self.handle, message)
