@@ -18,12 +18,20 @@ enum {
 int channel_forget_parent(mmk_channel *channel)
 {
     mmk_process self;
+    uint64_t namespace;
     int error = mmk_process_self(&self);
+    if (!error)
+        error = mmk_process_namespace(&namespace);
     if (error)
         return error;
+    /* Also of a channel that was open before: a parent may have called unshare(2). */
+    if (channel->header->pid_namespace != namespace)
+        return -MMK_EOTHERPIDS;
     channel->owner = self.start << CLAIM_PID_BITS | self.pid;
     channel->generation = atomic_load(&mmk_process_generation);
     channel->lane = channel->reader = -1;
+    /* The thread that was at it is not here. */
+    atomic_store(&channel->mapping, false);
     return 0;
 }
 

@@ -18,7 +18,7 @@ int channel_add_lane(mmk_channel *channel);
 bool channel_enter_mending(mmk_channel *channel);
 void channel_leave_mending(mmk_channel *channel);
 
-/* What a parent claimed is not this process's. returns 0, or -errno: /proc is not there. */
+/* What a parent claimed is not this process's. returns 0, -MMK_EOTHERPIDS, or -errno: /proc is not there. */
 int channel_forget_parent(mmk_channel *channel);
 
 /* Wake up to so many parked readers, if there may be any. */

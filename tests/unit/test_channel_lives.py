@@ -16,7 +16,10 @@ import pytest
 import mmkit
 from channels import CAPACITY, forked, killed
 from mmkit.shared import Channel
-from support import in_child, run
+from segment_tools import unshare
+from support import in_child, needs_root, run
+
+_CLONE_NEWPID = 0x20000000
 
 # ---- names and lives ---------------------------------------------------------------------------------------
 
@@ -180,6 +183,81 @@ def test_a_fork_inside_a_block_does_not_send_or_finish_the_parents_message(chann
             with pytest.raises(TimeoutError):
                 channel.recv(0)
     assert [channel.recv(0), channel.recv(0)] == [b"half", b"none"]
+
+
+def test_a_child_closes_what_its_parents_threads_were_using(channel):
+    received, lent, enough = [], threading.Event(), threading.Event()
+
+    def lend():
+        with channel.loan(4) as view:
+            lent.set()
+            enough.wait(60)
+            view[:] = b"loan"
+
+    def use_and_close():
+        with Channel(channel.name) as other:
+            other.send(b"to the child")
+        channel.close()
+        assert channel.closed
+
+    workers = [threading.Thread(target=lambda: received.append(channel.recv())), threading.Thread(target=lend)]
+    for worker in workers:
+        worker.start()
+    lent.wait()
+    with pytest.raises(BufferError):
+        channel.close()
+    with forked(use_and_close):
+        pass
+    enough.set()
+    for worker in workers:
+        worker.join()
+    assert [*received, channel.recv(10)] == [b"to the child", b"loan"]
+
+
+def test_what_a_parent_lent_can_be_looked_at_in_a_child_that_has_closed(channel):
+    with channel.loan(4) as view:
+        view[:] = b"here"
+
+        def close_and_look():
+            channel.close()
+            assert bytes(view) == b"here"
+            view.release()
+
+        with forked(close_and_look):
+            pass
+    assert channel.recv(0) == b"here"
+
+
+def test_a_child_has_views_of_its_own_that_keep_it_from_closing(channel):
+    with channel.loan(4) as parents:
+
+        def lend():
+            with channel.loan(4) as view, pytest.raises(BufferError, match="alive"):
+                channel.close()
+            assert view is not parents
+            channel.close()
+
+        with forked(lend):
+            pass
+
+
+@needs_root
+def test_a_child_in_another_pid_namespace_is_refused(channel):
+    def use_in_another():
+        for use in (lambda: channel.send(b"x"), lambda: channel.recv(0)):
+            with pytest.raises(mmkit.Error, match="PID namespace"):
+                use()
+        channel.close()
+
+    def leave():
+        unshare(_CLONE_NEWPID)
+        with forked(use_in_another):
+            pass
+
+    channel.send(b"parent")
+    with forked(leave):
+        pass
+    assert channel.recv(0) == b"parent"
 
 
 @pytest.mark.parametrize("call", ["c.recv()", "[c.send(bytes(8000)) for _ in range(99)]"])

@@ -14,7 +14,8 @@
  *
  * Threads: reserve, plan_wait, attach and close are serialised by the caller, and so is take where it may make a claim
  *          (the first in a process) or the channel is SINGLE; all else is free.
- * Fork:    a child inherits the mapping and no claim: its first use makes claims of its own.
+ * Fork:    a child inherits the mapping and no claim: its first use makes claims of its own. In another PID namespace
+ *          than the channel's reserve and take are refused: -MMK_EOTHERPIDS.
  * Signals: none.
  */
 #ifndef MMKIT_CHANNEL_H
@@ -98,6 +99,10 @@ MMK_API MMK_MUST_CHECK int mmk_channel_attach(mmk_channel *channel, int fd);
 
 /* Give up the claims and unmap. pre: no message is reserved or taken, no call runs. Harmless when closed. */
 MMK_API void mmk_channel_close(mmk_channel *channel);
+
+/* The same, but the messages stay mapped until the process ends: for a child in which views that its parent's
+ * threads made may still be looked at. */
+MMK_API void mmk_channel_leave(mmk_channel *channel);
 
 /* ---- writing ---- */
 

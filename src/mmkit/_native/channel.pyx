@@ -64,9 +64,12 @@ cdef class ChannelHandle:
     cdef uint64_t spin_ns
     cdef Py_ssize_t running  # operations without the GIL
     cdef Py_ssize_t views
+    cdef Py_ssize_t inherited  # views that a parent made: alive, or lost with its threads
+    cdef uint32_t generation  # of the process that running and views are about
 
     def __cinit__(self, *args, **kwargs):
         self.handle.fd = -1
+        self.generation = mmk_process_generation
 
     def __dealloc__(self):
         # Views and operations keep the object: there are none.
@@ -128,17 +131,31 @@ cdef class ChannelHandle:
         """
         if self.handle.fd < 0:
             return
+        self.notice_fork()
         if self.views:
             raise BufferError(
                 f"channel {self.label!r}: a view of a message (memoryview, numpy array) is alive. Release it first."
             )
-        # In a forked child the threads of its parent are gone.
-        if self.running and self.handle.generation == mmk_process_generation:
+        if self.running:
             raise BufferError(f"channel {self.label!r}: a call in another thread is running")
-        mmk_channel_close(&self.handle)
+        if self.inherited:
+            mmk_channel_leave(&self.handle)
+        else:
+            mmk_channel_close(&self.handle)
+
+    @cython.final
+    cdef void notice_fork(self) noexcept:
+        """In a child its parent's threads are gone, with their calls, and what the parent lent is the parent's."""
+        if self.generation == mmk_process_generation:
+            return
+        self.generation = mmk_process_generation
+        self.running = 0
+        self.inherited += self.views
+        self.views = 0
 
     @cython.final
     cdef int check_open(self) except -1:
+        self.notice_fork()
         if self.handle.fd < 0:
             raise ClosedError(f"channel {self.label!r} is closed")
         return 0
@@ -455,11 +472,13 @@ cdef class Loan:
     @cython.final
     cdef int settle(self) except -1:
         """Do with the message what the end of the block asks for."""
-        self.state = OVER
-        self.channel.views -= 1
         cdef mmk_channel *handle = &self.channel.handle
+        self.state = OVER
+        self.channel.notice_fork()
         if self.generation != mmk_process_generation:
+            self.channel.inherited -= 1
             return 0  # a forked child: the message is its parent's
+        self.channel.views -= 1
         if self.writes and self.raised:
             mmk_channel_abandon(handle, &self.message)
         elif self.writes:
