@@ -12,7 +12,7 @@ enum {
     VAIN_SPINS = 3,        /* so many in a row, and spinning is given up … */
     TRY_AGAIN = 16,        /* … but for every so many-th wait */
     LOOKS_A_CLOCK = 16,    /* looks between two looks at the clock: reading it takes as long as several */
-    SHORT_SLEEP = 1000000, /* ns: somebody is adding a lane */
+    SHORT_SLEEP = 1000000, /* ns: somebody mends, or adds a lane */
 };
 
 int channel_forget_parent(mmk_channel *channel)
@@ -117,19 +117,24 @@ static int claim_new_lane(mmk_channel *channel)
 {
     if ((channel->flags & MMK_CHANNEL_SINGLE) || mapped(channel) == MMK_CHANNEL_WRITERS)
         return -EBUSY;
-    if (!channel_enter_mending(channel))
-        return -EAGAIN;
     int error = channel_add_lane(channel);
-    channel_leave_mending(channel);
-    return error ? error : claim_free_lane(channel);
+    if (!error)
+        error = claim_free_lane(channel);
+    return error == -EBUSY ? -EAGAIN : error;
 }
 
 static int become_writer(mmk_channel *channel)
 {
     int error = claim_free_lane(channel);
-    if (error == -EBUSY && mmk_channel_mend(channel))
+    if (error != -EBUSY)
+        return error;
+    int mended = mmk_channel_mend(channel);
+    if (mended >= 0)
         error = claim_free_lane(channel);
-    return error == -EBUSY ? claim_new_lane(channel) : error;
+    if (error == -EBUSY)
+        error = claim_new_lane(channel);
+    /* Who is mending may free one. */
+    return error == -EBUSY && mended < 0 ? mended : error;
 }
 
 int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message)
@@ -171,7 +176,10 @@ static int claim_free_reader(mmk_channel *channel)
 static int become_reader(mmk_channel *channel)
 {
     int error = claim_free_reader(channel);
-    return error && mmk_channel_mend(channel) ? claim_free_reader(channel) : error;
+    if (!error)
+        return 0;
+    int mended = mmk_channel_mend(channel);
+    return mended < 0 ? mended : claim_free_reader(channel);
 }
 
 /* Lanes take turns; one that is found empty passes its turn on at once. */
@@ -279,6 +287,15 @@ static int after_sleep(mmk_channel *channel, int error)
     return -EAGAIN;
 }
 
+/* Nobody says when a lane has been added, or a claim set free. */
+static int sleep_briefly(uint64_t deadline_ns)
+{
+    _Atomic uint32_t nobody_wakes_us = 0;
+    uint64_t soon = mmk_now() + SHORT_SLEEP;
+    int error = step_sleep(&nobody_wakes_us, 0, soon < deadline_ns ? soon : deadline_ns);
+    return error == -ETIMEDOUT && soon < deadline_ns ? -EAGAIN : error;
+}
+
 static bool message_is_there(mmk_channel *channel, const mmk_channel_wait *unused)
 {
     (void)unused;
@@ -287,6 +304,8 @@ static bool message_is_there(mmk_channel *channel, const mmk_channel_wait *unuse
 
 int mmk_channel_await_message(mmk_channel *channel, uint64_t spin_ns, uint64_t deadline_ns)
 {
+    if (channel->reader < 0)
+        return sleep_briefly(deadline_ns);
     if (spin(message_is_there, channel, NULL, spin_ns, deadline_ns))
         return 0;
     uint32_t seen = announce_parking(channel);
@@ -312,15 +331,6 @@ static bool room_is_there(mmk_channel *unused, const mmk_channel_wait *wait)
 {
     (void)unused;
     return mmk_lane_wait_is_over(&wait->wait);
-}
-
-/* Nobody says when a lane has been added. */
-static int sleep_briefly(uint64_t deadline_ns)
-{
-    _Atomic uint32_t nobody_wakes_us = 0;
-    uint64_t soon = mmk_now() + SHORT_SLEEP;
-    int error = step_sleep(&nobody_wakes_us, 0, soon < deadline_ns ? soon : deadline_ns);
-    return error == -ETIMEDOUT && soon < deadline_ns ? -EAGAIN : error;
 }
 
 int mmk_channel_await_room(mmk_channel *channel, const mmk_channel_wait *wait, uint64_t spin_ns, uint64_t deadline_ns)

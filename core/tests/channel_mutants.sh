@@ -61,7 +61,7 @@ mutant "mend without moving the cursor" src/lane.c \
 mutant "mend only what was found" src/lane.c '/^size_t mmk_lane_mend_reader/,/^}/s/if (redeliver)/if (redeliver \&\& mended)/'
 mutant "free the number before its messages" src/channel_mend.c \
     '/^static unsigned mend_reader/,/^}/{/step_publish/d;s/^    for (/    step_publish(\&channel->header->readers[reader], 0);\n    for (/}'
-mutant "mend while another does" src/channel_mend.c '/^bool channel_enter_mending/,/^}/s/^    return step_swap.*/    return true;/;s/holder \&\& !step_is_gone(holder)/0/'
+mutant "mend while another does" src/channel_mend.c '/^static bool enter_mending/,/^}/s/^    return step_swap.*/    return true;/;s/holder \&\& !step_is_gone(holder)/0/'
 mutant "leave a dead mender in office" src/channel_mend.c 's/if (holder \&\& !step_is_gone(holder))/if (holder)/'
 mutant "leave a dead writer's reservations" src/lane.c \
     '/^size_t mmk_lane_mend_writer/,/^}/s/passed_over += step_swap.*/;/'

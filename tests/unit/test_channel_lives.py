@@ -403,6 +403,40 @@ def test_a_single_channel_refuses_a_second_writer_and_a_second_reader(name):
             one.recv()
 
 
+def claim_of(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[19]) << 22 | pid
+
+
+@contextlib.contextmanager
+def stopped_while_mending(channel):
+    """Somebody who lives, and does not go on."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        os.pwrite(channel.fileno(), struct.pack("Q", claim_of(process.pid)), 72)
+        yield
+        os.pwrite(channel.fileno(), bytes(8), 72)
+        process.kill()
+
+
+def test_while_somebody_mends_a_successor_waits_and_is_not_told_that_the_dead_live(name):
+    with Channel(name, CAPACITY, create=True, single=True) as channel, Channel(name) as successor:
+        channel.send(b"one")
+        channel.send(b"two")
+        killed(lambda: successor.recv())
+        with stopped_while_mending(channel):
+            assert in_child(lambda: idle_cost(successor)) < 0.5
+            with pytest.raises(TimeoutError):
+                successor.recv(0)
+        assert successor.recv(10) == b"two"
+
+
+def test_a_stopped_mender_keeps_no_new_writer_out(channel):
+    channel.send(b"one")
+    with stopped_while_mending(channel), Channel(channel.name) as other:
+        other.send(b"two", 10)
+        assert {channel.recv(0), channel.recv(0)} == {b"one", b"two"}
+
+
 def test_a_writer_beyond_the_most_is_refused(name):
     with contextlib.ExitStack() as stack:
         channels = [stack.enter_context(Channel(name, 4096, create=True))]

@@ -44,7 +44,7 @@ typedef struct mmk_channel_header {
     uint64_t pid_namespace; /* claims mean something only there */
     uint64_t creator;
     _Alignas(64) _Atomic uint64_t lanes;                        /* how many the file holds */
-    _Atomic uint64_t mender;                                    /* who mends or adds a lane */
+    _Atomic uint64_t mender;                                    /* who mends */
     _Alignas(64) _Atomic uint32_t bell;                         /* futex: rings << 1 | readers may be parked */
     _Alignas(64) _Atomic uint64_t readers[MMK_CHANNEL_READERS]; /* who reads; an index is a reader's number */
 } mmk_channel_header;
@@ -60,7 +60,7 @@ typedef struct mmk_channel {
     int fd;                     /* owned */
     uint32_t generation;        /* mmk_process_generation of whoever made the claims */
     int lane;                   /* the writer's; -1: none */
-    int reader;                 /* -1: none */
+    atomic_int reader;          /* -1: none */
     uint64_t owner;             /* what is written into claims */
     _Atomic uint64_t last_mend; /* nanoseconds */
     atomic_uint next;           /* the lane to look at first */
@@ -110,6 +110,7 @@ MMK_API void mmk_channel_leave(mmk_channel *channel);
  *
  * returns  as mmk_lane_reserve, and
  *          -EBUSY  every lane has a living writer (one, with SINGLE)
+ *          -EAGAIN also: there was none to be had just now, since somebody mends, or another was quicker
  *          -ENOSPC, …  as fallocate(2): there is no space for a further lane */
 MMK_API MMK_MUST_CHECK int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message);
 /* The message is there for readers once this has begun; wakes a parked one. */
@@ -121,7 +122,8 @@ MMK_API void mmk_channel_abandon(mmk_channel *channel, const mmk_channel_message
 /* Take the next message of any lane; lanes take turns. The first call claims a reader's number.
  *
  * returns  as mmk_lane_take, and
- *          -EBUSY  every number has a living reader (one, with SINGLE) */
+ *          -EBUSY  every number has a living reader (one, with SINGLE)
+ *          -EAGAIN also: none was free, and somebody mends */
 MMK_API MMK_MUST_CHECK int mmk_channel_take(mmk_channel *channel, mmk_channel_message *message);
 MMK_API void mmk_channel_finish(mmk_channel *channel, const mmk_channel_message *message);
 MMK_API void mmk_channel_give_back(mmk_channel *channel, const mmk_channel_message *message);
@@ -142,7 +144,7 @@ MMK_API MMK_MUST_CHECK int mmk_channel_await_message(mmk_channel *channel, uint6
  * first wait; a second one, when the first did not help, is not. */
 typedef struct mmk_channel_wait {
     mmk_lane_wait wait;
-    int lane; /* -1: somebody else is adding a lane */
+    int lane; /* -1: there was none to be had */
 } mmk_channel_wait;
 
 MMK_API void mmk_channel_plan_wait(mmk_channel *channel, bool patient, mmk_channel_wait *wait);
@@ -152,7 +154,11 @@ MMK_API MMK_MUST_CHECK int mmk_channel_await_room(mmk_channel *channel, const mm
 /* ---- after deaths ---- */
 
 /* Look for claims of processes that have ended, and mend what they left. At most one process mends at a time; a
- * mender that dies is succeeded. returns how many claims were void. */
-MMK_API unsigned mmk_channel_mend(mmk_channel *channel);
+ * mender that dies is succeeded.
+ *
+ * returns  how many claims were void
+ *          -EAGAIN  another process mends, which lives, if only stopped
+ *          -MMK_ECORRUPT, or as mmap(2): lanes that others added could not be mapped */
+MMK_API int mmk_channel_mend(mmk_channel *channel);
 
 #endif
