@@ -12,6 +12,7 @@ enum {
     VAIN_SPINS = 3,        /* so many in a row, and spinning is given up … */
     TRY_AGAIN = 16,        /* … but for every so many-th wait */
     LOOKS_A_CLOCK = 16,    /* looks between two looks at the clock: reading it takes as long as several */
+    TAKES_A_CLOCK = 63,    /* takes between two looks at it, at most */
     SHORT_SLEEP = 1000000, /* ns: somebody mends, or adds a lane */
 };
 
@@ -205,11 +206,40 @@ static int take_from_lanes(mmk_channel *channel, mmk_channel_message *message)
     return -EAGAIN;
 }
 
+/* returns whether it was. */
+static bool mend_when_due(mmk_channel *channel)
+{
+    uint64_t now = step_now();
+    /* A signal ends a slice, too, and there may be many. */
+    if (now - atomic_load_explicit(&channel->last_mend, memory_order_relaxed) < MMK_SLICE / 2)
+        return false;
+    atomic_store_explicit(&channel->last_mend, now, memory_order_relaxed);
+    (void)mmk_channel_mend(channel);
+    return true;
+}
+
+/* Who always finds a message never sleeps, and has to look around all the same. Reading the clock takes a quarter of the
+ * time of taking a message: where messages follow each other quickly, it is read for every 64th. */
+static void look_around(mmk_channel *channel)
+{
+    unsigned left = atomic_load_explicit(&channel->takes_left, memory_order_relaxed);
+    if (__builtin_expect(left > 0, true)) {
+        atomic_store_explicit(&channel->takes_left, left - 1, memory_order_relaxed);
+        return;
+    }
+    unsigned pause = atomic_load_explicit(&channel->takes_a_clock, memory_order_relaxed);
+    pause = mend_when_due(channel) ? 0 : pause < TAKES_A_CLOCK ? 2 * pause + 1 : pause;
+    atomic_store_explicit(&channel->takes_a_clock, pause, memory_order_relaxed);
+    atomic_store_explicit(&channel->takes_left, pause, memory_order_relaxed);
+}
+
 int mmk_channel_take(mmk_channel *channel, mmk_channel_message *message)
 {
     int error = know_self(channel);
     if (!error && channel->reader < 0)
         error = become_reader(channel);
+    if (!error)
+        look_around(channel);
     if (!error && has_unmapped_lanes(channel))
         error = channel_map_lanes(channel);
     if (!error)
@@ -276,15 +306,9 @@ static bool spin(looks_good *is_so, mmk_channel *channel, const mmk_channel_wait
 
 static int after_sleep(mmk_channel *channel, int error)
 {
-    if (error != -EAGAIN)
-        return error;
-    uint64_t now = step_now();
-    /* A signal ends a slice, too, and there may be many. */
-    if (now - atomic_load_explicit(&channel->last_mend, memory_order_relaxed) >= MMK_SLICE / 2) {
-        atomic_store_explicit(&channel->last_mend, now, memory_order_relaxed);
-        (void)mmk_channel_mend(channel);
-    }
-    return -EAGAIN;
+    if (error == -EAGAIN)
+        (void)mend_when_due(channel);
+    return error;
 }
 
 /* Nobody says when a lane has been added, or a claim set free. */

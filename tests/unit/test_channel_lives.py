@@ -346,6 +346,19 @@ def test_a_killed_writers_loan_is_lost_and_what_it_sent_is_not(channel):
         channel.recv(0)
 
 
+@pytest.mark.parametrize("every", [0, 0.005])
+def test_what_a_dead_reader_had_taken_comes_again_while_there_is_always_more_to_read(channel, every):
+    channel.send(b"precious")
+    killed(lambda: channel.recv_view().__enter__())
+    end = time.monotonic() + 20
+    received = None
+    while received != b"precious":
+        channel.send(b"more")
+        received = channel.recv(0)
+        time.sleep(every)  # a slow reader: it does not read 64 before it looks around
+        assert time.monotonic() < end
+
+
 def receive_or_none(channel):
     with contextlib.suppress(TimeoutError):
         return channel.recv(0.5)

@@ -4,13 +4,14 @@
  *
  * A handle becomes a writer, with a lane of its own, by its first reservation, and a reader by its first take.
  * Both claims name the process (process.h): a claim whose process has ended is void, and what its holder left is
- * mended by whoever waits next. docs/channel.md draws the format and gives the promises.
+ * mended by whoever waits or reads next. docs/channel.md draws the format and gives the promises.
  *
  *     writer   reserve ─> write the bytes ─> commit ─> is somebody parked? wake ONE
  *     reader   take ─> read the bytes ─> finish ─> does this lane's writer await just that? wake it
  *              nothing there: spin, then say so in `bell`, look again, futex(2)-wait a slice
  *
- * No call but the waits sleeps, and but for claims, wakes and mending none makes a system call.
+ * No call but the waits sleeps, and but for claims, wakes and mending (by whoever takes, some 40 times a second at
+ * most) none makes a system call.
  *
  * Threads: reserve, plan_wait, attach and close are serialised by the caller, and so is take where it may make a claim
  *          (the first in a process) or the channel is SINGLE; all else is free.
@@ -63,6 +64,8 @@ typedef struct mmk_channel {
     atomic_int reader;          /* -1: none */
     uint64_t owner;             /* what is written into claims */
     _Atomic uint64_t last_mend; /* nanoseconds */
+    atomic_uint takes_left;     /* before the next look at the clock */
+    atomic_uint takes_a_clock;
     atomic_uint next;           /* the lane to look at first */
     atomic_uint in_a_row;
     atomic_uint vain_message_spins;
