@@ -218,8 +218,8 @@ static bool mend_when_due(mmk_channel *channel)
     return true;
 }
 
-/* Who always finds a message never sleeps, and has to look around all the same. Reading the clock takes a quarter of the
- * time of taking a message: where messages follow each other quickly, it is read for every 64th. */
+/* Who always finds a message never sleeps, and has to look around all the same. Reading the clock takes a quarter of
+ * the time of taking a message: where messages follow each other quickly, it is read for every 64th. */
 static void look_around(mmk_channel *channel)
 {
     unsigned left = atomic_load_explicit(&channel->takes_left, memory_order_relaxed);

@@ -200,7 +200,10 @@ def test_a_child_closes_what_its_parents_threads_were_using(channel):
         channel.close()
         assert channel.closed
 
-    workers = [threading.Thread(target=lambda: received.append(channel.recv())), threading.Thread(target=lend)]
+    workers = [
+        threading.Thread(target=lambda: received.append(channel.recv())),
+        threading.Thread(target=lend),
+    ]
     for worker in workers:
         worker.start()
     lent.wait()

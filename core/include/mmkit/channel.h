@@ -66,7 +66,7 @@ typedef struct mmk_channel {
     _Atomic uint64_t last_mend; /* nanoseconds */
     atomic_uint takes_left;     /* before the next look at the clock */
     atomic_uint takes_a_clock;
-    atomic_uint next;           /* the lane to look at first */
+    atomic_uint next; /* the lane to look at first */
     atomic_uint in_a_row;
     atomic_uint vain_message_spins;
     atomic_uint vain_room_spins;

@@ -161,12 +161,6 @@ cdef class ChannelHandle:
         return 0
 
     @cython.final
-    cdef int handle_signals(self) except -1:
-        """Run the handlers of signals that came: they may close the channel."""
-        PyErr_CheckSignals()
-        return self.check_open()
-
-    @cython.final
     cdef uint64_t deadline(self, object timeout) except? 0:
         if timeout is None:
             return MMK_FOREVER
@@ -192,16 +186,13 @@ cdef class ChannelHandle:
         cdef int error = mmk_channel_reserve(&self.handle, length, message)
         if error == 0:
             return 0
-        if error == -EAGAIN:
+        if error == -EAGAIN or error == -EINTR:
             return self.reserve_later(length, timeout, message)
         if error == -EMSGSIZE:
             raise ValueError(
                 f"channel {self.label!r}: a message of {size(length)} is too long: {size(self.longest)} are the most, "
                 f"half of the capacity"
             )
-        if error == -EINTR:
-            PyErr_CheckSignals()
-            return self.reserve(length, timeout, message)
         raise self.refusal(error, "writer", MMK_CHANNEL_WRITERS)
 
     @cython.final
@@ -211,7 +202,7 @@ cdef class ChannelHandle:
         cdef bint patient = True
         cdef mmk_channel_wait wait
         self.check_open()  # what converts a timeout may close
-        while error == -EAGAIN:
+        while error == -EAGAIN or error == -EINTR:
             if outcome == -ETIMEDOUT:
                 raise TimeoutError(f"channel {self.label!r}: no room for {size(length)} within {timeout} s")
             mmk_channel_plan_wait(&self.handle, patient, &wait)
@@ -219,7 +210,8 @@ cdef class ChannelHandle:
             with nogil:
                 outcome = mmk_channel_await_room(&self.handle, &wait, spin, deadline)
             self.running -= 1
-            self.handle_signals()
+            PyErr_CheckSignals()
+            self.check_open()  # so may a handler
             patient = False
             if outcome == -EAGAIN:
                 spin = 0
@@ -330,7 +322,8 @@ cdef class ChannelHandle:
             with nogil:
                 outcome = mmk_channel_await_message(&self.handle, spin, deadline)
             self.running -= 1
-            self.handle_signals()
+            PyErr_CheckSignals()
+            self.check_open()  # so may a handler
             if outcome == -EAGAIN:
                 spin = 0
             error = mmk_channel_take(&self.handle, message)
