@@ -12,18 +12,27 @@ enum {
     VAIN_SPINS = 3,        /* so many in a row, and spinning is given up … */
     TRY_AGAIN = 16,        /* … but for every so many-th wait */
     LOOKS_A_CLOCK = 16,    /* looks between two looks at the clock: reading it takes as long as several */
-    SHORT_SLEEP = 1000000, /* ns: somebody is adding a lane */
+    TAKES_A_CLOCK = 63,    /* takes between two looks at it, at most */
+    SHORT_SLEEP = 1000000, /* ns: somebody mends, or adds a lane */
 };
 
 int channel_forget_parent(mmk_channel *channel)
 {
     mmk_process self;
+    uint64_t namespace;
     int error = mmk_process_self(&self);
+    if (!error)
+        error = mmk_process_namespace(&namespace);
     if (error)
         return error;
+    /* Also of a channel that was open before: a parent may have called unshare(2). */
+    if (channel->header->pid_namespace != namespace)
+        return -MMK_EOTHERPIDS;
     channel->owner = self.start << CLAIM_PID_BITS | self.pid;
     channel->generation = atomic_load(&mmk_process_generation);
     channel->lane = channel->reader = -1;
+    /* The thread that was at it is not here. */
+    atomic_store(&channel->mapping, false);
     return 0;
 }
 
@@ -109,19 +118,24 @@ static int claim_new_lane(mmk_channel *channel)
 {
     if ((channel->flags & MMK_CHANNEL_SINGLE) || mapped(channel) == MMK_CHANNEL_WRITERS)
         return -EBUSY;
-    if (!channel_enter_mending(channel))
-        return -EAGAIN;
     int error = channel_add_lane(channel);
-    channel_leave_mending(channel);
-    return error ? error : claim_free_lane(channel);
+    if (!error)
+        error = claim_free_lane(channel);
+    return error == -EBUSY ? -EAGAIN : error;
 }
 
 static int become_writer(mmk_channel *channel)
 {
     int error = claim_free_lane(channel);
-    if (error == -EBUSY && mmk_channel_mend(channel))
+    if (error != -EBUSY)
+        return error;
+    int mended = mmk_channel_mend(channel);
+    if (mended >= 0)
         error = claim_free_lane(channel);
-    return error == -EBUSY ? claim_new_lane(channel) : error;
+    if (error == -EBUSY)
+        error = claim_new_lane(channel);
+    /* Who is mending may free one. */
+    return error == -EBUSY && mended < 0 ? mended : error;
 }
 
 int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message)
@@ -163,7 +177,10 @@ static int claim_free_reader(mmk_channel *channel)
 static int become_reader(mmk_channel *channel)
 {
     int error = claim_free_reader(channel);
-    return error && mmk_channel_mend(channel) ? claim_free_reader(channel) : error;
+    if (!error)
+        return 0;
+    int mended = mmk_channel_mend(channel);
+    return mended < 0 ? mended : claim_free_reader(channel);
 }
 
 /* Lanes take turns; one that is found empty passes its turn on at once. */
@@ -189,11 +206,40 @@ static int take_from_lanes(mmk_channel *channel, mmk_channel_message *message)
     return -EAGAIN;
 }
 
+/* returns whether it was. */
+static bool mend_when_due(mmk_channel *channel)
+{
+    uint64_t now = step_now();
+    /* A signal ends a slice, too, and there may be many. */
+    if (now - atomic_load_explicit(&channel->last_mend, memory_order_relaxed) < MMK_SLICE / 2)
+        return false;
+    atomic_store_explicit(&channel->last_mend, now, memory_order_relaxed);
+    (void)mmk_channel_mend(channel);
+    return true;
+}
+
+/* Who always finds a message never sleeps, and has to look around all the same. Reading the clock takes a quarter of
+ * the time of taking a message: where messages follow each other quickly, it is read for every 64th. */
+static void look_around(mmk_channel *channel)
+{
+    unsigned left = atomic_load_explicit(&channel->takes_left, memory_order_relaxed);
+    if (__builtin_expect(left > 0, true)) {
+        atomic_store_explicit(&channel->takes_left, left - 1, memory_order_relaxed);
+        return;
+    }
+    unsigned pause = atomic_load_explicit(&channel->takes_a_clock, memory_order_relaxed);
+    pause = mend_when_due(channel) ? 0 : pause < TAKES_A_CLOCK ? 2 * pause + 1 : pause;
+    atomic_store_explicit(&channel->takes_a_clock, pause, memory_order_relaxed);
+    atomic_store_explicit(&channel->takes_left, pause, memory_order_relaxed);
+}
+
 int mmk_channel_take(mmk_channel *channel, mmk_channel_message *message)
 {
     int error = know_self(channel);
     if (!error && channel->reader < 0)
         error = become_reader(channel);
+    if (!error)
+        look_around(channel);
     if (!error && has_unmapped_lanes(channel))
         error = channel_map_lanes(channel);
     if (!error)
@@ -260,15 +306,18 @@ static bool spin(looks_good *is_so, mmk_channel *channel, const mmk_channel_wait
 
 static int after_sleep(mmk_channel *channel, int error)
 {
-    if (error != -EAGAIN)
-        return error;
-    uint64_t now = step_now();
-    /* A signal ends a slice, too, and there may be many. */
-    if (now - atomic_load_explicit(&channel->last_mend, memory_order_relaxed) >= MMK_SLICE / 2) {
-        atomic_store_explicit(&channel->last_mend, now, memory_order_relaxed);
-        (void)mmk_channel_mend(channel);
-    }
-    return -EAGAIN;
+    if (error == -EAGAIN)
+        (void)mend_when_due(channel);
+    return error;
+}
+
+/* Nobody says when a lane has been added, or a claim set free. */
+static int sleep_briefly(uint64_t deadline_ns)
+{
+    _Atomic uint32_t nobody_wakes_us = 0;
+    uint64_t soon = mmk_now() + SHORT_SLEEP;
+    int error = step_sleep(&nobody_wakes_us, 0, soon < deadline_ns ? soon : deadline_ns);
+    return error == -ETIMEDOUT && soon < deadline_ns ? -EAGAIN : error;
 }
 
 static bool message_is_there(mmk_channel *channel, const mmk_channel_wait *unused)
@@ -279,6 +328,8 @@ static bool message_is_there(mmk_channel *channel, const mmk_channel_wait *unuse
 
 int mmk_channel_await_message(mmk_channel *channel, uint64_t spin_ns, uint64_t deadline_ns)
 {
+    if (channel->reader < 0)
+        return sleep_briefly(deadline_ns);
     if (spin(message_is_there, channel, NULL, spin_ns, deadline_ns))
         return 0;
     uint32_t seen = announce_parking(channel);
@@ -306,15 +357,6 @@ static bool room_is_there(mmk_channel *unused, const mmk_channel_wait *wait)
     return mmk_lane_wait_is_over(&wait->wait);
 }
 
-/* Nobody says when a lane has been added. */
-static int sleep_briefly(uint64_t deadline_ns)
-{
-    _Atomic uint32_t nobody_wakes_us = 0;
-    uint64_t soon = mmk_now() + SHORT_SLEEP;
-    int error = step_sleep(&nobody_wakes_us, 0, soon < deadline_ns ? soon : deadline_ns);
-    return error == -ETIMEDOUT && soon < deadline_ns ? -EAGAIN : error;
-}
-
 int mmk_channel_await_room(mmk_channel *channel, const mmk_channel_wait *wait, uint64_t spin_ns, uint64_t deadline_ns)
 {
     if (wait->lane < 0)
@@ -322,7 +364,8 @@ int mmk_channel_await_room(mmk_channel *channel, const mmk_channel_wait *wait, u
     if (room_is_there(channel, wait) || spin(room_is_there, channel, wait, spin_ns, deadline_ns))
         return 0;
     mmk_lane *lane = &channel->lanes[wait->lane];
-    if (!mmk_lane_announce_wait(lane, &wait->wait))
+    uint32_t request = mmk_lane_announce_wait(lane, &wait->wait);
+    if (!request)
         return 0;
-    return after_sleep(channel, step_sleep(&lane->shared->room, wait->wait.request, deadline_ns));
+    return after_sleep(channel, step_sleep(&lane->shared->room, request, deadline_ns));
 }

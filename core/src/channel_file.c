@@ -75,14 +75,8 @@ static int check_header(mmk_channel *channel, uint64_t size)
     const mmk_channel_header *header = channel->header;
     if (memcmp(header->magic, MMK_CHANNEL_MAGIC, sizeof header->magic) != 0)
         return -MMK_ECORRUPT;
-    uint64_t namespace;
-    int error = mmk_process_namespace(&namespace);
-    if (error)
-        return error;
     if (header->version != MMK_CHANNEL_VERSION || (header->flags & ~(uint32_t)ALL_FLAGS))
         return -MMK_EFORMAT;
-    if (header->pid_namespace != namespace)
-        return -MMK_EOTHERPIDS;
     channel->flags = header->flags;
     channel->capacity = header->capacity;
     channel->lane_bytes = header->lane_bytes;
@@ -129,18 +123,25 @@ static void give_up_claims(mmk_channel *channel)
         step_publish(&channel->header->readers[channel->reader], 0);
 }
 
-void mmk_channel_close(mmk_channel *channel)
+void mmk_channel_leave(mmk_channel *channel)
 {
     if (channel->fd < 0)
         return;
     give_up_claims(channel);
-    for (unsigned i = 0; i < channel->mapped; i++)
-        (void)mmk_sys_munmap(channel->lanes[i].shared, channel->lane_bytes);
     if (channel->header)
         (void)mmk_sys_munmap(channel->header, MMK_CHANNEL_HEADER);
     close(channel->fd);
     channel->header = NULL;
     channel->fd = -1;
+}
+
+void mmk_channel_close(mmk_channel *channel)
+{
+    if (channel->fd < 0)
+        return;
+    mmk_channel_leave(channel);
+    for (unsigned i = 0; i < channel->mapped; i++)
+        (void)mmk_sys_munmap(channel->lanes[i].shared, channel->lane_bytes);
 }
 
 /* ---- lanes -------------------------------------------------------------------------------------------- */
@@ -193,6 +194,7 @@ int channel_add_lane(mmk_channel *channel)
     int error = posix_fallocate(channel->fd, offset, (off_t)channel->lane_bytes);
     if (error)
         return -error;
-    step_publish_ordered(&channel->header->lanes, count + 1);
+    /* Or another was quicker. */
+    (void)step_swap(&channel->header->lanes, count, count + 1);
     return channel_map_lanes(channel);
 }

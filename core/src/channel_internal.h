@@ -11,14 +11,10 @@ enum { CLAIM_PID_BITS = 22, CLAIM_PID = (1 << CLAIM_PID_BITS) - 1 };
 /* Map the lanes that the file has and this handle has not. returns 0, -MMK_ECORRUPT, or as mmap(2). */
 int channel_map_lanes(mmk_channel *channel);
 
-/* Reserve space for one lane more, and map it. pre: the caller is the mender. */
+/* Reserve space for one lane more, and map it: any number of processes at a time, which then add one lane or more. */
 int channel_add_lane(mmk_channel *channel);
 
-/* Be the only one who mends or adds. returns false while a living process does. */
-bool channel_enter_mending(mmk_channel *channel);
-void channel_leave_mending(mmk_channel *channel);
-
-/* What a parent claimed is not this process's. returns 0, or -errno: /proc is not there. */
+/* What a parent claimed is not this process's. returns 0, -MMK_EOTHERPIDS, or -errno: /proc is not there. */
 int channel_forget_parent(mmk_channel *channel);
 
 /* Wake up to so many parked readers, if there may be any. */

@@ -1,11 +1,12 @@
 #include <mmkit/channel.h>
 
+#include <errno.h>
 #include <limits.h>
 
 #include "channel_internal.h"
 #include "steps.h"
 
-bool channel_enter_mending(mmk_channel *channel)
+static bool enter_mending(mmk_channel *channel)
 {
     _Atomic uint64_t *mender = &channel->header->mender;
     uint64_t holder = step_read(mender);
@@ -14,7 +15,7 @@ bool channel_enter_mending(mmk_channel *channel)
     return step_swap(mender, holder, channel->owner);
 }
 
-void channel_leave_mending(mmk_channel *channel)
+static void leave_mending(mmk_channel *channel)
 {
     step_publish(&channel->header->mender, 0);
 }
@@ -46,20 +47,23 @@ static void wake_writer(mmk_lane *lane)
         step_wake(&lane->shared->room, INT_MAX);
 }
 
-unsigned mmk_channel_mend(mmk_channel *channel)
+int mmk_channel_mend(mmk_channel *channel)
 {
-    if (channel_map_lanes(channel) || !channel_enter_mending(channel))
-        return 0;
+    int error = channel_map_lanes(channel);
+    if (error)
+        return error;
+    if (!enter_mending(channel))
+        return -EAGAIN;
     unsigned lanes = atomic_load_explicit(&channel->mapped, memory_order_acquire), gone = 0;
     for (unsigned i = 0; i < MMK_CHANNEL_READERS; i++)
         gone += mend_reader(channel, i, lanes);
     for (unsigned i = 0; i < lanes; i++)
         gone += mend_writer(&channel->lanes[i]);
-    channel_leave_mending(channel);
+    leave_mending(channel);
     if (gone) {
         channel_ring(channel, INT_MAX);
         for (unsigned i = 0; i < lanes; i++)
             wake_writer(&channel->lanes[i]);
     }
-    return gone;
+    return (int)gone;
 }

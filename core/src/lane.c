@@ -230,11 +230,30 @@ bool mmk_lane_wait_is_over(const mmk_lane_wait *wait)
     return !wait->word || step_read_ordered(wait->word) == wait->done;
 }
 
-bool mmk_lane_announce_wait(mmk_lane *lane, const mmk_lane_wait *wait)
+/* Is what stands in the word a request for an earlier message, whose end is still to come? */
+static bool still_asks(const mmk_lane *lane, uint32_t seen, const mmk_lane_wait *wait)
 {
-    step_publish32_ordered(&lane->shared->room, wait->request);
+    if (!seen)
+        return false;
+    int32_t further = (int32_t)(seen - wait->request) / 2;
+    uint64_t number = (number_in(wait->done) + (uint64_t)further) & NUMBERS;
+    uint64_t word = step_read_ordered(&slot_of(lane, number)->word);
+    return further <= 0 && word != word_of(number, DONE, 0) && !comes_before(number, number_in(word));
+}
+
+uint32_t mmk_lane_announce_wait(mmk_lane *lane, const mmk_lane_wait *wait)
+{
+    _Atomic uint32_t *room = &lane->shared->room;
+    uint32_t seen = step_read32_ordered(room);
+    while (!still_asks(lane, seen, wait)) {
+        if (step_swap32(room, seen, wait->request)) {
+            seen = wait->request;
+            break;
+        }
+        seen = step_read32_ordered(room);
+    }
     /* It may have happened just before: then nobody was there to be woken. */
-    return !mmk_lane_wait_is_over(wait);
+    return mmk_lane_wait_is_over(wait) ? 0 : seen;
 }
 
 /* ---- readers ------------------------------------------------------------------------------------------ */

@@ -59,11 +59,6 @@ static inline void step_publish_ordered(_Atomic uint64_t *place, uint64_t value)
     atomic_store_explicit(place, value, memory_order_seq_cst);
 }
 
-static inline void step_publish32_ordered(_Atomic uint32_t *place, uint32_t value)
-{
-    atomic_store_explicit(place, value, memory_order_seq_cst);
-}
-
 static inline bool step_swap(_Atomic uint64_t *place, uint64_t old, uint64_t new)
 {
     return atomic_compare_exchange_strong_explicit(place, &old, new, memory_order_seq_cst, memory_order_acquire);

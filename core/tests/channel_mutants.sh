@@ -43,7 +43,7 @@ mutant "announce parking without a fence" src/channel.c \
     '/^static uint32_t announce_parking/,/^}/s/!step_swap32(bell, seen, seen | 1)/(step_write32(bell, seen | 1), 0)/'
 mutant "ring without counting" src/channel.c '/^void channel_ring/,/^}/s/seen + 1)/seen - 1)/'
 mutant "wait for room without a second look" src/lane.c \
-    '/^bool mmk_lane_announce_wait/,/^}/s/return !mmk_lane_wait_is_over(wait)/return true/'
+    '/^uint32_t mmk_lane_announce_wait/,/^}/s/return mmk_lane_wait_is_over(wait) ? 0 : seen/return seen/'
 mutant "finish without a fence" src/lane.c \
     '/^bool mmk_lane_finish/,/^}/s/step_publish_ordered/step_publish/'
 mutant "ring for nobody" src/channel.c '/^void mmk_channel_commit/,/^}/s/channel_ring(channel, 1);//'
@@ -61,7 +61,7 @@ mutant "mend without moving the cursor" src/lane.c \
 mutant "mend only what was found" src/lane.c '/^size_t mmk_lane_mend_reader/,/^}/s/if (redeliver)/if (redeliver \&\& mended)/'
 mutant "free the number before its messages" src/channel_mend.c \
     '/^static unsigned mend_reader/,/^}/{/step_publish/d;s/^    for (/    step_publish(\&channel->header->readers[reader], 0);\n    for (/}'
-mutant "mend while another does" src/channel_mend.c '/^bool channel_enter_mending/,/^}/s/^    return step_swap.*/    return true;/;s/holder \&\& !step_is_gone(holder)/0/'
+mutant "mend while another does" src/channel_mend.c '/^static bool enter_mending/,/^}/s/^    return step_swap.*/    return true;/;s/holder \&\& !step_is_gone(holder)/0/'
 mutant "leave a dead mender in office" src/channel_mend.c 's/if (holder \&\& !step_is_gone(holder))/if (holder)/'
 mutant "leave a dead writer's reservations" src/lane.c \
     '/^size_t mmk_lane_mend_writer/,/^}/s/passed_over += step_swap.*/;/'

@@ -37,6 +37,7 @@ typedef struct process {
     process_state state;
     _Atomic uint32_t *sleeps_on;
     int sleep_result;
+    bool sleeps_briefly; /* it has a deadline */
     store stores[MOST_STORES];
     unsigned stored;
     void (*program)(void);
@@ -245,11 +246,6 @@ static inline void step_publish_ordered(_Atomic uint64_t *place, uint64_t value)
     write_at(place, 8, value, true);
 }
 
-static inline void step_publish32_ordered(_Atomic uint32_t *place, uint32_t value)
-{
-    write_at(place, 4, value, true);
-}
-
 static bool swap_at(void *place, unsigned size, uint64_t old, uint64_t new)
 {
     meet();
@@ -281,12 +277,12 @@ static inline uint32_t step_exchange32(_Atomic uint32_t *place, uint32_t value)
 
 static inline int step_sleep(_Atomic uint32_t *word, uint32_t expected, uint64_t deadline)
 {
-    (void)deadline;
     meet();
     drain(current, current->stored);
     if (get(word, 4) != expected)
         return 0;
     current->sleeps_on = word;
+    current->sleeps_briefly = deadline != MMK_FOREVER;
     current->sleep_result = 0;
     leave(ASLEEP);
     return current->sleep_result;

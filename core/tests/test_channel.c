@@ -208,6 +208,29 @@ TEST(a_child_makes_claims_of_its_own_and_gives_up_only_those)
     mmk_channel_close(&channel);
 }
 
+static void find_a_lane_that_came_later(void)
+{
+    mmk_channel later;
+    CHECK(mmk_channel_attach(&later, dup(channel.fd)) == 0);
+    send_number(&later, 1, 0);
+    mmk_channel_message message;
+    int error;
+    for (int i = 0; i < 10 && (error = mmk_channel_take(&channel, &message)) == -EAGAIN; i++)
+        (void)!mmk_channel_await_message(&channel, 0, MMK_FOREVER);
+    CHECK(error == 0 && number_of(&message) == 1);
+}
+
+TEST(a_child_forked_while_a_thread_mapped_lanes_maps_them_itself)
+{
+    fresh_channel(0);
+    mmk_channel_message message = reserve(&channel, 1);
+    atomic_store(&channel.mapping, true);
+    CHECK(end_of(fork_child(find_a_lane_that_came_later)) == 0);
+    atomic_store(&channel.mapping, false);
+    mmk_channel_abandon(&channel, &message);
+    mmk_channel_close(&channel);
+}
+
 /* ---- files ---- */
 
 static int attach(int fd)
@@ -269,6 +292,7 @@ int main(void)
     RUN(messages_of_several_processes_arrive_each_process_in_order);
     RUN(the_killed_are_found_and_what_they_had_is_mended);
     RUN(a_child_makes_claims_of_its_own_and_gives_up_only_those);
+    RUN(a_child_forked_while_a_thread_mapped_lanes_maps_them_itself);
     RUN(what_is_no_channel_is_refused);
     RUN(a_capacity_or_flags_out_of_bounds_are_refused);
     RUN(a_file_that_was_shortened_gets_no_further_lane);

@@ -272,7 +272,8 @@ static void run_all(void)
 static void end_slices(bool all)
 {
     for (unsigned i = 0; i < MOST_PROCESSES; i++)
-        if (processes[i].state == ASLEEP && (all || processes[i].sleeps_on == &nothing)) {
+        if (processes[i].state == ASLEEP &&
+            (all || processes[i].sleeps_briefly || processes[i].sleeps_on == &nothing)) {
             processes[i].state = READY;
             processes[i].sleep_result = -EAGAIN;
         }

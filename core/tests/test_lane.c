@@ -150,6 +150,26 @@ TEST(a_patient_writer_is_woken_once_when_half_is_done)
     CHECK(wakes == 1 && done == CAPACITY / MMK_LANE_UNIT / 2);
 }
 
+TEST(threads_that_wait_at_a_time_do_not_take_each_others_request_away)
+{
+    fresh_lane(false);
+    mmk_message message;
+    while (mmk_lane_reserve(&lane, 0, &message) == 0)
+        commit(message);
+    mmk_lane_wait soon, later;
+    mmk_lane_plan_wait(&lane, false, &soon);
+    mmk_lane_plan_wait(&lane, true, &later);
+    /* The earlier of the two stands, in whichever order they came. */
+    CHECK(mmk_lane_announce_wait(&lane, &later) == later.request);
+    CHECK(mmk_lane_announce_wait(&lane, &soon) == soon.request);
+    CHECK(mmk_lane_announce_wait(&lane, &later) == soon.request);
+    CHECK(mmk_lane_announce_wait(&lane, &soon) == soon.request);
+    message = take(ME);
+    CHECK(mmk_lane_finish(&lane, &message) && mmk_lane_announce_wait(&lane, &soon) == 0);
+    /* What has been done, and may be left there, is nobody's request any more. */
+    CHECK(mmk_lane_announce_wait(&lane, &later) == later.request);
+}
+
 TEST(what_was_given_back_is_taken_again_and_nothing_else_twice)
 {
     for (int single = 0; single < 2; single++) {
@@ -397,6 +417,7 @@ int main(void)
     RUN(the_longest_message_fits_wherever_the_lane_was_left);
     RUN(a_full_lane_takes_no_more_and_says_what_to_wait_for);
     RUN(a_patient_writer_is_woken_once_when_half_is_done);
+    RUN(threads_that_wait_at_a_time_do_not_take_each_others_request_away);
     RUN(what_was_given_back_is_taken_again_and_nothing_else_twice);
     RUN(a_cursor_put_back_to_what_was_done_long_ago_catches_up);
     RUN(numbers_wrap_and_nobody_notices);

@@ -16,7 +16,10 @@ import pytest
 import mmkit
 from channels import CAPACITY, forked, killed
 from mmkit.shared import Channel
-from support import in_child, run
+from segment_tools import unshare
+from support import in_child, needs_root, run
+
+_CLONE_NEWPID = 0x20000000
 
 # ---- names and lives ---------------------------------------------------------------------------------------
 
@@ -182,6 +185,84 @@ def test_a_fork_inside_a_block_does_not_send_or_finish_the_parents_message(chann
     assert [channel.recv(0), channel.recv(0)] == [b"half", b"none"]
 
 
+def test_a_child_closes_what_its_parents_threads_were_using(channel):
+    received, lent, enough = [], threading.Event(), threading.Event()
+
+    def lend():
+        with channel.loan(4) as view:
+            lent.set()
+            enough.wait(60)
+            view[:] = b"loan"
+
+    def use_and_close():
+        with Channel(channel.name) as other:
+            other.send(b"to the child")
+        channel.close()
+        assert channel.closed
+
+    workers = [
+        threading.Thread(target=lambda: received.append(channel.recv())),
+        threading.Thread(target=lend),
+    ]
+    for worker in workers:
+        worker.start()
+    lent.wait()
+    with pytest.raises(BufferError):
+        channel.close()
+    with forked(use_and_close):
+        pass
+    enough.set()
+    for worker in workers:
+        worker.join()
+    assert [*received, channel.recv(10)] == [b"to the child", b"loan"]
+
+
+def test_what_a_parent_lent_can_be_looked_at_in_a_child_that_has_closed(channel):
+    with channel.loan(4) as view:
+        view[:] = b"here"
+
+        def close_and_look():
+            channel.close()
+            assert bytes(view) == b"here"
+            view.release()
+
+        with forked(close_and_look):
+            pass
+    assert channel.recv(0) == b"here"
+
+
+def test_a_child_has_views_of_its_own_that_keep_it_from_closing(channel):
+    with channel.loan(4) as parents:
+
+        def lend():
+            with channel.loan(4) as view, pytest.raises(BufferError, match="alive"):
+                channel.close()
+            assert view is not parents
+            channel.close()
+
+        with forked(lend):
+            pass
+
+
+@needs_root
+def test_a_child_in_another_pid_namespace_is_refused(channel):
+    def use_in_another():
+        for use in (lambda: channel.send(b"x"), lambda: channel.recv(0)):
+            with pytest.raises(mmkit.Error, match="PID namespace"):
+                use()
+        channel.close()
+
+    def leave():
+        unshare(_CLONE_NEWPID)
+        with forked(use_in_another):
+            pass
+
+    channel.send(b"parent")
+    with forked(leave):
+        pass
+    assert channel.recv(0) == b"parent"
+
+
 @pytest.mark.parametrize("call", ["c.recv()", "[c.send(bytes(8000)) for _ in range(99)]"])
 def test_ctrl_c_ends_a_wait(channel, call):
     code = f"import mmkit\nc = mmkit.Channel({channel.name!r})\nprint('waits', flush=True)\ntry: {call}\nfinally: c.close()"
@@ -193,6 +274,38 @@ def test_ctrl_c_ends_a_wait(channel, call):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert b"KeyboardInterrupt" in errors
+
+
+@pytest.mark.parametrize("call", ["recv", "send"])
+def test_a_signal_handler_may_close_the_channel_whose_wait_it_interrupts(name, call):
+    def close_in_the_middle():
+        channel = Channel(name, 4096, create=True)
+        channel.unlink()
+        signal.signal(signal.SIGALRM, lambda *_: channel.close())
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(mmkit.ClosedError):
+            while True:
+                channel.recv(30) if call == "recv" else channel.send(bytes(2000), 30)
+
+    in_child(close_in_the_middle)
+
+
+@pytest.mark.parametrize("call", ["recv", "send"])
+def test_a_timeout_that_closes_the_channel_while_it_is_converted_is_noticed(name, call):
+    class Closing:
+        def __float__(self):
+            channel.close()
+            return 30.0
+
+    def close_in_the_middle():
+        with pytest.raises(mmkit.ClosedError):
+            while True:
+                channel.recv(Closing()) if call == "recv" else channel.send(bytes(2000), Closing())
+
+    channel = Channel(name, 4096, create=True)
+    channel.unlink()
+    in_child(close_in_the_middle)
+    channel.close()
 
 
 def wchan_is(pid, word):
@@ -234,6 +347,19 @@ def test_a_killed_writers_loan_is_lost_and_what_it_sent_is_not(channel):
     assert [channel.recv(10), channel.recv(10)] == [b"sent", b"after"]
     with pytest.raises(TimeoutError):
         channel.recv(0)
+
+
+@pytest.mark.parametrize("every", [0, 0.005])
+def test_what_a_dead_reader_had_taken_comes_again_while_there_is_always_more_to_read(channel, every):
+    channel.send(b"precious")
+    killed(lambda: channel.recv_view().__enter__())
+    end = time.monotonic() + 20
+    received = None
+    while received != b"precious":
+        channel.send(b"more")
+        received = channel.recv(0)
+        time.sleep(every)  # a slow reader: it does not read 64 before it looks around
+        assert time.monotonic() < end
 
 
 def receive_or_none(channel):
@@ -291,6 +417,40 @@ def test_a_single_channel_refuses_a_second_writer_and_a_second_reader(name):
             other.send(b"x")
         with pytest.raises(mmkit.Error, match="its one reader"):
             one.recv()
+
+
+def claim_of(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[19]) << 22 | pid
+
+
+@contextlib.contextmanager
+def stopped_while_mending(channel):
+    """Somebody who lives, and does not go on."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        os.pwrite(channel.fileno(), struct.pack("Q", claim_of(process.pid)), 72)
+        yield
+        os.pwrite(channel.fileno(), bytes(8), 72)
+        process.kill()
+
+
+def test_while_somebody_mends_a_successor_waits_and_is_not_told_that_the_dead_live(name):
+    with Channel(name, CAPACITY, create=True, single=True) as channel, Channel(name) as successor:
+        channel.send(b"one")
+        channel.send(b"two")
+        killed(lambda: successor.recv())
+        with stopped_while_mending(channel):
+            assert in_child(lambda: idle_cost(successor)) < 0.5
+            with pytest.raises(TimeoutError):
+                successor.recv(0)
+        assert successor.recv(10) == b"two"
+
+
+def test_a_stopped_mender_keeps_no_new_writer_out(channel):
+    channel.send(b"one")
+    with stopped_while_mending(channel), Channel(channel.name) as other:
+        other.send(b"two", 10)
+        assert {channel.recv(0), channel.recv(0)} == {b"one", b"two"}
 
 
 def test_a_writer_beyond_the_most_is_refused(name):

@@ -4,17 +4,19 @@
  *
  * A handle becomes a writer, with a lane of its own, by its first reservation, and a reader by its first take.
  * Both claims name the process (process.h): a claim whose process has ended is void, and what its holder left is
- * mended by whoever waits next. docs/channel.md draws the format and gives the promises.
+ * mended by whoever waits or reads next. docs/channel.md draws the format and gives the promises.
  *
  *     writer   reserve ─> write the bytes ─> commit ─> is somebody parked? wake ONE
  *     reader   take ─> read the bytes ─> finish ─> does this lane's writer await just that? wake it
  *              nothing there: spin, then say so in `bell`, look again, futex(2)-wait a slice
  *
- * No call but the waits sleeps, and but for claims, wakes and mending none makes a system call.
+ * No call but the waits sleeps, and but for claims, wakes and mending (by whoever takes, some 40 times a second at
+ * most) none makes a system call.
  *
  * Threads: reserve, plan_wait, attach and close are serialised by the caller, and so is take where it may make a claim
  *          (the first in a process) or the channel is SINGLE; all else is free.
- * Fork:    a child inherits the mapping and no claim: its first use makes claims of its own.
+ * Fork:    a child inherits the mapping and no claim: its first use makes claims of its own. In another PID namespace
+ *          than the channel's reserve and take are refused: -MMK_EOTHERPIDS.
  * Signals: none.
  */
 #ifndef MMKIT_CHANNEL_H
@@ -43,7 +45,7 @@ typedef struct mmk_channel_header {
     uint64_t pid_namespace; /* claims mean something only there */
     uint64_t creator;
     _Alignas(64) _Atomic uint64_t lanes;                        /* how many the file holds */
-    _Atomic uint64_t mender;                                    /* who mends or adds a lane */
+    _Atomic uint64_t mender;                                    /* who mends */
     _Alignas(64) _Atomic uint32_t bell;                         /* futex: rings << 1 | readers may be parked */
     _Alignas(64) _Atomic uint64_t readers[MMK_CHANNEL_READERS]; /* who reads; an index is a reader's number */
 } mmk_channel_header;
@@ -59,10 +61,12 @@ typedef struct mmk_channel {
     int fd;                     /* owned */
     uint32_t generation;        /* mmk_process_generation of whoever made the claims */
     int lane;                   /* the writer's; -1: none */
-    int reader;                 /* -1: none */
+    atomic_int reader;          /* -1: none */
     uint64_t owner;             /* what is written into claims */
     _Atomic uint64_t last_mend; /* nanoseconds */
-    atomic_uint next;           /* the lane to look at first */
+    atomic_uint takes_left;     /* before the next look at the clock */
+    atomic_uint takes_a_clock;
+    atomic_uint next; /* the lane to look at first */
     atomic_uint in_a_row;
     atomic_uint vain_message_spins;
     atomic_uint vain_room_spins;
@@ -99,12 +103,17 @@ MMK_API MMK_MUST_CHECK int mmk_channel_attach(mmk_channel *channel, int fd);
 /* Give up the claims and unmap. pre: no message is reserved or taken, no call runs. Harmless when closed. */
 MMK_API void mmk_channel_close(mmk_channel *channel);
 
+/* The same, but the messages stay mapped until the process ends: for a child in which views that its parent's
+ * threads made may still be looked at. */
+MMK_API void mmk_channel_leave(mmk_channel *channel);
+
 /* ---- writing ---- */
 
 /* Get room for a message; the first call claims a lane.
  *
  * returns  as mmk_lane_reserve, and
  *          -EBUSY  every lane has a living writer (one, with SINGLE)
+ *          -EAGAIN also: there was none to be had just now, since somebody mends, or another was quicker
  *          -ENOSPC, …  as fallocate(2): there is no space for a further lane */
 MMK_API MMK_MUST_CHECK int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message);
 /* The message is there for readers once this has begun; wakes a parked one. */
@@ -116,7 +125,8 @@ MMK_API void mmk_channel_abandon(mmk_channel *channel, const mmk_channel_message
 /* Take the next message of any lane; lanes take turns. The first call claims a reader's number.
  *
  * returns  as mmk_lane_take, and
- *          -EBUSY  every number has a living reader (one, with SINGLE) */
+ *          -EBUSY  every number has a living reader (one, with SINGLE)
+ *          -EAGAIN also: none was free, and somebody mends */
 MMK_API MMK_MUST_CHECK int mmk_channel_take(mmk_channel *channel, mmk_channel_message *message);
 MMK_API void mmk_channel_finish(mmk_channel *channel, const mmk_channel_message *message);
 MMK_API void mmk_channel_give_back(mmk_channel *channel, const mmk_channel_message *message);
@@ -137,7 +147,7 @@ MMK_API MMK_MUST_CHECK int mmk_channel_await_message(mmk_channel *channel, uint6
  * first wait; a second one, when the first did not help, is not. */
 typedef struct mmk_channel_wait {
     mmk_lane_wait wait;
-    int lane; /* -1: somebody else is adding a lane */
+    int lane; /* -1: there was none to be had */
 } mmk_channel_wait;
 
 MMK_API void mmk_channel_plan_wait(mmk_channel *channel, bool patient, mmk_channel_wait *wait);
@@ -147,7 +157,11 @@ MMK_API MMK_MUST_CHECK int mmk_channel_await_room(mmk_channel *channel, const mm
 /* ---- after deaths ---- */
 
 /* Look for claims of processes that have ended, and mend what they left. At most one process mends at a time; a
- * mender that dies is succeeded. returns how many claims were void. */
-MMK_API unsigned mmk_channel_mend(mmk_channel *channel);
+ * mender that dies is succeeded.
+ *
+ * returns  how many claims were void
+ *          -EAGAIN  another process mends, which lives, if only stopped
+ *          -MMK_ECORRUPT, or as mmap(2): lanes that others added could not be mapped */
+MMK_API int mmk_channel_mend(mmk_channel *channel);
 
 #endif

@@ -116,7 +116,7 @@ MMK_API void mmk_lane_abandon(mmk_lane *lane, const mmk_message *message);
 typedef struct mmk_lane_wait {
     _Atomic uint64_t *word; /* NULL: there may be room, try again */
     uint64_t done;          /* what the word will be */
-    uint32_t request;       /* what to futex-wait for at &lane->shared->room */
+    uint32_t request;       /* its number, as it stands in lane->shared->room */
 } mmk_lane_wait;
 
 /* Choose what to wait for; -EAGAIN came before. One of the calls that the caller serialises.
@@ -127,10 +127,12 @@ MMK_API void mmk_lane_plan_wait(mmk_lane *lane, bool patient, mmk_lane_wait *wai
 /* Has it happened? */
 MMK_API bool mmk_lane_wait_is_over(const mmk_lane_wait *wait);
 
-/* Tell the readers that the writer is about to sleep for it.
+/* Tell the readers that the writer is about to sleep for it. Where another thread of the writer waits for an earlier
+ * message already, that one's request stays: its end wakes all, and there is no room before it.
  *
- * returns  false: it has happened meanwhile; else sleep, in slices: a reader may die between finishing and waking */
-MMK_API MMK_MUST_CHECK bool mmk_lane_announce_wait(mmk_lane *lane, const mmk_lane_wait *wait);
+ * returns  0: it has happened meanwhile; else the value to futex-wait for at &lane->shared->room, in slices: a reader
+ *          may die between finishing and waking */
+MMK_API MMK_MUST_CHECK uint32_t mmk_lane_announce_wait(mmk_lane *lane, const mmk_lane_wait *wait);
 
 /* ---- readers ---- */
 

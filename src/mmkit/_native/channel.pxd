@@ -52,6 +52,7 @@ cdef extern from "mmkit/channel.h" nogil:
     int mmk_channel_format(int fd, uint64_t capacity, uint32_t flags)
     int mmk_channel_attach(mmk_channel *channel, int fd)
     void mmk_channel_close(mmk_channel *channel)
+    void mmk_channel_leave(mmk_channel *channel)
     int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message)
     void mmk_channel_commit(mmk_channel *channel, const mmk_channel_message *message)
     void mmk_channel_abandon(mmk_channel *channel, const mmk_channel_message *message)

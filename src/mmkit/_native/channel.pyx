@@ -64,9 +64,12 @@ cdef class ChannelHandle:
     cdef uint64_t spin_ns
     cdef Py_ssize_t running  # operations without the GIL
     cdef Py_ssize_t views
+    cdef Py_ssize_t inherited  # views that a parent made: alive, or lost with its threads
+    cdef uint32_t generation  # of the process that running and views are about
 
     def __cinit__(self, *args, **kwargs):
         self.handle.fd = -1
+        self.generation = mmk_process_generation
 
     def __dealloc__(self):
         # Views and operations keep the object: there are none.
@@ -128,17 +131,31 @@ cdef class ChannelHandle:
         """
         if self.handle.fd < 0:
             return
+        self.notice_fork()
         if self.views:
             raise BufferError(
                 f"channel {self.label!r}: a view of a message (memoryview, numpy array) is alive. Release it first."
             )
-        # In a forked child the threads of its parent are gone.
-        if self.running and self.handle.generation == mmk_process_generation:
+        if self.running:
             raise BufferError(f"channel {self.label!r}: a call in another thread is running")
-        mmk_channel_close(&self.handle)
+        if self.inherited:
+            mmk_channel_leave(&self.handle)
+        else:
+            mmk_channel_close(&self.handle)
+
+    @cython.final
+    cdef void notice_fork(self) noexcept:
+        """In a child its parent's threads are gone, with their calls, and what the parent lent is the parent's."""
+        if self.generation == mmk_process_generation:
+            return
+        self.generation = mmk_process_generation
+        self.running = 0
+        self.inherited += self.views
+        self.views = 0
 
     @cython.final
     cdef int check_open(self) except -1:
+        self.notice_fork()
         if self.handle.fd < 0:
             raise ClosedError(f"channel {self.label!r} is closed")
         return 0
@@ -169,16 +186,13 @@ cdef class ChannelHandle:
         cdef int error = mmk_channel_reserve(&self.handle, length, message)
         if error == 0:
             return 0
-        if error == -EAGAIN:
+        if error == -EAGAIN or error == -EINTR:
             return self.reserve_later(length, timeout, message)
         if error == -EMSGSIZE:
             raise ValueError(
                 f"channel {self.label!r}: a message of {size(length)} is too long: {size(self.longest)} are the most, "
                 f"half of the capacity"
             )
-        if error == -EINTR:
-            PyErr_CheckSignals()
-            return self.reserve(length, timeout, message)
         raise self.refusal(error, "writer", MMK_CHANNEL_WRITERS)
 
     @cython.final
@@ -187,7 +201,8 @@ cdef class ChannelHandle:
         cdef int outcome = 0, error = -EAGAIN
         cdef bint patient = True
         cdef mmk_channel_wait wait
-        while error == -EAGAIN:
+        self.check_open()  # what converts a timeout may close
+        while error == -EAGAIN or error == -EINTR:
             if outcome == -ETIMEDOUT:
                 raise TimeoutError(f"channel {self.label!r}: no room for {size(length)} within {timeout} s")
             mmk_channel_plan_wait(&self.handle, patient, &wait)
@@ -196,6 +211,7 @@ cdef class ChannelHandle:
                 outcome = mmk_channel_await_room(&self.handle, &wait, spin, deadline)
             self.running -= 1
             PyErr_CheckSignals()
+            self.check_open()  # so may a handler
             patient = False
             if outcome == -EAGAIN:
                 spin = 0
@@ -298,6 +314,7 @@ cdef class ChannelHandle:
     cdef int take_later(self, object timeout, mmk_channel_message *message) except -1:
         cdef uint64_t deadline = self.deadline(timeout), spin = self.spin_ns
         cdef int outcome = 0, error = -EAGAIN
+        self.check_open()  # what converts a timeout may close
         while error == -EAGAIN:
             if outcome == -ETIMEDOUT:
                 raise TimeoutError(f"channel {self.label!r}: no message within {timeout} s")
@@ -306,6 +323,7 @@ cdef class ChannelHandle:
                 outcome = mmk_channel_await_message(&self.handle, spin, deadline)
             self.running -= 1
             PyErr_CheckSignals()
+            self.check_open()  # so may a handler
             if outcome == -EAGAIN:
                 spin = 0
             error = mmk_channel_take(&self.handle, message)
@@ -447,11 +465,13 @@ cdef class Loan:
     @cython.final
     cdef int settle(self) except -1:
         """Do with the message what the end of the block asks for."""
-        self.state = OVER
-        self.channel.views -= 1
         cdef mmk_channel *handle = &self.channel.handle
+        self.state = OVER
+        self.channel.notice_fork()
         if self.generation != mmk_process_generation:
+            self.channel.inherited -= 1
             return 0  # a forked child: the message is its parent's
+        self.channel.views -= 1
         if self.writes and self.raised:
             mmk_channel_abandon(handle, &self.message)
         elif self.writes:
