@@ -327,14 +327,17 @@ except mmkit.SyscallError as error:
 
 
 @needs_root
-def test_a_process_of_another_pid_namespace_is_refused(name):
+@pytest.mark.parametrize(
+    "kind", [["--pid", "--mount-proc"], ["--time", "--boottime", "100000"]], ids=["pid", "time"]
+)
+def test_a_process_of_another_namespace_is_refused(kind, name):
     import subprocess
     import sys
 
     lock = Lock(name, create=True)
     code = f"import mmkit; mmkit.shared.Lock({name!r})"
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        ["unshare", *kind, "--fork", sys.executable, "-c", code],
         capture_output=True,
         text=True,
     )

@@ -143,7 +143,7 @@ def test_a_damaged_description_is_an_error_and_nothing_worse(name, damage):
 
 
 @pytest.mark.parametrize(
-    "text, length",
+    ("text", "length"),
     [
         (b"{'descr': (), 'shape': (3,)}", 24),
         (b"{'descr': ('<f8',), 'shape': (3,)}", 24),

@@ -6,10 +6,14 @@ from mmkit._native.region import MappedRegion
 _Region = TypeVar("_Region", bound=MappedRegion)
 
 def publish_mapping(
-    mapped: dict[tuple[int, int], ReferenceType[_Region]], key: tuple[int, int], reference: ReferenceType[_Region]
+    mapped: dict[tuple[int, int], ReferenceType[_Region]],
+    key: tuple[int, int],
+    reference: ReferenceType[_Region],
 ) -> _Region: ...
 def forget_mapping(
-    mapped: dict[tuple[int, int], ReferenceType[_Region]], key: tuple[int, int], reference: ReferenceType[_Region]
+    mapped: dict[tuple[int, int], ReferenceType[_Region]],
+    key: tuple[int, int],
+    reference: ReferenceType[_Region],
 ) -> None: ...
 
 class Placed:

@@ -126,7 +126,9 @@ def attach_array(name: str, *, readonly: bool, identity: Identity | None = None)
             return array_in(segment, dtype, shape)
         except ValueError as error:
             # More dimensions, or longer ones beside an empty one, than numpy has.
-            raise CorruptError(f"the array in the segment {name!r} is none that numpy can have: {error}") from None
+            raise CorruptError(
+                f"the array in the segment {name!r} is none that numpy can have: {error}"
+            ) from None
     except BaseException:
         segment.close()
         raise

@@ -51,7 +51,9 @@ class Meeting:
             with contextlib.suppress(ClosedError):
                 self._attach(name, made, arguments, label)
 
-    def _attach(self, name: str, made: tuple[int, int] | None, arguments: tuple[Any, ...], label: str) -> None:
+    def _attach(
+        self, name: str, made: tuple[int, int] | None, arguments: tuple[Any, ...], label: str
+    ) -> None:
         region = attached_segment(name, self.SIZE, type(self).__name__)
         try:
             self._place(region, 0, False, *arguments, label)
