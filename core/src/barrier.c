@@ -57,19 +57,20 @@ bool mmk_barrier_is_broken(const mmk_barrier *barrier)
 
 /* ---- places ----------------------------------------------------------------------------------------- */
 
-static uint32_t pid_at(const mmk_party *place)
+static uint64_t as_party(const mmk_process *process, uint32_t phase)
 {
-    return atomic_load_explicit(&((mmk_party *)place)->pid, memory_order_acquire);
+    return (uint64_t)phase << PHASE_BITS | process->pid;
 }
 
-static uint32_t phase_at(const mmk_party *place)
+static uint64_t who_is_at(const mmk_party *place)
 {
-    return __atomic_load_n(&place->phase, __ATOMIC_RELAXED);
+    return atomic_load_explicit(&((mmk_party *)place)->who, memory_order_acquire);
 }
 
 static bool is_waiting(const mmk_party *place, uint32_t phase)
 {
-    return pid_at(place) && phase_at(place) == phase;
+    uint64_t who = who_is_at(place);
+    return (uint32_t)who && who >> PHASE_BITS == phase;
 }
 
 static uint32_t count_waiting(const mmk_barrier *barrier, uint32_t phase)
@@ -92,10 +93,8 @@ static uint32_t take_place(mmk_barrier *barrier, const mmk_process *self, uint32
     while (is_waiting(&barrier->places[i], phase))
         i++;
     mmk_party *place = &barrier->places[i];
-    atomic_store_explicit(&place->pid, 0, memory_order_relaxed);
     place->start = self->start;
-    __atomic_store_n(&place->phase, phase, __ATOMIC_RELAXED);
-    atomic_store_explicit(&place->pid, self->pid, memory_order_release);
+    atomic_store_explicit(&place->who, as_party(self, phase), memory_order_release);
     return i;
 }
 
@@ -104,7 +103,7 @@ static bool somebody_is_gone(const mmk_barrier *barrier, uint32_t phase)
 {
     for (uint32_t i = 0; i < barrier->parties; i++) {
         const mmk_party *place = &barrier->places[i];
-        if (is_waiting(place, phase) && mmk_process_is_gone(&(mmk_process){pid_at(place), place->start}))
+        if (is_waiting(place, phase) && mmk_process_is_gone(&(mmk_process){(uint32_t)who_is_at(place), place->start}))
             return true;
     }
     return false;
@@ -112,14 +111,15 @@ static bool somebody_is_gone(const mmk_barrier *barrier, uint32_t phase)
 
 /* ---- phases ----------------------------------------------------------------------------------------- */
 
-/* End the phase for all who wait. pre: the mutex is held. */
-static void end_phase(mmk_barrier *barrier, bool well, bool broken)
+/* End the phase for all who wait, if the state is still what was seen. A waiter breaks its phase without the mutex. */
+static bool end_phase(mmk_barrier *barrier, uint64_t seen, bool well, bool broken)
 {
-    uint64_t before = state_of(barrier);
-    uint64_t ends = (before >> ENDS_SHIFT << 1 | !well) & ((UINT64_C(1) << ENDS) - 1);
-    uint64_t after = ends << ENDS_SHIFT | (broken ? BROKEN : 0) | (uint32_t)(before + 1);
-    atomic_store_explicit(&barrier->state, after, memory_order_release);
+    uint64_t ends = (seen >> ENDS_SHIFT << 1 | !well) & ((UINT64_C(1) << ENDS) - 1);
+    uint64_t after = ends << ENDS_SHIFT | (broken ? BROKEN : 0) | (uint32_t)(seen + 1);
+    if (!atomic_compare_exchange_strong(&barrier->state, &seen, after))
+        return false;
     mmk_futex_wake(phase_word(barrier), INT_MAX);
+    return true;
 }
 
 /* 0 if the phase has ended well, -MMK_EBROKEN if not, -EAGAIN while it lasts. */
@@ -148,36 +148,30 @@ static void leave(mmk_barrier *barrier)
     robust_release(mutex_of(barrier));
 }
 
-/* Break the phase unless it has ended. returns how it ended. */
-static int break_phase(mmk_barrier *barrier, uint32_t phase, const mmk_wait *wait)
+/* Break the phase unless it has ended. returns -ETIMEDOUT, or how it ended. */
+static int break_phase(mmk_barrier *barrier, uint32_t phase)
 {
-    int error = enter(barrier, wait);
-    if (error)
-        return error;
-    int end = how_it_ended(barrier, phase);
-    if (end == -EAGAIN) {
-        end_phase(barrier, false, true);
-        end = -MMK_EBROKEN;
-    }
-    leave(barrier);
-    return end;
+    uint64_t seen = state_of(barrier);
+    return (uint32_t)seen == phase && end_phase(barrier, seen, false, true) ? -ETIMEDOUT : how_it_ended(barrier, phase);
 }
 
-/* Look, once a slice for all who wait, whether one of them is dead. returns 0 or an error of `enter`. */
-static int look_after_the_dead(mmk_barrier *barrier, uint32_t phase, const mmk_wait *wait)
+/* Look, once a slice for all who wait, whether one of them is dead. Who has the mutex is not waited for: it may be
+ * stopped, and the phase ends all the same. */
+static void look_after_the_dead(mmk_barrier *barrier, uint32_t phase)
 {
-    int error = enter(barrier, wait);
-    if (error)
-        return error;
-    uint64_t now = mmk_now();
-    /* Another time namespace has another clock: what lies ahead counts as long ago. */
-    if (how_it_ended(barrier, phase) == -EAGAIN && now - barrier->looked_after >= MMK_SLICE / 2) {
+    int error = robust_try(mutex_of(barrier));
+    if (error == -EOWNERDEAD)
+        robust_settled(mutex_of(barrier));
+    else if (error)
+        return;
+    uint64_t now = mmk_now(), seen = state_of(barrier);
+    /* A moment that lies ahead counts as long ago. */
+    if ((uint32_t)seen == phase && now - barrier->looked_after >= MMK_SLICE / 2) {
         barrier->looked_after = now;
         if (somebody_is_gone(barrier, phase))
-            end_phase(barrier, false, true);
+            end_phase(barrier, seen, false, true);
     }
     leave(barrier);
-    return 0;
 }
 
 /* ---- the calls -------------------------------------------------------------------------------------- */
@@ -185,19 +179,19 @@ static int look_after_the_dead(mmk_barrier *barrier, uint32_t phase, const mmk_w
 /* Come to the barrier. returns the place's number, or an error; *last says whether that has ended the phase. */
 static int come(mmk_barrier *barrier, const mmk_process *self, uint32_t *phase, bool *last)
 {
-    uint64_t state = state_of(barrier);
-    if (state & BROKEN)
+    uint64_t seen = state_of(barrier);
+    if (seen & BROKEN)
         return -MMK_EBROKEN;
-    *phase = (uint32_t)state;
+    *phase = (uint32_t)seen;
     *last = count_waiting(barrier, *phase) + 1 >= barrier->parties;
     if (!*last)
         return (int)take_place(barrier, self, *phase);
     bool all_live = !somebody_is_gone(barrier, *phase);
     int place = all_live ? (int)take_place(barrier, self, *phase) : -MMK_EBROKEN;
-    end_phase(barrier, all_live, !all_live);
-    return place;
+    return end_phase(barrier, seen, all_live, !all_live) ? place : -MMK_EBROKEN;
 }
 
+/* returns 0 when the phase has ended well; -MMK_EBROKEN; -ETIMEDOUT, and it is broken; -EINTR while it lasts. */
 static int wait_for_end(mmk_barrier *barrier, uint32_t phase, const mmk_wait *wait)
 {
     for (;;) {
@@ -205,15 +199,28 @@ static int wait_for_end(mmk_barrier *barrier, uint32_t phase, const mmk_wait *wa
         int end = how_it_ended(barrier, phase);
         if (end != -EAGAIN)
             return end;
-        if (error == -ETIMEDOUT) {
-            end = break_phase(barrier, phase, wait);
-            return end == -MMK_EBROKEN ? -ETIMEDOUT : end;
-        }
+        if (error == -ETIMEDOUT)
+            return break_phase(barrier, phase);
         if (error == -EAGAIN)
-            error = look_after_the_dead(barrier, phase, wait);
-        if (error)
+            look_after_the_dead(barrier, phase);
+        else if (error)
             return error;
     }
+}
+
+/* Go before the phase has ended. With the mutex no last party is counting; who is stopped with it is not waited for,
+ * and then the place may be another's at any instant, since the phase may have ended.
+ * returns -EINTR, or how the phase has ended. */
+static int give_up_place(mmk_barrier *barrier, mmk_party *place, uint64_t mine)
+{
+    int error = enter(barrier, &(mmk_wait){.deadline = 0}); /* a slice */
+    uint32_t phase = (uint32_t)(mine >> PHASE_BITS);
+    int end = how_it_ended(barrier, phase);
+    if (end == -EAGAIN)
+        end = atomic_compare_exchange_strong(&place->who, &mine, 0) ? -EINTR : how_it_ended(barrier, phase);
+    if (!error)
+        leave(barrier);
+    return end;
 }
 
 int mmk_barrier_wait(mmk_barrier *barrier, const mmk_wait *wait)
@@ -231,9 +238,8 @@ int mmk_barrier_wait(mmk_barrier *barrier, const mmk_wait *wait)
     if (place < 0 || last)
         return place;
     error = wait_for_end(barrier, phase, wait);
-    /* Without the mutex, which a stopped process may have: the place is this thread's own until the phase ends. */
     if (error == -EINTR)
-        atomic_store_explicit(&barrier->places[place].pid, 0, memory_order_release);
+        error = give_up_place(barrier, &barrier->places[place], as_party(&self, phase));
     return error ? error : place;
 }
 
@@ -242,8 +248,9 @@ int mmk_barrier_abort(mmk_barrier *barrier, const mmk_wait *wait)
     int error = enter(barrier, wait);
     if (error)
         return error;
-    if (!mmk_barrier_is_broken(barrier))
-        end_phase(barrier, false, true);
+    uint64_t seen = state_of(barrier);
+    while (!(seen & BROKEN) && !end_phase(barrier, seen, false, true))
+        seen = state_of(barrier);
     leave(barrier);
     return 0;
 }
@@ -253,9 +260,12 @@ int mmk_barrier_reset(mmk_barrier *barrier, const mmk_wait *wait)
     int error = enter(barrier, wait);
     if (error)
         return error;
-    bool nobody_waits = count_waiting(barrier, (uint32_t)state_of(barrier)) == 0;
-    if (mmk_barrier_is_broken(barrier) || !nobody_waits)
-        end_phase(barrier, nobody_waits, false);
+    bool is_whole = false;
+    while (!is_whole) {
+        uint64_t seen = state_of(barrier);
+        bool nobody_waits = count_waiting(barrier, (uint32_t)seen) == 0;
+        is_whole = (nobody_waits && !(seen & BROKEN)) || end_phase(barrier, seen, nobody_waits, false);
+    }
     leave(barrier);
     return 0;
 }

@@ -23,7 +23,7 @@ enum { LIBC = 2 };
 enum { MUTEX_ABI = LIBC << 16 | (int)sizeof(pthread_mutex_t) };
 
 _Static_assert(sizeof(mmk_placed) == 64, "drawn in placed.h");
-_Static_assert(offsetof(mmk_placed, namespace_inode) == 16 && offsetof(mmk_placed, mutex_abi) == 40, "likewise");
+_Static_assert(offsetof(mmk_placed, namespaces) == 16 && offsetof(mmk_placed, mutex_abi) == 40, "likewise");
 
 /* The boot's identifier, as 16 bytes. returns 0 or -errno. */
 static int read_boot(uint8_t boot[16])
@@ -50,7 +50,9 @@ static int read_boot(uint8_t boot[16])
 static bool maker_is_gone(const mmk_placed *placed, uint64_t magic)
 {
     uint32_t pid = (uint32_t)magic;
-    uint64_t start = placed->maker_pid == pid ? placed->maker_start : 0;
+    uint64_t here;
+    bool is_known = placed->maker_pid == pid && !mmk_process_namespace(&here) && placed->namespaces == here;
+    uint64_t start = is_known ? placed->maker_start : 0;
     return mmk_process_is_gone(&(mmk_process){pid, start});
 }
 
@@ -72,23 +74,23 @@ static int take_place(mmk_placed *placed, const mmk_process *self)
 int placed_begin(mmk_placed *placed, mmk_placed_kind kind, size_t size)
 {
     mmk_process self;
-    uint64_t inode;
+    uint64_t here;
     uint8_t boot[16];
     int error = mmk_process_self(&self);
     if (!error)
-        error = mmk_process_namespace(&inode);
+        error = mmk_process_namespace(&here);
     if (!error)
         error = read_boot(boot);
     if (!error)
         error = take_place(placed, &self);
     if (error)
         return error;
+    placed->namespaces = here;
     placed->maker_start = self.start;
     placed->maker_pid = self.pid;
     placed->version = MMK_PLACED_VERSION;
     placed->kind = (uint16_t)kind;
     placed->size = (uint32_t)size;
-    placed->namespace_inode = inode;
     memcpy(placed->boot, boot, sizeof boot);
     placed->mutex_abi = MUTEX_ABI;
     placed->unused = 0;
@@ -123,16 +125,16 @@ int mmk_placed_check(const mmk_placed *placed, mmk_placed_kind kind, size_t size
         return -MMK_EVERSION;
     if (placed->mutex_abi != MUTEX_ABI)
         return -MMK_EABI;
-    uint64_t inode;
+    uint64_t here;
     uint8_t boot[16];
-    int error = mmk_process_namespace(&inode);
+    int error = mmk_process_namespace(&here);
     if (!error)
         error = read_boot(boot);
     if (error)
         return error;
     if (memcmp(boot, placed->boot, sizeof boot) != 0)
         return -MMK_EBOOT;
-    return inode == placed->namespace_inode ? 0 : -MMK_ENAMESPACE;
+    return here == placed->namespaces ? 0 : -MMK_ENAMESPACE;
 }
 
 void mmk_placed_remove(mmk_placed *placed)

@@ -18,8 +18,16 @@
 #define SYS_pidfd_open 434
 #endif
 
+/* What /proc/PID/stat tells. */
+typedef struct process_facts {
+    char state;
+    uint64_t threads;
+    uint64_t start;
+} process_facts;
+
 enum {
-    STAT_FIELDS_TO_START = 20, /* from the state, field 3, to the start, field 22 */
+    FIELDS_TO_THREADS = 18, /* from the name, field 2 */
+    FIELDS_TO_START = 20,
 };
 
 _Atomic uint32_t mmk_process_generation;
@@ -27,7 +35,7 @@ _Atomic uint32_t mmk_process_generation;
 /* Each is written after it was found out, by any number of threads, with the same value. */
 static struct {
     _Atomic uint64_t start;
-    _Atomic uint64_t namespace_inode;
+    _Atomic uint64_t namespaces;
     _Atomic uint32_t pid;
 } known;
 
@@ -38,8 +46,8 @@ static void after_fork_in_child(void)
     atomic_fetch_add(&mmk_process_generation, 1);
     atomic_store(&known.start, 0);
     atomic_store(&known.pid, 0);
-    /* After unshare(CLONE_NEWPID) only children are in the new namespace. */
-    atomic_store(&known.namespace_inode, 0);
+    /* After unshare(CLONE_NEWPID), or CLONE_NEWTIME, only children are in the new namespace. */
+    atomic_store(&known.namespaces, 0);
     this_thread = (thread_facts){0};
 }
 
@@ -48,8 +56,18 @@ __attribute__((constructor)) static void handle_fork(void)
     pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
-/* Field 22 of /proc/PID/stat. returns 0 or -errno. */
-static int read_start(const char *path, uint64_t *start)
+/* The text after so many spaces; NULL if there are not so many. */
+static const char *after_spaces(const char *text, int count)
+{
+    for (int i = 0; text && i < count; i++) {
+        text = strchr(text, ' ');
+        text = text ? text + 1 : NULL;
+    }
+    return text;
+}
+
+/* Read /proc/PID/stat. returns 0 or -errno. */
+static int read_facts(const char *path, process_facts *facts)
 {
     char text[1024];
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -62,12 +80,13 @@ static int read_start(const char *path, uint64_t *start)
         return error;
     text[got] = 0;
     /* The name, field 2, may hold spaces and parentheses: the last one ends it. */
-    const char *field = strrchr(text, ')');
-    for (int i = 0; field && i < STAT_FIELDS_TO_START; i++)
-        field = strchr(field + 1, ' ');
-    if (!field)
+    const char *fields = strrchr(text, ')');
+    const char *state = after_spaces(fields, 1);
+    const char *threads = after_spaces(fields, FIELDS_TO_THREADS);
+    const char *start = after_spaces(fields, FIELDS_TO_START);
+    if (!start)
         return -ENODATA;
-    *start = strtoull(field + 1, NULL, 10);
+    *facts = (process_facts){*state, strtoull(threads, NULL, 10), strtoull(start, NULL, 10)};
     return 0;
 }
 
@@ -85,9 +104,11 @@ int mmk_process_self(mmk_process *self)
 {
     uint64_t start = atomic_load_explicit(&known.start, memory_order_relaxed);
     if (!start) {
-        int error = read_start("/proc/self/stat", &start);
+        process_facts facts;
+        int error = read_facts("/proc/self/stat", &facts);
         if (error)
             return error;
+        start = facts.start;
         atomic_store_explicit(&known.start, start, memory_order_relaxed);
     }
     *self = (mmk_process){process_id(), start};
@@ -104,41 +125,75 @@ uint32_t mmk_thread_id(void)
     return thread_id();
 }
 
-/* returns 1 if the process has ended, 0 if not, or -errno. */
-static int has_ended(pid_t pid)
+typedef enum life { UNKNOWN, LIVES, ENDED } life;
+
+/* Where there is no pidfd_open(2): before Linux 5.3, or where a filter of a container refuses it. */
+static life life_by_signal(pid_t pid)
+{
+    return kill(pid, 0) < 0 && errno == ESRCH ? ENDED : UNKNOWN;
+}
+
+static life life_of(pid_t pid)
 {
     int fd = (int)syscall(SYS_pidfd_open, pid, 0U);
+    /* A thread has the number that was a process's: ENOENT, and EINVAL before Linux 6.15. */
+    if (fd < 0 && (errno == ESRCH || errno == ENOENT || errno == EINVAL))
+        return ENDED;
     if (fd < 0)
-        return errno == ENOSYS ? (kill(pid, 0) < 0 ? -errno : 0) : -errno;
+        return errno == ENOSYS || errno == EPERM ? life_by_signal(pid) : UNKNOWN;
     /* Readable once the last thread is gone: also of a zombie, which nobody has waited for. */
     struct pollfd end = {.fd = fd, .events = POLLIN};
     int ready = poll(&end, 1, 0);
     close(fd);
-    return ready > 0;
+    return ready > 0 ? ENDED : LIVES;
+}
+
+/* Is all that is left of it its number? Where the first thread alone has ended, the state says the same. */
+static bool is_zombie(const process_facts *facts)
+{
+    return (facts->state == 'Z' || facts->state == 'X') && facts->threads <= 1;
 }
 
 bool mmk_process_is_gone(const mmk_process *process)
 {
-    int ended = has_ended((pid_t)process->pid);
-    if (ended)
-        return ended > 0 || ended == -ESRCH;
-    if (!process->start)
+    if (process->pid == 0 || process->pid > INT32_MAX)
         return false;
+    life now = life_of((pid_t)process->pid);
+    if (now == ENDED || (now == LIVES && !process->start))
+        return now == ENDED;
     char path[32];
+    process_facts facts;
     snprintf(path, sizeof path, "/proc/%u/stat", process->pid);
-    uint64_t start;
-    return read_start(path, &start) == 0 && start != process->start;
+    if (read_facts(path, &facts))
+        return false;
+    return (process->start && facts.start != process->start) || (now == UNKNOWN && is_zombie(&facts));
 }
 
-int mmk_process_namespace(uint64_t *inode)
+/* returns 0 or -errno. */
+static int read_inode(const char *path, uint64_t *inode)
 {
-    *inode = atomic_load_explicit(&known.namespace_inode, memory_order_relaxed);
-    if (*inode)
-        return 0;
     struct stat status;
-    if (stat("/proc/self/ns/pid", &status) < 0)
+    if (stat(path, &status) < 0)
         return -errno;
     *inode = status.st_ino;
-    atomic_store_explicit(&known.namespace_inode, *inode, memory_order_relaxed);
+    return 0;
+}
+
+int mmk_process_namespace(uint64_t *namespaces)
+{
+    *namespaces = atomic_load_explicit(&known.namespaces, memory_order_relaxed);
+    if (*namespaces)
+        return 0;
+    uint64_t pids, time = 0;
+    int error = read_inode("/proc/self/ns/pid", &pids);
+    if (error)
+        return error;
+    error = read_inode("/proc/self/ns/time", &time);
+    /* Before Linux 5.6, and in a kernel built without them, there is but one. */
+    if (error && error != -ENOENT)
+        return error;
+    /* The kernel gives namespaces inode numbers of 32 bits. */
+    *namespaces = time << 32 | (uint32_t)pids;
+    atomic_store_explicit(&known.namespaces, *namespaces, memory_order_relaxed);
     return 0;
 }

@@ -126,6 +126,104 @@ TEST(an_interrupted_party_goes_and_the_barrier_stays_whole)
     drop_stage(on);
 }
 
+/* ---- whoever has the mutex -------------------------------------------------------------------------- */
+
+static void take_the_mutex_and_stay(void *with)
+{
+    stage *on = with;
+    int error = pthread_mutex_lock((pthread_mutex_t *)on->barrier.mutex);
+    CHECK(error == 0 || error == EOWNERDEAD);
+    atomic_store(&on->answers[7], 1);
+    for (;;)
+        pause();
+}
+
+static pid_t start_holder(stage *on)
+{
+    atomic_store(&on->answers[7], 0);
+    pid_t holder = start(take_the_mutex_and_stay, on);
+    WAIT_UNTIL(atomic_load(&on->answers[7]) == 1);
+    return holder;
+}
+
+typedef struct interruption {
+    stage *on;
+    int asked;
+    pid_t holder;
+    pid_t next;
+} interruption;
+
+/* First somebody has the mutex, for whom the waiter must not wait; then its phase ends, and the next begins. */
+static int stop_in_the_next_phase(void *with)
+{
+    interruption *this = with;
+    if (this->asked++ == 0) {
+        this->holder = start_holder(this->on);
+        return 0;
+    }
+    if (this->asked == 2) {
+        killed(this->holder);
+        CHECK(mmk_barrier_wait(&this->on->barrier, &forever) >= 0);
+        this->next = start_party(this->on, 0);
+        WAIT_UNTIL(mmk_barrier_waiting(&this->on->barrier) == 1);
+    }
+    return 1;
+}
+
+TEST(a_party_that_is_interrupted_as_its_phase_ends_was_there_and_leaves_the_next_alone)
+{
+    stage *on = new_stage(2);
+    interruption this = {.on = on};
+    mmk_wait wait = {.deadline = MMK_FOREVER, .interrupted = stop_in_the_next_phase, .of = &this};
+    CHECK(mmk_barrier_wait(&on->barrier, &wait) >= 0);
+    CHECK(mmk_barrier_waiting(&on->barrier) == 1);
+    CHECK(mmk_barrier_wait(&on->barrier, &forever) >= 0);
+    ends_well(this.next);
+    CHECK(atomic_load(&on->answers[0]) >= 0);
+    drop_stage(on);
+}
+
+static void wait_shortly(void *with)
+{
+    party *who = with;
+    mmk_wait wait = within(300);
+    atomic_store(&who->on->answers[who->number], mmk_barrier_wait(&who->on->barrier, &wait));
+}
+
+TEST(a_party_whose_time_is_up_breaks_it_whoever_is_stopped_with_its_mutex)
+{
+    stage *on = new_stage(3);
+    pid_t other = start_party(on, 0), late = start(wait_shortly, &(party){on, 1});
+    WAIT_UNTIL(mmk_barrier_waiting(&on->barrier) == 2 || mmk_barrier_is_broken(&on->barrier));
+    pid_t holder = start_holder(on);
+    ends_well(late);
+    ends_well(other);
+    CHECK(atomic_load(&on->answers[1]) == -ETIMEDOUT && atomic_load(&on->answers[0]) == -MMK_EBROKEN);
+    CHECK(mmk_barrier_is_broken(&on->barrier) && mmk_barrier_waiting(&on->barrier) == 0);
+    killed(holder);
+    CHECK(mmk_barrier_reset(&on->barrier, &forever) == 0 && !mmk_barrier_is_broken(&on->barrier));
+    drop_stage(on);
+}
+
+static int stop_after_the_mutex_was_taken(void *with)
+{
+    interruption *this = with;
+    if (!this->holder)
+        this->holder = start_holder(this->on);
+    return 1;
+}
+
+TEST(an_interrupted_party_goes_whoever_is_stopped_with_the_mutex)
+{
+    stage *on = new_stage(2);
+    interruption this = {.on = on};
+    mmk_wait wait = {.deadline = MMK_FOREVER, .interrupted = stop_after_the_mutex_was_taken, .of = &this};
+    CHECK(mmk_barrier_wait(&on->barrier, &wait) == -EINTR);
+    CHECK(mmk_barrier_waiting(&on->barrier) == 0 && !mmk_barrier_is_broken(&on->barrier));
+    killed(this.holder);
+    drop_stage(on);
+}
+
 TEST(there_are_between_one_and_so_many_parties)
 {
     stage *on = shared_zeros(sizeof *on);
@@ -241,6 +339,9 @@ int main(void)
     RUN(a_party_whose_time_is_up_breaks_it);
     RUN(aborting_and_resetting_send_away_who_waits);
     RUN(an_interrupted_party_goes_and_the_barrier_stays_whole);
+    RUN(a_party_that_is_interrupted_as_its_phase_ends_was_there_and_leaves_the_next_alone);
+    RUN(a_party_whose_time_is_up_breaks_it_whoever_is_stopped_with_its_mutex);
+    RUN(an_interrupted_party_goes_whoever_is_stopped_with_the_mutex);
     RUN(there_are_between_one_and_so_many_parties);
     RUN(what_each_wrote_before_is_seen_by_all_after_and_no_wake_is_lost);
     RUN(a_storm_of_deaths_hangs_nobody_and_a_reset_makes_it_whole);

@@ -7,6 +7,7 @@ typedef struct stage {
     atomic_int waiting;
     atomic_int notified;
     atomic_int told_of_death;
+    atomic_int may_give;
     long items; /* under the lock */
     long taken;
     atomic_ulong rounds;
@@ -116,6 +117,73 @@ TEST(an_interrupted_wait_has_the_lock_again)
     CHECK(mmk_lock_is_mine(&on->condition.lock));
     CHECK(mmk_condition_notify(&on->condition, 1) == 0);
     give(on);
+    drop_stage(on);
+}
+
+/* ---- notified and interrupted at once --------------------------------------------------------------- */
+
+static void notify_one(void *with)
+{
+    stage *on = with;
+    take(on);
+    CHECK(mmk_condition_notify(&on->condition, 1) == 1);
+    /* With the lock, for as long as the test wants. */
+    WAIT_UNTIL(atomic_load(&on->may_give));
+    give(on);
+}
+
+typedef struct interruption {
+    stage *on;
+    int stops; /* how often it is interrupted */
+    pid_t other;
+    pid_t notifier;
+} interruption;
+
+static bool was_notified(const stage *on)
+{
+    return atomic_load(&on->condition.waiters[0].state) == 2;
+}
+
+/* Somebody else waits as well, the older one is notified, and is interrupted before it knows. */
+static int stop_when_notified(void *with)
+{
+    interruption *this = with;
+    if (!this->other) {
+        this->other = start_waiter(this->on);
+        this->notifier = start(notify_one, this->on);
+        WAIT_UNTIL(was_notified(this->on));
+    }
+    return this->stops-- > 0;
+}
+
+TEST(an_interrupted_waiter_passes_its_notification_on)
+{
+    stage *on = new_stage();
+    interruption this = {.on = on, .stops = 1};
+    mmk_wait wait = {.deadline = MMK_FOREVER, .interrupted = stop_when_notified, .of = &this};
+    atomic_store(&on->may_give, 1);
+    take(on);
+    CHECK(mmk_condition_wait(&on->condition, &wait) == -EINTR);
+    CHECK(mmk_lock_is_mine(&on->condition.lock));
+    give(on);
+    ends_well(this.notifier);
+    ends_well(this.other);
+    CHECK(atomic_load(&on->notified) == 1);
+    drop_stage(on);
+}
+
+TEST(a_waiter_that_goes_without_the_lock_leaves_its_notification_to_others)
+{
+    stage *on = new_stage();
+    interruption this = {.on = on, .stops = 2};
+    mmk_wait wait = {.deadline = MMK_FOREVER, .interrupted = stop_when_notified, .of = &this};
+    take(on);
+    CHECK(mmk_condition_wait(&on->condition, &wait) == -EINTR);
+    CHECK(!mmk_lock_is_mine(&on->condition.lock));
+    atomic_store(&on->may_give, 1);
+    ends_well(this.notifier);
+    ends_well(this.other);
+    CHECK(atomic_load(&on->notified) == 1);
     drop_stage(on);
 }
 
@@ -337,6 +405,8 @@ int main(void)
     RUN(waiting_and_notifying_need_the_lock);
     RUN(a_wait_ends_in_time_with_the_lock_held_as_often_as_before);
     RUN(an_interrupted_wait_has_the_lock_again);
+    RUN(an_interrupted_waiter_passes_its_notification_on);
+    RUN(a_waiter_that_goes_without_the_lock_leaves_its_notification_to_others);
     RUN(all_who_wait_are_told_when_a_holder_of_the_lock_dies);
     RUN(a_notification_whose_receiver_was_killed_is_passed_on);
     RUN(a_notification_is_not_passed_on_to_who_came_after_it);

@@ -65,7 +65,7 @@ TEST(what_is_not_there_or_not_ours_is_refused_by_its_reason)
     lock->placed.boot[15] ^= 1;
     CHECK(check(lock) == -MMK_EBOOT);
     lock->placed = good;
-    lock->placed.namespace_inode++;
+    lock->placed.namespaces++;
     CHECK(check(lock) == -MMK_ENAMESPACE);
     lock->placed = good;
     CHECK(check(lock) == 0);
@@ -109,12 +109,29 @@ static void fork_into_new_namespace(void *with)
     CHECK(check(with) == 0);
 }
 
+static void fork_into_new_time(void *with)
+{
+    if (unshare(CLONE_NEWTIME) != 0)
+        _exit(errno == EINVAL ? 0 : 1);
+    ends_well(start(find_it_foreign, with));
+    CHECK(check(with) == 0);
+}
+
 TEST(another_pid_namespace_is_refused)
 {
     if (geteuid() != 0)
         SKIP("a PID namespace takes root");
     mmk_lock *lock = new_lock();
     ends_well(start(fork_into_new_namespace, lock));
+    CHECK(munmap(lock, sizeof *lock) == 0);
+}
+
+TEST(another_time_namespace_where_starts_are_other_numbers_is_refused)
+{
+    if (geteuid() != 0)
+        SKIP("a time namespace takes root");
+    mmk_lock *lock = new_lock();
+    ends_well(start(fork_into_new_time, lock));
     CHECK(munmap(lock, sizeof *lock) == 0);
 }
 
@@ -127,6 +144,61 @@ TEST(a_process_is_told_from_another_with_its_pid)
     CHECK(!mmk_process_is_gone(&(mmk_process){self.pid, 0}));
     CHECK(mmk_process_is_gone(&(mmk_process){self.pid, self.start + 1}));
     CHECK(mmk_thread_id() == (uint32_t)gettid());
+}
+
+typedef struct other_thread {
+    atomic_int id;
+    atomic_bool may_end;
+} other_thread;
+
+static void *be_a_thread(void *with)
+{
+    other_thread *self = with;
+    atomic_store(&self->id, (int)gettid());
+    while (!atomic_load(&self->may_end))
+        nap();
+    return NULL;
+}
+
+TEST(a_process_whose_number_a_thread_has_now_is_gone)
+{
+    other_thread other = {0};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, be_a_thread, &other) == 0);
+    WAIT_UNTIL(atomic_load(&other.id) != 0);
+    CHECK(mmk_process_is_gone(&(mmk_process){(uint32_t)atomic_load(&other.id), 5}));
+    CHECK(mmk_process_is_gone(&(mmk_process){(uint32_t)atomic_load(&other.id), 0}));
+    atomic_store(&other.may_end, true);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(!mmk_process_is_gone(&(mmk_process){0, 0}));
+}
+
+static void wait_for_ever(void *unused)
+{
+    (void)unused;
+    for (;;)
+        pause();
+}
+
+static void tell_the_dead_without_pidfd_open(void *with)
+{
+    refuse(SYS_pidfd_open, 0, 0, 0, EPERM);
+    CHECK(!mmk_process_is_gone(with));
+    mmk_process other = {(uint32_t)start(wait_for_ever, NULL), 0};
+    CHECK(!mmk_process_is_gone(&other));
+    CHECK(kill((pid_t)other.pid, SIGKILL) == 0);
+    siginfo_t info;
+    CHECK(waitid(P_PID, other.pid, &info, WEXITED | WNOWAIT) == 0);
+    CHECK(mmk_process_is_gone(&other));
+    CHECK(waitpid((pid_t)other.pid, NULL, 0) == (pid_t)other.pid);
+    CHECK(mmk_process_is_gone(&other));
+}
+
+TEST(the_dead_are_told_where_a_filter_refuses_pidfd_open)
+{
+    mmk_process self;
+    CHECK(mmk_process_self(&self) == 0);
+    ends_well(start(tell_the_dead_without_pidfd_open, &self));
 }
 
 static void be_somebody_else(void *with)
@@ -170,7 +242,10 @@ int main(void)
     RUN(what_is_not_there_or_not_ours_is_refused_by_its_reason);
     RUN(a_maker_that_died_half_way_is_found_out_and_not_waited_for);
     RUN(another_pid_namespace_is_refused);
+    RUN(another_time_namespace_where_starts_are_other_numbers_is_refused);
     RUN(a_process_is_told_from_another_with_its_pid);
+    RUN(a_process_whose_number_a_thread_has_now_is_gone);
+    RUN(the_dead_are_told_where_a_filter_refuses_pidfd_open);
     RUN(a_forked_child_is_somebody_else);
     RUN(who_cannot_be_looked_at_is_not_gone);
     return 0;

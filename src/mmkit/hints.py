@@ -388,8 +388,8 @@ def _version(call: str) -> Exception:
 
 def _namespace(call: str) -> Exception:
     return Error(
-        f"{call}: it was made in another PID namespace (another container). Nobody here could tell which of "
-        "its users are alive: run them in one namespace (docker run --pid=container:…)."
+        f"{call}: it was made in another PID namespace, or another time namespace (another container). "
+        "Nobody here could tell which of its users are alive: run them in one (docker run --pid=container:…)."
     )
 
 
@@ -466,8 +466,8 @@ _NOT_THERE = {
     4131: "it is of a version that this mmkit does not know; all its users need the same",
     4132: "another kind of thing is there",
     4133: (
-        "it was made in another PID namespace (another container), where process ids mean other processes; "
-        "all its users must be in one"
+        "it was made in another PID namespace, or another time namespace (another container), where the ids "
+        "and starts of processes mean others; all its users must be in one"
     ),
     4134: "it was made before this machine was started last; remove it, and make it anew",
     4135: "it was made by a program with another libc, whose mutexes are not like those of this one",

@@ -115,6 +115,58 @@ def test_many_threads_that_attach_get_one_mapping(name):
         lock.close()
 
 
+AT_EVERY_INSTANT = """
+import faulthandler, signal, sys
+from pathlib import Path
+from mmkit.shared import Lock
+faulthandler.dump_traceback_later(30, exit=True)
+name = sys.argv[1]
+interrupted = 0
+
+def close_what_is_open(*_):
+    global interrupted
+    interrupted += 1
+    sys.setprofile(None)
+    Lock(name).close()
+    if kept:
+        kept.pop().close()
+
+def at_each_call(*_):
+    global left
+    left -= 1
+    if left == 0:
+        signal.raise_signal(signal.SIGUSR1)
+
+signal.signal(signal.SIGUSR1, close_what_is_open)
+Lock(name, create=True).close()
+for keep in (True, False):
+    instant = 0
+    while True:
+        kept = [Lock(name)] if keep else []
+        instant += 1
+        left = instant
+        before = interrupted
+        sys.setprofile(at_each_call)
+        lock = Lock(name)
+        sys.setprofile(None)
+        assert Path("/proc/self/maps").read_text().count(name) == 1
+        with lock:
+            pass
+        lock.close()
+        while kept:
+            kept.pop().close()
+        assert name not in Path("/proc/self/maps").read_text()
+        if interrupted == before:
+            break
+assert interrupted > 20
+"""
+
+
+def test_a_signal_handler_may_attach_and_close_at_any_instant_of_attaching(name):
+    result = run(AT_EVERY_INSTANT, name)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_name_that_others_have_taken_since_stays_theirs(name):
     old = Lock(name, create=True)
     old.unlink()
@@ -275,14 +327,17 @@ except mmkit.SyscallError as error:
 
 
 @needs_root
-def test_a_process_of_another_pid_namespace_is_refused(name):
+@pytest.mark.parametrize(
+    "kind", [["--pid", "--mount-proc"], ["--time", "--boottime", "100000"]], ids=["pid", "time"]
+)
+def test_a_process_of_another_namespace_is_refused(kind, name):
     import subprocess
     import sys
 
     lock = Lock(name, create=True)
     code = f"import mmkit; mmkit.shared.Lock({name!r})"
     done = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        ["unshare", *kind, "--fork", sys.executable, "-c", code],
         capture_output=True,
         text=True,
     )

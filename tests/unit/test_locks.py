@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import random
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ import warnings
 import pytest
 
 from meeting import Child, hold, sleeps, wait_until
-from mmkit import ClosedError, OwnerDied, Region, SyscallError
+from mmkit import Advice, ClosedError, OwnerDied, Region, SyscallError
 from mmkit.shared import Condition, Lock, RLock
 from support import PAGE, in_child, run, x86_64
 
@@ -222,6 +223,60 @@ def test_a_repair_holds_the_lock_and_clears_the_mark_if_it_succeeds(lock):
         assert not abandoned
     with lock:
         pass
+
+
+def test_ctrl_c_as_a_repair_begins_or_ends_leaves_the_lock_free(lock):
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        if inside:
+            raise Stop
+
+    def repair():
+        with lock.repairing():
+            pass
+
+    started = time.perf_counter()
+    repair()
+    longest = 3 * (time.perf_counter() - started)
+    stopped = 0
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        while stopped < 500:
+            inside = True
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, longest))
+                repair()
+                inside = False
+            except Stop:
+                inside = False
+                stopped += 1
+            with pytest.raises(PermissionError):
+                lock.release()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_child_without_the_memory_is_told_so_and_its_block_ends(region, lock):
+    region.advise(Advice.DONTFORK)
+
+    def lives_without():
+        with pytest.raises(ClosedError, match="DONTFORK"):
+            lock.release()
+        with pytest.raises(ClosedError, match="DONTFORK"):
+            lock.acquire()
+
+    with lock:
+        in_child(lives_without)
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0) == (child, 0)
+    if child == 0:
+        os._exit(0)
+    with pytest.raises(SyscallError):
+        lock.release()
 
 
 def test_who_dies_repairing_leaves_it_to_the_next(lock):

@@ -6,6 +6,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +140,31 @@ def test_a_damaged_description_is_an_error_and_nothing_worse(name, damage):
     with SharedMemory(name, create=True, size=len(data)) as segment:
         segment.buf[:] = data
         assert shared.array(name).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        (b"{'descr': (), 'shape': (3,)}", 24),
+        (b"{'descr': ('<f8',), 'shape': (3,)}", 24),
+        (b"{'descr': '<f8', 'shape': " + repr((0,) * 100).encode() + b"}", 0),
+        (b"{'descr': '<f8', 'shape': (0, 9223372036854775807, 9223372036854775807)}", 0),
+    ],
+    ids=["no-dtype", "half-a-tuple", "dimensions", "extents"],
+)
+def test_what_numpy_cannot_have_is_damage_and_the_segment_is_closed(name, text, length):
+    data = bytes(length) + end(text, length=length)
+    with SharedMemory(name, create=True, size=len(data)) as segment:
+        segment.buf[:] = data
+        before = mappings(name)
+        with pytest.raises(mmkit.CorruptError) as caught:
+            shared.array(name)
+        assert name in str(caught.value)
+        assert mappings(name) == before
+
+
+def mappings(name):
+    return Path("/proc/self/maps").read_text().count(f"/dev/shm/{name}")
 
 
 # ---- life -----------------------------------------------------------------------------------------------

@@ -392,6 +392,17 @@ def test_where_files_have_no_attributes_the_record_stands_beside(name):
     in_child(everything)
 
 
+@needs_root
+def test_a_record_beside_that_another_user_wrote_proves_nothing():
+    number = 2**62 + os.getpid()
+    try:
+        in_child(lambda: record.write_beside("posix", number, False), user=NOBODY)
+        assert record.read_beside("posix", number, NOBODY) is not None
+        assert record.read_beside("posix", number, os.getuid()) is None
+    finally:
+        record.drop_beside("posix", number)
+
+
 @needs_mounts
 def test_where_no_file_can_be_without_a_name_a_temporary_one_is_used_and_reaped(name):
     def everything():

@@ -6,7 +6,7 @@
  *          8      2  version
  *         10      2  kind
  *         12      4  size of the whole object, in bytes
- *         16      8  inode of the PID namespace it was made in
+ *         16      8  namespaces that it was made in, by inode: PID in the lower half, time in the upper
  *         24     16  boot that it was made in, /proc/sys/kernel/random/boot_id
  *         40      4  what pthread_mutex_t is to whoever made it: libc in the upper half, size in the lower
  *         44      4  pid of whoever made it
@@ -18,7 +18,7 @@
  * Whoever makes an object first takes the place, by one compare-and-swap of the magic, then writes everything, then
  * the magic. So an object is whole or it is not there; and who died in between has left its pid: its place can be
  * taken over, and nobody waits for it. Pids and thread ids are what these objects stand on: hence one PID namespace,
- * and one boot (the memory may be a file's).
+ * one time namespace, in which a process's start is one number, and one boot (the memory may be a file's).
  *
  * Not for peers that distrust each other: who can write the memory can break the lock, or make it shorter and have
  * everybody killed by SIGBUS.
@@ -53,7 +53,7 @@ enum {
     MMK_EHALFMADE = 4130,  /* whoever was making it died before it was done */
     MMK_EVERSION = 4131,   /* of a version that this library does not know */
     MMK_EKIND = 4132,      /* an object of another kind */
-    MMK_ENAMESPACE = 4133, /* made in another PID namespace */
+    MMK_ENAMESPACE = 4133, /* made in another PID or time namespace */
     MMK_EBOOT = 4134,      /* made before this boot */
     MMK_EABI = 4135,       /* made with a libc whose mutexes are others */
 };
@@ -63,7 +63,7 @@ typedef struct mmk_placed {
     uint16_t version;
     uint16_t kind;
     uint32_t size;
-    uint64_t namespace_inode;
+    uint64_t namespaces;
     uint8_t boot[16];
     uint32_t mutex_abi;
     uint32_t maker_pid;

@@ -1,7 +1,8 @@
 /* process.h: who a process is, so that others can tell later whether it still lives.
  *
  * A pid alone does not tell: it is given to somebody else when its process is gone. A pid with the moment at
- * which its process started does, within one boot and one PID namespace.
+ * which its process started does, within one boot, one PID namespace and one time namespace: the kernel tells each
+ * time namespace another start of the same process.
  *
  * Threads: any call from any thread.
  * Fork:    a child is somebody else: what is remembered here of the process is forgotten in it.
@@ -31,12 +32,14 @@ MMK_API MMK_MUST_CHECK int mmk_process_self(mmk_process *self);
 /* The calling thread's identifier, as gettid(2), without a system call but for a thread's first. */
 MMK_API uint32_t mmk_thread_id(void);
 
-/* Is the process gone, be it as a zombie? Who cannot be looked at (hidepid, no descriptor left) is not gone.
- * With an unknown start, a pid that somebody has is not gone. pidfd_open(2), Linux 5.3; kill(2) before. */
+/* Is the process gone, be it as a zombie, or so that a thread has its number now? Who cannot be looked at (hidepid, no
+ * descriptor left) is not gone. With an unknown start, a pid that a process has is not gone. pidfd_open(2), Linux 5.3;
+ * kill(2) where it is not there or refused. */
 MMK_API bool mmk_process_is_gone(const mmk_process *process);
 
-/* The inode of the caller's PID namespace: what a pid means depends on it. pid_namespaces(7).
- * returns  0; -errno where /proc/self/ns/pid cannot be read */
-MMK_API MMK_MUST_CHECK int mmk_process_namespace(uint64_t *inode);
+/* Where a pid and a start mean what they say: the inodes of the caller's PID namespace, in the lower half, and of its
+ * time namespace, in the upper; that is 0 in a kernel that has none. pid_namespaces(7), time_namespaces(7).
+ * returns  0; -errno where /proc/self/ns cannot be read */
+MMK_API MMK_MUST_CHECK int mmk_process_namespace(uint64_t *namespaces);
 
 #endif

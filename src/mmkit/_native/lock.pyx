@@ -1,5 +1,7 @@
 """Locks and conditions in shared memory, as `mmkit.shared` makes them public."""
 
+cimport cython
+
 from mmkit._native.placed cimport *
 from mmkit._native.region cimport MappedRegion
 
@@ -114,8 +116,7 @@ cdef class LockObject(Placed):
         ClosedError
             It was closed.
         """
-        if self.at == NULL:
-            self.check_open()
+        self.check_open()
         cdef int error = mmk_lock_release(<mmk_lock *>self.at)
         if error:
             raise self.failure(error, "release")
@@ -134,10 +135,12 @@ cdef class LockObject(Placed):
     def __exit__(self, kind, error, traceback):
         if self.at == NULL:
             self.check_open()
+        # A child that was forked in the block leaves it, too: the lock is its parent's, and the memory may be.
+        if self.taken != mmk_process_generation + 1:
+            return
         cdef int refused = mmk_lock_release(<mmk_lock *>self.at)
-        # A child that was forked in the block leaves it, too: the lock is its parent's. And a wait() that has raised
-        # may have left the lock behind: its exception says why.
-        if refused and error is None and self.taken == mmk_process_generation + 1:
+        # A wait() that has raised may have left the lock behind: its exception says why.
+        if refused and error is None:
             raise self.failure(refused, "release")
 
     def recover(self):
@@ -174,7 +177,27 @@ cdef class LockObject(Placed):
             raise self.failure(result, "recover")
         return result > 0
 
-    def _begin_repair(self):
+    def repairing(self):
+        """Hold the lock for a ``with`` block that puts right what a dead holder has left.
+
+        At the end of the block the mark is cleared and the lock released. If the block raises, or dies, the
+        mark stays. Of several who were told `OwnerDied`, one after the other comes in: the first finds True.
+
+        Returns
+        -------
+        context manager
+            It gives a bool: whether the lock is abandoned; if not, another has repaired, or nobody died.
+
+        Raises
+        ------
+        SyscallError
+            ``EDEADLK``: this thread has the lock already.
+        ClosedError
+            It was closed.
+        """
+        return Repair(self)
+
+    cdef bint begin_repair(self) except -1:
         cdef patience call
         cdef int result
         self.check_open()
@@ -183,18 +206,37 @@ cdef class LockObject(Placed):
         with nogil:
             result = mmk_lock_begin_repair(<mmk_lock *>self.at, &call.wait)
         self.waiting -= 1
-        if result >= 0:
-            self.taken = mmk_process_generation + 1
         check_patience(&call)
         if result < 0:
             raise self.failure(result, "repairing")
+        self.taken = mmk_process_generation + 1
         return result > 0
 
-    def _end_repair(self, bint repaired):
+    cdef int end_repair(self, bint repaired) except -1:
+        # As in __exit__: a child that was forked in the block has nothing to end.
+        if self.taken != mmk_process_generation + 1:
+            return 0
         self.check_open()
-        cdef int error = mmk_lock_end_repair(<mmk_lock *>self.at, repaired)
-        if error and self.taken == mmk_process_generation + 1:
-            raise self.failure(error, "repairing")
+        cdef int refused = mmk_lock_end_repair(<mmk_lock *>self.at, repaired)
+        if refused and repaired:
+            raise self.failure(refused, "repairing")
+        return 0
+
+
+@cython.final
+cdef class Repair:
+    """A repair of a lock. No generator: a signal's exception could come between its taking the lock and its `try`."""
+
+    cdef LockObject lock
+
+    def __cinit__(self, LockObject lock not None):
+        self.lock = lock
+
+    def __enter__(self):
+        return self.lock.begin_repair()
+
+    def __exit__(self, kind, error, traceback):
+        self.lock.end_repair(kind is None)
 
 
 cdef class ConditionObject(LockObject):

@@ -4,6 +4,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.weakref cimport PyWeakref_GetObject
 from libc.math cimport isnan
 
 from mmkit._native.region cimport mmk_region_is_closed, mmk_view_close, mmk_view_open
@@ -60,6 +61,26 @@ cdef int check_patience(patience *call) except -1:
     Py_XDECREF(call.problem)
     call.problem = NULL
     raise problem
+
+
+def publish_mapping(dict mapped not None, tuple key not None, object reference not None):
+    """Give the mapping of a key that others stand on, or make this one, by its weak reference, what they stand on.
+
+    Nothing of Python's runs in between: no other thread, no signal handler, no garbage collector. A lock around the
+    same in Python would be taken twice by a thread whose signal handler or `__del__` closes something.
+    """
+    there = mapped.get(key)
+    cdef MappedRegion region = None if there is None else <object>PyWeakref_GetObject(there)
+    if region is not None and not mmk_region_is_closed(&region.handle):
+        return region
+    mapped[key] = reference
+    return <object>PyWeakref_GetObject(reference)
+
+
+def forget_mapping(dict mapped not None, tuple key not None, object reference not None):
+    """Drop the weak reference to a mapping that is gone, unless the key has another since."""
+    if mapped.get(key) is reference:
+        del mapped[key]
 
 
 @cython.no_gc_clear  # __dealloc__ needs the region

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mmkit.errors import Error
+from mmkit.errors import CorruptError, Error
 from mmkit.shared.description import describe, read_description
 from mmkit.shared.posix import SharedMemory
 
@@ -122,7 +122,13 @@ def attach_array(name: str, *, readonly: bool, identity: Identity | None = None)
                 f"the array {name!r} that was pickled has been removed: another segment has its name now"
             )
         dtype, shape = read_description(segment.region, name)
+        try:
+            return array_in(segment, dtype, shape)
+        except ValueError as error:
+            # More dimensions, or longer ones beside an empty one, than numpy has.
+            raise CorruptError(
+                f"the array in the segment {name!r} is none that numpy can have: {error}"
+            ) from None
     except BaseException:
         segment.close()
         raise
-    return array_in(segment, dtype, shape)

@@ -27,6 +27,17 @@ _END = struct.Struct("<8sIIQII")
 _ALIGNMENT = 64
 #: Longer than what any sane dtype needs.
 _LONGEST = 1 << 16
+#: What Python's parser and numpy raise for a text that describes no array.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    SyntaxError,
+    MemoryError,
+    RecursionError,
+)
 
 
 def describe(dtype: np.dtype[Any], shape: tuple[int, ...], length: int) -> bytes:
@@ -74,7 +85,7 @@ def read_description(region: Region, name: str | None) -> tuple[np.dtype[Any], t
         )
     try:
         dtype, shape = _parsed(text)
-    except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError) as error:
+    except _DAMAGED as error:
         raise CorruptError(
             f"the description of the array in the segment {name!r} is damaged: {error}"
         ) from None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from mmkit._native.lock import CONDITION_SIZE, LOCK_SIZE, ConditionObject, LockObject
@@ -19,43 +18,7 @@ __all__ = ["Condition", "Lock", "RLock"]
 _T = TypeVar("_T")
 
 
-class _Holding(Meeting):
-    """What a lock of any kind has beside what the core gives."""
-
-    if TYPE_CHECKING:
-
-        def _begin_repair(self) -> bool: ...
-        def _end_repair(self, repaired: bool) -> None: ...
-
-    @contextlib.contextmanager
-    def repairing(self) -> Iterator[bool]:
-        """Hold the lock for a ``with`` block that puts right what a dead holder has left.
-
-        At the end of the block the mark is cleared and the lock released. If the block raises, or dies, the
-        mark stays. Of several who were told `OwnerDied`, one after the other comes in: the first finds True.
-
-        Yields
-        ------
-        bool
-            Whether the lock is abandoned; if not, another has repaired, or nobody died.
-
-        Raises
-        ------
-        SyscallError
-            ``EDEADLK``: this thread has the lock already.
-        ClosedError
-            It was closed.
-        """
-        abandoned = self._begin_repair()
-        repaired = False
-        try:
-            yield abandoned
-            repaired = True
-        finally:
-            self._end_repair(repaired)
-
-
-class _PlainLock(_Holding):
+class _PlainLock(Meeting):
     """What a `Lock` and an `RLock` have in common: how it is found."""
 
     SIZE: ClassVar[int] = LOCK_SIZE
@@ -139,7 +102,7 @@ class RLock(_PlainLock, LockObject):
 
 
 @adopt_methods
-class Condition(_Holding, ConditionObject):
+class Condition(Meeting, ConditionObject):
     """A lock, and waiting for what happens under it, between unrelated processes.
 
     The lock comes with it, and is an `RLock`: ``with condition:`` holds it. `wait` releases it while it

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import threading
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mmkit._native.descriptor import Descriptor
+from mmkit._native.placed import forget_mapping, publish_mapping
 from mmkit.errors import Error
 from mmkit.hints import failure
 from mmkit.region import Region
@@ -25,16 +26,7 @@ _DIRECTORY = Path("/dev/shm")
 
 #: By device and inode, what is mapped. Two mappings would be two addresses of one lock, and libc knows a lock
 #: that a thread holds by its address.
-_mapped: weakref.WeakValueDictionary[tuple[int, int], Region] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
-
-
-def _forget_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_lock)
+_mapped: dict[tuple[int, int], weakref.ref[Region]] = {}
 
 
 def file_name(name: str) -> str:
@@ -90,13 +82,15 @@ def new_segment(name: str, size: int, mode: int) -> Iterator[Region]:
 
 def close_if_unused(region: Region) -> None:
     """Close a segment's region, unless something in this process stands in it."""
-    with _lock, contextlib.suppress(BufferError):
+    with contextlib.suppress(BufferError):
         region.close()
 
 
-@contextlib.contextmanager
-def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
-    """Map a segment that others have made, or give the mapping that is there, to take place in it."""
+def attached_segment(name: str, size: int, kind: str) -> Region:
+    """Map a segment that others have made, or give the mapping that is there, to take place in it.
+
+    Until a place is taken, another thread, or a signal handler of this one, may close it: then attach again.
+    """
     path = _DIRECTORY / file_name(name)
     with _refusals("open", str(path)):
         # NONBLOCK: opening a FIFO must fail later, not wait.
@@ -108,19 +102,23 @@ def attached_segment(name: str, size: int, kind: str) -> Iterator[Region]:
             raise Error(
                 f"{path} is not a {kind}: that is a file of {size} bytes, this one has {status.st_size}"
             )
-        with _lock:
-            region = _mapped.get((status.st_dev, status.st_ino))
-            if region is None or region.closed:
-                region = Region.file(fd, mode="r+")
-                _mapped[status.st_dev, status.st_ino] = region
-            elif len(region) < size:
-                raise Error(f"{path} is not a {kind}: this process uses it as something smaller")
-            try:
-                yield region
-            except BaseException:
-                with contextlib.suppress(BufferError):
-                    region.close()
-                raise
+        region = _mapping(fd, (status.st_dev, status.st_ino))
+    if len(region) < size:
+        raise Error(f"{path} is not a {kind}: this process uses it as something smaller")
+    return region
+
+
+def _mapping(fd: int, key: tuple[int, int]) -> Region:
+    """Return this process's one mapping of a file; it is made here if there is none."""
+    there = _mapped.get(key)
+    region = there() if there is not None else None
+    if region is not None and not region.closed:
+        return region
+    mine = Region.file(fd, mode="r+")
+    region = publish_mapping(_mapped, key, weakref.ref(mine, partial(forget_mapping, _mapped, key)))
+    if region is not mine:
+        mine.close()
+    return region
 
 
 def remove_name(name: str, inode: tuple[int, int]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from mmkit.errors import Error
+from mmkit.errors import ClosedError, Error
 from mmkit.shared.named import attached_segment, close_if_unused, identity, new_segment, remove_name
 
 if TYPE_CHECKING:
@@ -46,12 +46,25 @@ class Meeting:
                 self._leave()
                 made = identity(region)
         # Also who has made it attaches by the name, which /proc/PID/maps has then.
-        with attached_segment(name, self.SIZE, type(self).__name__) as region:
-            if made not in (None, identity(region)):
-                raise Error(f"{label}: another process has removed it and made another, within an instant")
+        while self._region is None:
+            # Another thread, or a signal handler of this one, may close the mapping before this stands in it.
+            with contextlib.suppress(ClosedError):
+                self._attach(name, made, arguments, label)
+
+    def _attach(
+        self, name: str, made: tuple[int, int] | None, arguments: tuple[Any, ...], label: str
+    ) -> None:
+        region = attached_segment(name, self.SIZE, type(self).__name__)
+        try:
             self._place(region, 0, False, *arguments, label)
-            self._inode = identity(region)
-        self._region = region
+            inode = identity(region)
+            if made not in (None, inode):
+                self._leave()
+                raise Error(f"{label}: another process has removed it and made another, within an instant")
+        except BaseException:
+            close_if_unused(region)
+            raise
+        self._inode, self._region = inode, region
 
     @classmethod
     def _settle_at(cls, region: Region, offset: int, create: bool, *arguments: Any) -> Self:  # noqa: ANN401
