@@ -30,7 +30,8 @@ int channel_forget_parent(mmk_channel *channel)
         return -MMK_EOTHERPIDS;
     channel->owner = self.start << CLAIM_PID_BITS | self.pid;
     channel->generation = atomic_load(&mmk_process_generation);
-    channel->lane = channel->reader = -1;
+    channel->lane = -1;
+    channel->reader = -1;
     /* The thread that was at it is not here. */
     atomic_store(&channel->mapping, false);
     return 0;

@@ -105,7 +105,8 @@ int mmk_channel_attach(mmk_channel *channel, int fd)
 {
     memset(channel, 0, sizeof *channel);
     channel->fd = fd;
-    channel->lane = channel->reader = -1;
+    channel->lane = -1;
+    channel->reader = -1;
     int error = open_file(channel);
     if (error)
         mmk_channel_close(channel);
