@@ -57,6 +57,39 @@ def test_only_its_maker_removes_the_name_at_the_end_of_a_block(name):
     assert not os.path.exists(f"/dev/shm/{name}")
 
 
+def test_leaving_the_block_under_a_live_view_raises_and_changes_nothing(name):
+    with pytest.raises(BufferError, match="alive"), Channel(name, CAPACITY, create=True) as channel:
+        channel.send(b"x")
+        with pytest.raises(BufferError), channel.recv_view() as view:
+            rest = view[:]
+        loan = channel.loan(1)
+        loan.__enter__()
+    assert os.path.exists(f"/dev/shm/{name}")
+    rest.release()
+    loan.__exit__(None, None, None)
+    with channel:
+        pass
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+def test_a_persistent_channel_outlives_its_makers_block(name):
+    with Channel(name, CAPACITY, create=True, persist=True) as channel:
+        channel.send(b"for later")
+    with Channel(name) as later:
+        assert later.recv(0) == b"for later"
+        later.unlink()
+
+
+def test_opening_another_one_with_the_same_object_is_refused_and_changes_nothing(name, channel):
+    channel.send(b"x")
+    for arguments in ((name + "_2", CAPACITY, True), (channel.name,)):
+        with pytest.raises(ValueError, match="was opened with this object"):
+            channel.__init__(*arguments)
+    assert not os.path.exists(f"/dev/shm/{name}_2")
+    assert channel.recv(0) == b"x"
+    channel.unlink()
+
+
 def test_close_and_unlink_go_in_either_order(name):
     for first, second in (("close", "unlink"), ("unlink", "close")):
         channel = Channel(name, CAPACITY, create=True)

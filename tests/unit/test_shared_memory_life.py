@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mmkit
 from mmkit import SharedMemory, shared
+from mmkit.shared import files
 from segment_tools import HERE, names
 from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run
 
@@ -261,3 +264,25 @@ def test_a_segments_text_names_it(name):
         assert repr(reader) == f"<SharedMemory {name!r} closed>"
     with SharedMemory.memfd(10, name="frames") as segment:
         assert repr(segment) == "<SharedMemory memfd:frames 10 bytes>"
+
+
+@pytest.mark.parametrize(
+    "kind", [partial(SharedMemory, size=PAGE), shared.Lock, partial(shared.Channel, capacity=4096)]
+)
+def test_who_takes_the_name_from_a_maker_at_that_very_instant_shares_nothing_with_it(name, kind, monkeypatch):
+    path = Path("/dev/shm", name)
+    open_named = files._open_named
+
+    def when_another_has_the_name(fd, name):
+        path.unlink()
+        path.write_bytes(b"theirs" * PAGE)
+        return open_named(fd, name)
+
+    monkeypatch.setattr(files, "_open_named", when_another_has_the_name)
+    ours = kind(name, create=True)
+    if isinstance(ours, SharedMemory):
+        ours.buf[:4] = b"ours"
+    with pytest.raises(FileNotFoundError):
+        ours.unlink()
+    ours.close()
+    assert path.read_bytes() == b"theirs" * PAGE

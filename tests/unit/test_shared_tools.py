@@ -232,6 +232,33 @@ def test_what_a_dead_maker_left_is_reaped_and_its_kin_stay(name):
         assert shared.reap() == []
 
 
+def test_channels_and_locks_bear_their_makers_record_and_say_what_they_are_for(name):
+    pid = by_the_dead(
+        lambda: (
+            shared.Channel(f"{name}-leak", 4096, create=True),
+            shared.Channel(f"{name}-kept", 4096, create=True, persist=True),
+            [kind(f"{name}-{kind.__name__}", create=True) for kind in (shared.Lock, shared.Barrier)],
+        )
+    )
+    listed = {each.name: each for each in shared.segments() if each.name.startswith(name)}
+    assert {(each.creator, each.creator_alive, each.made_by_mmkit) for each in listed.values()} == {
+        (pid, False, True)
+    }
+    persistent = {f"{name}-{kind}" for kind in ("kept", "Lock", "Barrier")}
+    assert {each.name for each in listed.values() if each.persist} == persistent
+    with shared.Channel(f"{name}-leak"):
+        assert shared.reap() == []
+    assert [each.name for each in shared.reap()] == [f"{name}-leak"]
+    assert {left for left in names() if left.startswith(name)} == persistent
+
+
+def test_the_channel_of_a_living_maker_stays_though_nobody_has_it(name):
+    channel = shared.Channel(name, 4096, create=True)
+    channel.close()
+    assert shared.reap() == []
+    channel.unlink()
+
+
 @pytest.mark.parametrize("how", ["mapped", "mapped for reading", "open", "on its way"])
 def test_what_anybody_has_is_not_reaped(name, how):
     by_the_dead(lambda: SharedMemory(name, create=True, size=PAGE))

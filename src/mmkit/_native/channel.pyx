@@ -9,6 +9,7 @@ from libc.errno cimport EAGAIN, EBUSY, EINTR, EMSGSIZE, ETIMEDOUT
 from libc.string cimport memcpy
 
 from mmkit._native.channel cimport *
+from mmkit._native.descriptor cimport Descriptor
 
 from mmkit.errors import ClosedError, Error
 from mmkit.hints import failure, size
@@ -75,13 +76,20 @@ cdef class ChannelHandle:
         # Views and operations keep the object: there are none.
         mmk_channel_close(&self.handle)
 
-    def _attach(self, int fd, str name, double spin):
-        """Open the channel in a file; fd is the object's from then on."""
+    def _attach(self, Descriptor file not None, str name not None, double spin):
+        """Open the channel in a file, and take that over."""
+        if self.label is not None:
+            raise ValueError(f"channel {self.label!r} was opened with this object: make another one for {name!r}")
         self.label = name
         self.spin_ns = <uint64_t>(spin * 1e9)
-        cdef int error = mmk_channel_attach(&self.handle, fd)
+        cdef int error = mmk_channel_attach(&self.handle, file.give_up())
         if error:
             raise failure(error, "channel", None, (name,))
+
+    @property
+    def name(self) -> str:
+        """As it appears in /dev/shm."""
+        return self.label
 
     @property
     def closed(self) -> bool:
