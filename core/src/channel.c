@@ -115,14 +115,9 @@ static int claim_free_lane(mmk_channel *channel)
     return -EBUSY;
 }
 
-static int claim_new_lane(mmk_channel *channel)
+static bool may_have_more_lanes(mmk_channel *channel)
 {
-    if ((channel->flags & MMK_CHANNEL_SINGLE) || mapped(channel) == MMK_CHANNEL_WRITERS)
-        return -EBUSY;
-    int error = channel_add_lane(channel);
-    if (!error)
-        error = claim_free_lane(channel);
-    return error == -EBUSY ? -EAGAIN : error;
+    return !(channel->flags & MMK_CHANNEL_SINGLE) && mapped(channel) < MMK_CHANNEL_WRITERS;
 }
 
 static int become_writer(mmk_channel *channel)
@@ -133,8 +128,8 @@ static int become_writer(mmk_channel *channel)
     int mended = mmk_channel_mend(channel);
     if (mended >= 0)
         error = claim_free_lane(channel);
-    if (error == -EBUSY)
-        error = claim_new_lane(channel);
+    if (error == -EBUSY && may_have_more_lanes(channel))
+        return -MMK_ENOLANE;
     /* Who is mending may free one. */
     return error == -EBUSY && mended < 0 ? mended : error;
 }

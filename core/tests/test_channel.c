@@ -15,7 +15,8 @@ static mmk_channel channel;
 static int fresh_file(uint32_t flags)
 {
     int fd = mmk_sys_memfd_create("channel", MFD_CLOEXEC);
-    CHECK(fd >= 0 && mmk_channel_format(fd, CAPACITY, flags) == 0);
+    CHECK(fd >= 0 && posix_fallocate(fd, 0, (off_t)mmk_channel_bytes(CAPACITY, 1)) == 0);
+    CHECK(mmk_channel_format(fd, CAPACITY, flags) == 0);
     return fd;
 }
 
@@ -24,12 +25,25 @@ static void fresh_channel(uint32_t flags)
     CHECK(mmk_channel_attach(&channel, fresh_file(flags)) == 0);
 }
 
+static int reserve_now(mmk_channel *from, size_t length, mmk_channel_message *message)
+{
+    int error;
+    while ((error = mmk_channel_reserve(from, length, message)) == -MMK_ENOLANE) {
+        unsigned lanes = from->mapped;
+        CHECK(posix_fallocate(from->fd, 0, (off_t)mmk_channel_bytes(CAPACITY, lanes + 1)) == 0);
+        error = mmk_channel_add_lane(from, lanes);
+        if (error)
+            return error;
+    }
+    return error;
+}
+
 static mmk_channel_message reserve(mmk_channel *from, size_t length)
 {
     mmk_channel_message message;
     int error;
     bool patient = true;
-    while ((error = mmk_channel_reserve(from, length, &message)) == -EAGAIN) {
+    while ((error = reserve_now(from, length, &message)) == -EAGAIN) {
         mmk_channel_wait wait;
         mmk_channel_plan_wait(from, patient, &wait);
         (void)!mmk_channel_await_room(from, &wait, 0, MMK_FOREVER);
@@ -265,6 +279,8 @@ TEST(a_capacity_or_flags_out_of_bounds_are_refused)
     CHECK(mmk_channel_format(fd, MMK_LANE_CAPACITY_MAX + 1, 0) == -EINVAL);
     CHECK(mmk_channel_format(fd, CAPACITY, 4) == -EINVAL);
     CHECK(size_of(fd) == 0);
+    CHECK(mmk_channel_format(fd, MMK_LANE_CAPACITY_MIN, 0) == -EINVAL);
+    CHECK(ftruncate(fd, (off_t)mmk_channel_bytes(MMK_LANE_CAPACITY_MIN + 1, 1)) == 0);
     CHECK(mmk_channel_format(fd, MMK_LANE_CAPACITY_MIN + 1, 0) == 0);
     CHECK(mmk_channel_attach(&channel, fd) == 0);
     CHECK(channel.capacity == MMK_LANE_CAPACITY_MIN + MMK_LANE_UNIT);

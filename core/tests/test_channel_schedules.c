@@ -53,12 +53,6 @@ int channel_map_lanes(mmk_channel *channel)
     return 0;
 }
 
-int channel_add_lane(mmk_channel *channel)
-{
-    (void)channel;
-    return -EBUSY;
-}
-
 /* ---- what processes do ---- */
 
 static unsigned me(void)
@@ -81,7 +75,7 @@ static mmk_channel_message reserve_next(void)
     bool patient = true;
     int error;
     while ((error = mmk_channel_reserve(channel, 8, &message))) {
-        CHECK(error == -EAGAIN || error == -EBUSY);
+        CHECK(error == -EAGAIN || error == -EBUSY || error == -MMK_ENOLANE);
         if (error == -EBUSY) {
             sleep_a_slice();
             continue;

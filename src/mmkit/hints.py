@@ -140,7 +140,7 @@ def _full_hint(call: str) -> str:
     return (
         f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
         f"{size(room.f_blocks * room.f_frsize)}. Remove what was leaked (`mmkit shm reap`), mount it larger "
-        "(`mount -o remount,size=`; containers: --shm-size), or take space only when it is used: "
+        "(`mount -o remount,size=`; containers: --shm-size), or have a segment take space only when it is used: "
         "reserve=False."
     )
 
@@ -206,8 +206,6 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mseal", errno.ENOSYS): _text("mseal(2) came with Linux 6.10."),
     ("cachestat", errno.ENOSYS): _text("cachestat(2) came with Linux 6.5."),
     ("cachestat", errno.EPERM): _text("Only who could write the file may know what is cached of it."),
-    ("posix_fallocate", errno.ENOSPC): _text("/dev/shm is full: see `df -h /dev/shm` and `ls -l /dev/shm`."),
-    ("posix_fallocate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`)."),
     ("F_ADD_SEALS", errno.EBUSY): _text(
         "Seal.WRITE is refused while a writable shared mapping lives: use Seal.FUTURE_WRITE."
     ),

@@ -171,6 +171,45 @@ def test_threads_share_one_channel_object(any_channel):
     assert sorted(received) == [(number, i) for number in range(threads) for i in range(count)]
 
 
+def while_space_is_taken(monkeypatch, act):
+    """Have another thread act, once, whenever somebody next takes space for a lane."""
+    take = mmkit.shared.channel.reserve
+    left = [act]
+
+    def slowly(*arguments):
+        if left:
+            thread = threading.Thread(target=left.pop())
+            thread.start()
+            thread.join()
+        take(*arguments)
+
+    monkeypatch.setattr(mmkit.shared.channel, "reserve", slowly)
+
+
+def test_while_a_new_writers_space_is_taken_other_threads_run_and_send_too(channel, monkeypatch):
+    channel.send(b"first lane")
+    lane = os.fstat(channel.fileno()).st_size - mmkit.PAGE_SIZE
+    while_space_is_taken(monkeypatch, lambda: second.send(b"quicker"))
+    with Channel(channel.name) as second:
+        second.send(b"slower")
+        assert sorted(channel.recv(0) for _ in range(3)) == [b"first lane", b"quicker", b"slower"]
+    with Channel(channel.name) as third:
+        third.send(b"in the same lane")
+    assert os.fstat(channel.fileno()).st_size == mmkit.PAGE_SIZE + 2 * lane
+
+
+def test_a_channel_closed_while_its_space_is_taken_says_so(channel, monkeypatch):
+    channel.send(b"first lane")
+    while_space_is_taken(monkeypatch, lambda: second.close())
+    second = Channel(channel.name)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(mmkit.ClosedError):
+        second.send(b"x")
+    assert set(os.listdir("/proc/self/fd")) <= before
+    with Channel(channel.name) as third:
+        third.send(b"x")
+
+
 def test_close_is_refused_while_another_thread_waits_in_a_call(channel):
     waiting = threading.Thread(target=channel.recv)
     waiting.start()

@@ -34,6 +34,9 @@ enum {
     MMK_CHANNEL_AT_MOST_ONCE = 2, /* what a dead reader had taken is gone, not delivered again */
 };
 
+/* Why there is no writing: every lane has a living writer, and there may be one lane more. */
+enum { MMK_ENOLANE = 4140 };
+
 #define MMK_CHANNEL_MAGIC "mmkchan\n"
 
 typedef struct mmk_channel_header {
@@ -81,13 +84,17 @@ typedef struct mmk_channel_message {
     unsigned lane;
 } mmk_channel_message;
 
-/* Make an empty file of this process's into a channel: header and first lane, with all space reserved.
+/* How many bytes the file of a channel has with so many lanes. The caller reserves them (fallocate(2)), since it takes
+ * long, and knows what limits there are: where a store finds no space left, the process gets SIGBUS.
+ * pre: capacity is within MMK_LANE_CAPACITY_MIN and _MAX */
+MMK_API uint64_t mmk_channel_bytes(uint64_t capacity, unsigned lanes);
+
+/* Make a file of this process's into a channel of one lane: write the header.
  *
- * fd       open for reading and writing, with nothing in it and no name yet (O_TMPFILE): a creator that dies here
- *          leaves nothing, and nobody meets half a channel
- * returns  0, or what fallocate(2), mmap(2) say: -ENOSPC, -EFBIG, -ENOMEM, …
- *          -EINTR   a signal came while space was reserved: call again
- *          -EINVAL  capacity outside MMK_LANE_CAPACITY_MIN and _MAX, or unknown flags
+ * fd       open for reading and writing, mmk_channel_bytes(capacity, 1) zeros, and no name yet (O_TMPFILE): a creator
+ *          that dies here leaves nothing, and nobody meets half a channel
+ * returns  0, or what pwrite(2) says
+ *          -EINVAL  capacity outside MMK_LANE_CAPACITY_MIN and _MAX, unknown flags, or a shorter file
  *          -ENOENT, …  /proc is not there
  * The capacity is rounded up to whole units. */
 MMK_API MMK_MUST_CHECK int mmk_channel_format(int fd, uint64_t capacity, uint32_t flags);
@@ -113,9 +120,17 @@ MMK_API void mmk_channel_leave(mmk_channel *channel);
  *
  * returns  as mmk_lane_reserve, and
  *          -EBUSY  every lane has a living writer (one, with SINGLE)
- *          -EAGAIN also: there was none to be had just now, since somebody mends, or another was quicker
- *          -ENOSPC, …  as fallocate(2): there is no space for a further lane */
+ *          -EAGAIN also: there was none to be had just now, since somebody mends
+ *          -MMK_ENOLANE  there is none, but may be: mmk_channel_add_lane, and try again */
 MMK_API MMK_MUST_CHECK int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message);
+/* Have one lane more than `lanes`, of which the caller has reserved the space, up to mmk_channel_bytes(capacity,
+ * lanes + 1). Any number of threads and processes at a time: they add one lane. Who dies before has left space that
+ * the next one uses.
+ *
+ * lanes    channel->mapped, as it was before the space was reserved
+ * returns  0: there is one more, or another was quicker; or what fstat(2), mmap(2) say
+ *          -EINVAL  the file is too short, or the channel has MMK_CHANNEL_WRITERS lanes */
+MMK_API MMK_MUST_CHECK int mmk_channel_add_lane(mmk_channel *channel, unsigned lanes);
 /* The message is there for readers once this has begun; wakes a parked one. */
 MMK_API void mmk_channel_commit(mmk_channel *channel, const mmk_channel_message *message);
 MMK_API void mmk_channel_abandon(mmk_channel *channel, const mmk_channel_message *message);

@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
-from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, format_file
+from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, channel_bytes, format_file
 from mmkit._native.descriptor import Descriptor
 from mmkit._native.region import adopt_methods
 from mmkit.hints import size
@@ -16,6 +16,7 @@ from mmkit.shared import files
 from mmkit.shared.names import check_name
 from mmkit.shared.ownership import owns
 from mmkit.shared.record import Record, process_identity
+from mmkit.shared.reserve import reserve
 
 __all__ = ["Channel"]
 
@@ -65,6 +66,8 @@ class Channel(ChannelHandle):
     SyscallError
         ``EEXIST``: the name is taken. ``ENOENT``: no such channel. ``EACCES``: not allowed. ``ENOSPC``:
         /dev/shm is full. ``EFBIG``: beyond RLIMIT_FSIZE.
+    OutOfMemory
+        A control group's limit would not hold it (the kernel would kill), or no address space is left.
     CorruptError
         What the name stands for is no channel, or a damaged one.
     Error
@@ -103,6 +106,7 @@ class Channel(ChannelHandle):
         bytes_ = _check_capacity(capacity)
 
         def complete(fd: int) -> None:
+            reserve(fd, 0, channel_bytes(bytes_), name)
             format_file(fd, bytes_, single=single, at_most_once=delivery == "at-most-once")
 
         use = partial(self._use, name, spin, None if persist else process_identity())
@@ -110,7 +114,7 @@ class Channel(ChannelHandle):
 
     def _use(self, name: str, spin: float, owner: Record | None, file: Descriptor) -> None:
         identity = files.identity_of(file.fileno())
-        self._attach(file, name, spin)
+        self._attach(file, name, spin, reserve)
         self._identity, self._owner = identity, owner
 
     def unlink(self) -> None:
