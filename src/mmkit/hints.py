@@ -140,8 +140,8 @@ def _full_hint(call: str) -> str:
     return (
         f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
         f"{size(room.f_blocks * room.f_frsize)}. Remove what was leaked (`mmkit shm reap`), mount it larger "
-        "(`mount -o remount,size=`; containers: --shm-size), or have a segment take space only when it is used: "
-        "reserve=False."
+        "(`mount -o remount,size=`; containers: --shm-size), or have a segment take space only when it is "
+        "used: reserve=False."
     )
 
 

@@ -16,7 +16,7 @@ from mmkit.errors import Error
 from mmkit.flags import Prot
 from mmkit.hints import failure, size
 from mmkit.region import Region
-from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
+from mmkit.shared.names import DIRECTORY, MAKING, name_aside, path_of
 from mmkit.shared.record import drop_beside, write_beside, write_on
 from mmkit.shared.reserve import reserve, write
 
@@ -155,7 +155,7 @@ def _open_unnamed() -> tuple[Descriptor, str | None]:
 
 
 def _open_temporary() -> tuple[Descriptor, str]:
-    path = path_of(f"{HIDDEN}making-{secrets.token_hex(8)}")
+    path = path_of(f"{MAKING}{secrets.token_hex(8)}")
     try:
         return Descriptor(os.open, path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), path
     except OSError as error:
@@ -219,16 +219,38 @@ def check_file(fd: int, what: str, least: int) -> int:
     return status.st_size
 
 
-def remove(name: str, identity: Identity) -> None:
-    """Remove a name from /dev/shm, if it is still this segment's."""
-    path = path_of(name)
+def remove(name: str, identity: Identity, *, unless: Callable[[], bool] = lambda: False) -> None:
+    """Remove a name from /dev/shm, if it is still this segment's.
+
+    Between a look at a name and unlink(2) it can become another's. So it is set aside, to a name that nobody
+    else has, looked at there, and put back if it is another's, or `unless` says so. Who dies in between
+    leaves it aside: `reap` goes on from there.
+    """
+    path, aside = path_of(name), path_of(name_aside(name, identity[1]))
     try:
-        status = os.lstat(path)
-        if (status.st_dev, status.st_ino) != identity:
-            raise failure(-errno.ENOENT, "shm_unlink", None, (name,))
-        os.unlink(path)
-    except OSError as error:
-        if isinstance(error, Error):
+        _check_identity(path, identity)
+        os.rename(path, aside)
+        try:
+            _check_identity(aside, identity)
+            if unless():
+                raise FileNotFoundError(errno.ENOENT, "")
+            os.unlink(aside)
+        except BaseException:
+            _put_back(aside, path)
             raise
+    except OSError as error:
         raise failure(-(error.errno or 0), "shm_unlink", None, (name,)) from None
     drop_beside("posix", identity[1])
+
+
+def _check_identity(path: str, identity: Identity) -> None:
+    status = os.lstat(path)
+    if (status.st_dev, status.st_ino) != identity:
+        raise FileNotFoundError(errno.ENOENT, "")
+
+
+def _put_back(aside: str, path: str) -> None:
+    # Not by rename(2), which would take the name away from whoever has it by now.
+    with contextlib.suppress(OSError):
+        os.link(aside, path, follow_symlinks=False)
+        os.unlink(aside)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mmkit.maps import Kind
 from mmkit.shared.holders import Found, Holder, Key, Scan, scan
-from mmkit.shared.names import DIRECTORY, HIDDEN
+from mmkit.shared.names import DIRECTORY, HIDDEN, name_before
 from mmkit.shared.record import Record, process_identity, read_beside, read_on, start_time
 
 __all__ = ["Segment", "segments", "system_v_rows"]
@@ -240,7 +240,7 @@ def _without_name(key: Key, memory: Found) -> Segment:
 
 def _name_of(kind: str, path: str) -> str:
     if kind == "posix":
-        return path.removeprefix(f"{DIRECTORY}/")
+        return name_before(path.removeprefix(f"{DIRECTORY}/"))
     if kind == "memfd":
         return path.removeprefix("/memfd:")
     if kind == "systemv":

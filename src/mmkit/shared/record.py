@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmkit._native.descriptor import Descriptor
-from mmkit.shared.names import DIRECTORY, HIDDEN
+from mmkit.shared.names import RECORD, path_of
 
 __all__ = [
     "Record",
@@ -204,7 +204,7 @@ def read_on(file: int | str) -> Record | None:
 
 
 def _path_beside(kind: str, number: int) -> str:
-    return f"{DIRECTORY}/{HIDDEN}record-{kind}-{number}"
+    return path_of(f"{RECORD}{kind}-{number}")
 
 
 def write_beside(kind: str, number: int, persist: bool) -> None:
