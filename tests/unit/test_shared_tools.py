@@ -28,6 +28,7 @@ from segment_tools import (
     names,
     needs_mounts,
     new_ipc_namespace,
+    unshare,
 )
 from support import NOBODY, PAGE, in_child, needs_root
 
@@ -206,6 +207,53 @@ def test_what_a_user_may_not_look_at_is_unknown_and_never_free(name):
     with another_process(lambda: SystemVMemory(KEY, 1, create=True)):
         # The kernel counts for everybody; who it is, not everybody may know.
         assert in_child(look_at_system_v, user=NOBODY) == ((), True, True, False)
+
+
+LOOK = """
+import sys
+from mmkit import shared
+found = [each for each in shared.segments() if each.name == sys.argv[1]]
+print([(each.attached, each.creator_alive, len(each.holders)) for each in found])
+"""
+
+
+def look_from(name, script):
+    """What a new interpreter sees of a segment, started by a script of the shell."""
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", LOOK, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=HERE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+@needs_mounts
+def test_where_proc_hides_processes_nobody_is_said_to_have_nobody(name):
+    hide = "mount -t proc -o hidepid=2 none /proc && "
+    user = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "
+    with another_process(lambda: SharedMemory(name, create=True, size=1, mode=0o644)):
+        assert look_from(name, hide + user + '"$@"') == "[(None, None, 0)]"
+        # From root nothing is hidden.
+        assert look_from(name, hide + '"$@"') == "[(True, True, 1)]"
+    plainly = look_from(name, '"$@"')
+    assert look_from(name, hide + '"$@"') == plainly in ("[(False, False, 0)]", "[(None, False, 0)]")
+    assert look_from(name, hide + user + '"$@"') == "[(None, False, 0)]"
+
+
+@needs_mounts
+@pytest.mark.parametrize("proc", ["--mount-proc", ""])
+def test_in_a_pid_namespace_others_may_have_what_nobody_there_has(name, proc):
+    inside = f'unshare --pid --fork {proc} "$@"'
+    with another_process(lambda: SharedMemory(name, create=True, size=1)):
+        assert look_from(name, inside) in ("[(None, None, 0)]", "[(True, None, 1)]")
+    assert look_from(name, inside) == "[(None, None, 0)]"
+    assert name not in [each.name for each in in_a_pid_namespace(shared.reap)]
+
+
+def in_a_pid_namespace(function):
+    def inside():
+        unshare(0x20000000)
+        return in_child(function)
+
+    return in_child(inside)
 
 
 # ---- reaping -----------------------------------------------------------------------------------------

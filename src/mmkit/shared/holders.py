@@ -18,6 +18,8 @@ _SIGNS = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b
 _LINKS = ("/dev/shm/", "/memfd:")
 _KINDS = (Kind.SHM, Kind.MEMFD, Kind.SYSTEMV, Kind.ANONYMOUS, Kind.HUGETLB)
 _PF_KTHREAD = 0x00200000
+#: The inode number that the kernel gives it: PROC_PID_INIT_INO.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 class Holder(NamedTuple):
@@ -78,26 +80,34 @@ class Found:
 
 
 class Scan(NamedTuple):
-    """All shared memory that processes have, and the processes that could not be looked at."""
+    """All shared memory that processes have, and whether each process of the machine could be looked at."""
 
     found: dict[Key, Found]
-    unseen: frozenset[int]
+    complete: bool
 
 
 def scan() -> Scan:
     """Look at every process. What begins and ends meanwhile may be missed."""
     found: dict[Key, Found] = {}
-    unseen = set()
+    complete = _shows_everybody()
     for pid in _pids():
         try:
             _look_at_mappings(pid, found)
             _look_at_descriptors(pid, found)
         except PermissionError:
-            if not _is_kernel_thread(pid):
-                unseen.add(pid)
+            complete = complete and _is_kernel_thread(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return Scan(found, frozenset(unseen))
+    return Scan(found, complete)
+
+
+def _shows_everybody() -> bool:
+    """Whether /proc has every process: not so in a PID namespace, nor where it is mounted with hidepid=."""
+    try:
+        # What hidepid= hides, it hides of the first process first.
+        return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE and os.path.exists("/proc/1")
+    except OSError:
+        return False
 
 
 def _pids() -> Iterator[int]:

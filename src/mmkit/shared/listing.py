@@ -112,7 +112,7 @@ def _maker(record: Record | None) -> tuple[int | None, bool | None, bool, bool]:
 
 
 def _attached(holders: tuple[Holder, ...], seen: Scan) -> bool | None:
-    return True if holders else None if seen.unseen else False
+    return True if holders else False if seen.complete else None
 
 
 # ---- /dev/shm ---------------------------------------------------------------------------------------
