@@ -468,6 +468,32 @@ def test_where_files_have_no_attributes_the_record_stands_beside(name):
 
 
 @needs_root
+def test_a_record_that_another_writer_wrote_on_a_segment_proves_nothing(name):
+    def forge():
+        dead = by_the_dead(lambda: None)
+        forged = record.make_record(persist=False)._replace(pid=dead)
+        os.setxattr(f"/dev/shm/{name}", record.ATTRIBUTE, forged.encode())
+
+    def kept():
+        return SharedMemory(name, create=True, size=1, mode=0o666, persist=True)
+
+    pid = by_the_dead(kept)
+    in_child(forge, user=NOBODY)
+    segment = one(name=name)
+    assert (segment.creator, segment.persist) == (pid, True)
+    assert shared.reap() == []
+    assert name in names()
+
+
+def test_a_segment_that_others_may_write_is_reaped_with_the_record_beside_it(name):
+    before = names()
+    by_the_dead(lambda: SharedMemory(name, create=True, size=1, mode=0o660))
+    assert len(names() - before) == 2
+    assert [segment.name for segment in shared.reap()] == [name]
+    assert not names() - before
+
+
+@needs_root
 def test_a_record_beside_that_another_user_wrote_proves_nothing():
     number = 2**62 + os.getpid()
     try:

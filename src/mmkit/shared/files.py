@@ -17,7 +17,7 @@ from mmkit.flags import Prot
 from mmkit.hints import failure, size
 from mmkit.region import Region
 from mmkit.shared.names import DIRECTORY, MAKING, name_aside, path_of
-from mmkit.shared.record import drop_beside, write_beside, write_on
+from mmkit.shared.record import drop_beside, mark
 from mmkit.shared.reserve import reserve, write
 
 __all__ = [
@@ -95,7 +95,8 @@ def make(
     identity = identity_of(fd)
     try:
         complete(fd)
-        _mark(fd, mode, persist)
+        mark(fd, mode, persist)
+        os.fchmod(fd, mode)  # it may forbid even its owner all this
         _give_name(fd, temporary, name)
         return use(_open_named(fd, name))
     except BaseException:
@@ -107,14 +108,6 @@ def make(
         file.close()
         if temporary:
             os.unlink(temporary)
-
-
-def _mark(fd: int, mode: int, persist: bool) -> None:
-    """Give a new file its record and its mode, which may forbid even its owner all this."""
-    marked = write_on(fd, persist)
-    os.fchmod(fd, mode)
-    if not marked:
-        write_beside("posix", os.fstat(fd).st_ino, persist)
 
 
 def _open_named(fd: int, name: str) -> Descriptor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mmkit.maps import Kind
 from mmkit.shared.holders import Found, Holder, Key, Scan, scan
 from mmkit.shared.names import DIRECTORY, HIDDEN, name_before
-from mmkit.shared.record import Record, process_identity, read_beside, read_on, start_time
+from mmkit.shared.record import Record, process_identity, read_beside, read_mark, read_on, start_time
 
 __all__ = ["Segment", "segments", "system_v_rows"]
 
@@ -130,7 +130,7 @@ def _posix(rest: dict[Key, Found], seen: Scan) -> Iterator[Segment]:
 def _named(entry: os.DirEntry[str], status: os.stat_result, rest: dict[Key, Found], seen: Scan) -> Segment:
     memory = rest.pop(Key(Kind.SHM, status.st_dev, status.st_ino, 0), None)
     holders = memory.holders if memory else ()
-    record = read_on(entry.path) or read_beside("posix", status.st_ino, status.st_uid)
+    record = read_mark(entry.path, status)
     return Segment(
         "posix",
         entry.name,

@@ -23,7 +23,7 @@ from mmkit.hints import failure
 from mmkit.shared import files
 from mmkit.shared.listing import Segment, record_of_system_v, segments, system_v_rows
 from mmkit.shared.names import ASIDE, DIRECTORY, MAKING, RECORD, check_name, path_of
-from mmkit.shared.record import Record, drop_beside, process_identity, read_beside, read_on
+from mmkit.shared.record import Record, drop_beside, process_identity, read_beside, read_mark
 
 __all__ = ["reap", "remove_name"]
 
@@ -45,6 +45,11 @@ def reap(dry_run: bool = False) -> list[Segment]:
     -------
     list of Segment
         What was removed, or would be.
+
+    Notes
+    -----
+    Who opens a segment while it is looked at keeps it, with its name. A System V segment can be attached
+    between the look at its count and its removal: who does so keeps the memory, and the key is gone.
 
     References
     ----------
@@ -76,17 +81,12 @@ def _is_leaked(record: Record | None) -> bool:
     return record is not None and not record.persist and record.creator_lives() is False
 
 
-def _record_of(fd: int) -> Record | None:
-    status = os.fstat(fd)
-    return read_on(fd) or read_beside("posix", status.st_ino, status.st_uid)
-
-
 def _reap_posix(name: str, identity: files.Identity, dry_run: bool) -> bool:
     with _leased(path_of(name)) as fd:
         if fd is None or files.identity_of(fd) != identity:
             return False
         # What was read before may have been written by somebody who was still at it.
-        if not _is_leaked(_record_of(fd)):
+        if not _is_leaked(read_mark(fd, os.fstat(fd))):
             return False
         if dry_run:
             return True
@@ -159,7 +159,10 @@ def _drop_unnamed(name: str, *, is_nobodys: bool) -> None:
     What came in between when a name was removed is `reap`'s only if it is leaked, or has got its name back.
     """
     with _leased(path_of(name)) as fd, contextlib.suppress(OSError):
-        if fd is not None and (is_nobodys or os.fstat(fd).st_nlink > 1 or _is_leaked(_record_of(fd))):
+        if fd is None:
+            return
+        status = os.fstat(fd)
+        if is_nobodys or status.st_nlink > 1 or _is_leaked(read_mark(fd, status)):
             os.unlink(path_of(name))
 
 

@@ -1,8 +1,8 @@
 """Who made a segment: the record that lets `reap` prove that it was leaked.
 
 The record stands in the extended attribute ``user.mmkit`` of the segment itself. Where there are none (tmpfs
-before Linux 6.6, System V memory), it stands in a file of its own in /dev/shm, with `HIDDEN` in front of its
-name. docs/shared-memory.md draws it.
+before Linux 6.6, System V memory), and where others than its owner may write it, it stands in a file of its
+own in /dev/shm, with `HIDDEN` in front of its name. docs/shared-memory.md draws it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ __all__ = [
     "Record",
     "drop_beside",
     "make_record",
+    "mark",
     "process_identity",
     "read_beside",
+    "read_mark",
     "read_on",
     "start_time",
     "write_beside",
@@ -246,3 +248,21 @@ def drop_beside(kind: str, number: int) -> None:
     if os.access(path, os.F_OK, follow_symlinks=False):
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+# ---- of a file in /dev/shm ----------------------------------------------------------------------------
+
+#: Who may write a file may write its attributes: that somebody other than its owner did not, the mode says.
+_OTHERS_WRITE = 0o022
+
+
+def mark(fd: int, mode: int, persist: bool) -> None:
+    """Write this process's record of a new file that is going to have a mode."""
+    if mode & _OTHERS_WRITE or not write_on(fd, persist):
+        write_beside("posix", os.fstat(fd).st_ino, persist)
+
+
+def read_mark(file: int | str, status: os.stat_result) -> Record | None:
+    """Read the record of a file, as far as only its owner can have written it."""
+    record = None if status.st_mode & _OTHERS_WRITE else read_on(file)
+    return record or read_beside("posix", status.st_ino, status.st_uid)
