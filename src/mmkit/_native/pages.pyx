@@ -1,4 +1,4 @@
-"""The pages of a region: what may be done with them, what they will be used for, where they are kept, how many there are.
+"""The pages of a region: what may be done with them, what for, where they are kept, how many there are.
 
 Each of these calls covers whole pages, and answers which.
 """
