@@ -118,11 +118,11 @@ int mmk_placed_check(const mmk_placed *placed, mmk_placed_kind kind, size_t size
     if (magic != MAGIC)
         return why_nothing(placed, magic);
     if (placed->version != MMK_PLACED_VERSION)
-        return -MMK_EVERSION;
+        return -MMK_EFORMAT;
     if (placed->kind != kind)
         return -MMK_EKIND;
     if (placed->size != size)
-        return -MMK_EVERSION;
+        return -MMK_EFORMAT;
     if (placed->mutex_abi != MUTEX_ABI)
         return -MMK_EABI;
     uint64_t here;
@@ -134,7 +134,7 @@ int mmk_placed_check(const mmk_placed *placed, mmk_placed_kind kind, size_t size
         return error;
     if (memcmp(boot, placed->boot, sizeof boot) != 0)
         return -MMK_EBOOT;
-    return here == placed->namespaces ? 0 : -MMK_ENAMESPACE;
+    return here == placed->namespaces ? 0 : -MMK_EOTHERPIDS;
 }
 
 void mmk_placed_remove(mmk_placed *placed)

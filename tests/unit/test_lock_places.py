@@ -14,7 +14,7 @@ import pytest
 
 from meeting import Child
 from mmkit import ClosedError, Error, Prot, Region, SyscallError
-from mmkit.shared import Barrier, Condition, Event, Lock, RLock, Semaphore
+from mmkit.shared import Barrier, Condition, Event, Lock, RLock, Semaphore, reap
 from support import NOBODY, PAGE, in_child, needs_root, run
 
 KINDS = [Lock, RLock, Condition, Semaphore, Event, Barrier]
@@ -262,6 +262,7 @@ def test_a_maker_that_is_killed_at_any_instant_leaves_a_whole_lock_or_nothing(na
                 pass
             lock.unlink()
             lock.close()
+        reap()
         assert [entry for entry in os.listdir("/dev/shm") if name in entry] == []
     assert seen
 
