@@ -104,7 +104,7 @@ static const char *place_of(mmk_lane *of, size_t length)
     CHECK(mmk_lane_reserve(of, length, &message) == 0);
     mmk_lane_commit(of, &message);
     CHECK(mmk_lane_take(of, ME, &message) == 0 && message.length == length);
-    finish(message);
+    (void)!mmk_lane_finish(of, &message);
     return message.data;
 }
 
