@@ -291,6 +291,7 @@ def test_a_signal_handler_may_close_the_channel_whose_wait_it_interrupts(name, c
 
 
 def test_signals_while_space_for_a_further_lane_is_reserved_do_not_make_the_first_message_fail(name):
+    # Before Linux 6.18 a signal ends fallocate(2) on tmpfs.
     def interrupted():
         times = 0
 
