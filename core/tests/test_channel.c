@@ -200,6 +200,21 @@ TEST(the_killed_are_found_and_what_they_had_is_mended)
     mmk_channel_close(&channel);
 }
 
+/* Slices of their sleep would end, too, but what was mended is there now. */
+TEST(whoever_mends_wakes_readers_and_writers_that_sleep)
+{
+    fresh_channel(0);
+    send_number(&channel, 1, 100);
+    CHECK(end_of(fork_child(take_and_be_killed)) == SIGKILL);
+    enum { SOMEBODY_SLEEPS = 1, FIRST_IS_AWAITED = 1 };
+    atomic_store(&channel.header->bell, SOMEBODY_SLEEPS);
+    atomic_store(&channel.lanes[0].shared->room, FIRST_IS_AWAITED);
+    CHECK(mmk_channel_mend(&channel) == 2);
+    CHECK(atomic_load(&channel.header->bell) == 2);
+    CHECK(atomic_load(&channel.lanes[0].shared->room) == 0);
+    mmk_channel_close(&channel);
+}
+
 static void use_the_parents_handle(void)
 {
     CHECK(receive_number(&channel) == 7);
@@ -307,6 +322,7 @@ int main(void)
     RUN(a_single_channel_does_the_same_with_one_reader);
     RUN(messages_of_several_processes_arrive_each_process_in_order);
     RUN(the_killed_are_found_and_what_they_had_is_mended);
+    RUN(whoever_mends_wakes_readers_and_writers_that_sleep);
     RUN(a_child_makes_claims_of_its_own_and_gives_up_only_those);
     RUN(a_child_forked_while_a_thread_mapped_lanes_maps_them_itself);
     RUN(what_is_no_channel_is_refused);

@@ -362,6 +362,28 @@ def test_a_signal_handler_may_close_the_channel_whose_wait_it_interrupts(name, c
     in_child(close_in_the_middle)
 
 
+def test_signals_while_space_for_a_further_lane_is_reserved_do_not_make_the_first_message_fail(name):
+    # Before Linux 6.18 a signal ends fallocate(2) on tmpfs.
+    def interrupted():
+        times = 0
+
+        def interrupt(*_):
+            nonlocal times
+            times += 1
+            if times < 5:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+        signal.signal(signal.SIGALRM, interrupt)
+        with Channel(name) as other:
+            interrupt()
+            other.send(b"second")
+
+    with Channel(name, 64 << 20, create=True) as channel:
+        channel.send(b"first")
+        in_child(interrupted)
+        assert {channel.recv(0), channel.recv(0)} == {b"first", b"second"}
+
+
 @pytest.mark.parametrize("call", ["recv", "send"])
 def test_a_timeout_that_closes_the_channel_while_it_is_converted_is_noticed(name, call):
     class Closing:
@@ -516,6 +538,15 @@ def test_while_somebody_mends_a_successor_waits_and_is_not_told_that_the_dead_li
             with pytest.raises(TimeoutError):
                 successor.recv(0)
         assert successor.recv(10) == b"two"
+
+
+def test_while_somebody_mends_the_successor_of_a_dead_writer_waits_too(name):
+    with Channel(name, CAPACITY, create=True, single=True) as channel, Channel(name) as successor:
+        killed(lambda: successor.send(b"one"))
+        with stopped_while_mending(channel), pytest.raises(TimeoutError):
+            successor.send(b"two", 0)
+        successor.send(b"two", 10)
+        assert [channel.recv(0), channel.recv(0)] == [b"one", b"two"]
 
 
 def test_a_stopped_mender_keeps_no_new_writer_out(channel):

@@ -67,6 +67,7 @@ typedef struct mmk_channel {
     atomic_int reader;          /* -1: none */
     uint64_t owner;             /* what is written into claims */
     _Atomic uint64_t last_mend; /* nanoseconds */
+    atomic_size_t last_length;  /* of the message taken last */
     atomic_uint takes_left;     /* before the next look at the clock */
     atomic_uint takes_a_clock;
     atomic_uint next; /* the lane to look at first */
@@ -151,7 +152,8 @@ MMK_API void mmk_channel_give_back(mmk_channel *channel, const mmk_channel_messa
 /* Wait until take, or reserve, is worth trying again: spin, then sleep for at most a slice (futex.h). Whoever has slept
  * a slice for nothing looks for the dead and mends what they left.
  *
- * spin_ns      how long to look before sleeping, at most: after spins in vain only now and then
+ * spin_ns      how long to look before sleeping, at most: after spins in vain only now and then, and for a message
+ *              longer, where the last was a large one; 0: not at all
  * deadline_ns  of mmk_now; MMK_FOREVER: none
  * returns  0           try
  *          -EAGAIN     a slice has passed, or a signal came: try, and wait again
