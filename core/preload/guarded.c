@@ -25,7 +25,7 @@ static void tell_that_guards_ran_out(void)
     line said = {0};
     line_add(&said, "mmkit: no more guards: ");
     line_add(&said, guarded.guard && guarded.guard->by_mprotect
-                        ? "each takes two areas of the process, of which vm.max_map_count allows no more"
+                        ? "each takes two areas of the process, and three quarters of vm.max_map_count are used"
                         : "no memory, or no addresses, are left for them");
     line_add(&said, "; blocks are not guarded from here on");
     line_write(&said);

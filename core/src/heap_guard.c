@@ -1,5 +1,8 @@
 /* Guarded blocks: slots of pages, given, taken away, and given again later. heap_guard.h draws them. */
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <mmkit/fault.h>
 #include <mmkit/resize.h>
@@ -9,9 +12,23 @@
 enum {
     AREA_ROOM = 1 << 20,   /* pages of address space of the first area; each further one has twice as much */
     LEAST_PAGES = 1 << 10, /* to commit at once */
+    USUAL_AREAS = 65530,   /* vm.max_map_count where nobody has changed it */
 };
 
 /* ---- guards ---- */
+
+static size_t most_areas(void)
+{
+    char text[24] = {0};
+    int fd = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    size_t most = 0;
+    for (const char *digit = text; got > 0 && '0' <= *digit && *digit <= '9'; digit++)
+        most = most * 10 + (size_t)(*digit - '0');
+    return most ? most : USUAL_AREAS;
+}
 
 static int guard_pages(heap_guard *guard, char *from, size_t length)
 {
@@ -23,6 +40,8 @@ static int guard_pages(heap_guard *guard, char *from, size_t length)
     if (error != -EINVAL)
         return error;
     /* Not known before 6.13, and refused of locked pages (mlockall). */
+    if (!guard->by_mprotect)
+        guard->most_live = most_areas() / 8 * 3;
     guard->by_mprotect = true;
     error = mmk_sys_mprotect(from, length, PROT_NONE);
     mmk_sys_madvise(from, length, MMK_MADV_DONTNEED);
@@ -228,6 +247,17 @@ static MMK_MUST_CHECK int find(mmk_heap *heap, const void *bytes, guard_record *
     return *record && (*record)->state == GUARD_LIVE && (*record)->start == bytes ? 0 : -MMK_ENOTBLOCK;
 }
 
+/* Who installs a handler of SIGSEGV later would hide what ours has to say. Its own is called next. */
+static void stay_first(heap_guard *guard)
+{
+    struct timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0 &&
+        (now.tv_nsec != guard->tick.tv_nsec || now.tv_sec != guard->tick.tv_sec)) {
+        guard->tick = now;
+        mmk_fault_come_first();
+    }
+}
+
 int guard_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
 {
     size_t page = mmk_page_size();
@@ -238,6 +268,9 @@ int guard_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **byt
     size_t lead = align > page ? align / page - 1 : 0;
     if (data + lead >= UINT32_MAX / 2)
         return -ENOMEM;
+    if (heap->guard->by_mprotect && heap->control->live_blocks >= heap->guard->most_live)
+        return -ENOMEM;
+    stay_first(heap->guard);
     guard_record slot;
     int error = take_slot(heap, data + lead + 1, &slot);
     if (error)

@@ -10,7 +10,8 @@
  * wait in quarantine, in the order in which they were freed, before the slot is used again: an access faults as well.
  *
  * Everything in an area is guarded but the pages of live blocks: by MADV_GUARD_INSTALL, which costs no area of the
- * process; before Linux 6.13 by mprotect(2), which costs two for each block, of the vm.max_map_count there are. What is
+ * process; before Linux 6.13 by mprotect(2), which costs two for each block, of the vm.max_map_count there are, of which
+ * blocks take three quarters at most. What is
  * known of a block stands apart, in the record of its first page, where no block's overrun reaches.
  *
  * The idea is Electric Fence's (B. Perens, 1987).
@@ -56,7 +57,9 @@ typedef struct guard_area {
 typedef struct heap_guard {
     unsigned area_count;
     bool by_mprotect;
-    bool keeps_contents; /* some page that is free is perhaps not zeros */
+    size_t most_live;     /* by_mprotect: blocks, so that the program has areas left for other things */
+    struct timespec tick; /* in which the fault handler was last put in front of others' */
+    bool keeps_contents;  /* some page that is free is perhaps not zeros */
     guard_area areas[GUARD_AREAS];
     guard_record *slots[GUARD_CLASSES]; /* free ones, out of quarantine */
     guard_record *first, *last;         /* in quarantine */
