@@ -124,7 +124,8 @@ static void begin(uint32_t flags)
 {
     memset(seen, 0, sizeof *seen);
     descriptor = mmk_sys_memfd_create("channel", MFD_CLOEXEC);
-    CHECK(descriptor >= 0 && mmk_channel_format(descriptor, CAPACITY, flags) == 0);
+    CHECK(descriptor >= 0 && ftruncate(descriptor, (off_t)mmk_channel_bytes(CAPACITY, 1)) == 0);
+    CHECK(mmk_channel_format(descriptor, CAPACITY, flags) == 0);
     CHECK(mmk_channel_attach(&channel, descriptor) == 0);
     send_one(&channel, 9);
     CHECK(receive_one(&channel) == 9);
