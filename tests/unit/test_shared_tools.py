@@ -1,6 +1,7 @@
 """Promises of `mmkit.shared.segments`, of `reap`, and of ``mmkit shm``."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -30,7 +32,7 @@ from segment_tools import (
     new_ipc_namespace,
     unshare,
 )
-from support import NOBODY, PAGE, in_child, needs_root
+from support import NOBODY, PAGE, in_child, needs_root, x86_64
 
 KEY = 0x6D6E0000 | os.getpid() & 0xFFFF
 
@@ -354,6 +356,32 @@ def test_a_later_process_with_the_makers_number_is_not_the_maker(name):
         assert mine._replace(time_namespace=1).creator_lives() is None
         assert mine._replace(start=0).creator_lives() is None
         assert mine._replace(pid=1 << 40).creator_lives() is None
+
+
+@x86_64
+def test_a_maker_whose_first_thread_has_ended_lives(name):
+    end, end_writer = os.pipe()
+
+    def wait():
+        os.close(end_writer)
+        os.read(end, 1)
+        os._exit(0)
+
+    pid = os.fork()
+    if pid == 0:
+        SharedMemory(name, create=True, size=1).close()
+        threading.Thread(target=wait).start()
+        ctypes.CDLL(None).syscall(60, 0)  # exit(2): this thread alone
+    try:
+        while b") Z " not in Path(f"/proc/{pid}/stat").read_bytes():
+            threading.Event().wait(0.001)
+        assert one(name=name).creator_alive is True
+        assert shared.reap() == []
+    finally:
+        os.close(end)
+        os.close(end_writer)
+        os.waitpid(pid, 0)
+    assert [segment.name for segment in shared.reap()] == [name]
 
 
 def test_what_the_list_said_of_the_maker_is_asked_again_once_nobody_can_interfere(name):

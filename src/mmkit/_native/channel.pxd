@@ -5,10 +5,6 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef extern from "mmkit/process.h" nogil:
     uint32_t mmk_process_generation
 
-cdef extern from "mmkit/futex.h" nogil:
-    uint64_t MMK_FOREVER
-    uint64_t mmk_now()
-
 cdef extern from "mmkit/lane.h" nogil:
     uint64_t MMK_LANE_CAPACITY_MIN
     uint64_t MMK_LANE_CAPACITY_MAX

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from mmkit._native.channel cimport *
 from mmkit._native.descriptor cimport Descriptor
+from mmkit._native.placed cimport as_deadline
 
 from os import dup
 
@@ -174,15 +175,6 @@ cdef class ChannelHandle:
         return 0
 
     @cython.final
-    cdef uint64_t deadline(self, object timeout) except? 0:
-        if timeout is None:
-            return MMK_FOREVER
-        cdef double seconds = timeout
-        if not seconds >= 0:
-            raise ValueError(f"a timeout is at least 0 seconds, or None: not {timeout!r}")
-        return MMK_FOREVER if seconds > 9e9 else mmk_now() + <uint64_t>(seconds * 1e9)
-
-    @cython.final
     cdef object refusal(self, int error, str kind, int most):
         """What to raise when no claim could be made, or the core refused."""
         if error != -EBUSY:
@@ -210,7 +202,7 @@ cdef class ChannelHandle:
 
     @cython.final
     cdef int reserve_later(self, size_t length, object timeout, mmk_channel_message *message) except -1:
-        cdef uint64_t deadline = self.deadline(timeout), spin = self.spin_ns
+        cdef uint64_t deadline = as_deadline(timeout), spin = self.spin_ns
         cdef int outcome = 0, error = -EAGAIN
         cdef bint patient = True
         cdef mmk_channel_wait wait
@@ -344,7 +336,7 @@ cdef class ChannelHandle:
 
     @cython.final
     cdef int take_later(self, object timeout, mmk_channel_message *message) except -1:
-        cdef uint64_t deadline = self.deadline(timeout), spin = self.spin_ns
+        cdef uint64_t deadline = as_deadline(timeout), spin = self.spin_ns
         cdef int outcome = 0, error = -EAGAIN
         self.check_open()  # what converts a timeout may close
         while error == -EAGAIN:

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmkit.maps import Areas, Kind
+from mmkit.shared.names import path_of
 
 __all__ = ["Found", "Holder", "Scan", "scan"]
 
 _PIECE = 1 << 18
+_SHM = path_of("")
 #: What lines of /proc/PID/maps about shared memory hold. The others need not be taken apart.
-_SIGNS = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem:")
+_SIGNS = (_SHM.encode(), b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem:")
 #: How the links in /proc/PID/fd to shared memory begin.
-_LINKS = ("/dev/shm/", "/memfd:")
+_LINKS = (_SHM, "/memfd:")
 _KINDS = (Kind.SHM, Kind.MEMFD, Kind.SYSTEMV, Kind.ANONYMOUS, Kind.HUGETLB)
 _PF_KTHREAD = 0x00200000
 #: The inode number that the kernel gives it: PROC_PID_INIT_INO.
@@ -171,7 +173,7 @@ def _look_at_descriptors(pid: int, found: dict[Key, Found]) -> None:
 def _add_descriptor(pid: int, link: str, target: bytes, found: dict[Key, Found]) -> None:
     status = os.stat(link)
     deleted = target.endswith(b" (deleted)")
-    kind = Kind.SHM if target.startswith(b"/dev/shm/") else Kind.MEMFD
+    kind = Kind.SHM if target.startswith(_SHM.encode()) else Kind.MEMFD
     key = Key(kind, status.st_dev, status.st_ino, 0)
     memory = found.setdefault(key, Found(target.removesuffix(b" (deleted)"), deleted))
     memory.opened.add(pid)

@@ -12,10 +12,10 @@ import errno
 import os
 import time
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmkit._native.descriptor import Descriptor
+from mmkit._native.process import lives, start_of, this_process
 from mmkit.shared.names import RECORD, path_of
 
 __all__ = [
@@ -90,74 +90,28 @@ class Record(NamedTuple):
             return False
         if (self.pid_namespace, self.time_namespace) != (here.pid_namespace, here.time_namespace):
             return None
-        return _lives(self.pid, self.start)
-
-
-def _lives(pid: int, start: int) -> bool | None:
-    try:
-        # Not /proc alone: where it is mounted with hidepid=, what one may not see is not there.
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    except OverflowError:
-        return None
-    state, begun = _state_and_start(f"/proc/{pid}/stat")
-    if not start or not begun:
-        return None
-    # What is left of a zombie is its number.
-    return begun == start and state not in ("Z", "X")
+        return lives(self.pid, self.start) if self.start else None
 
 
 def start_time(pid: int) -> float | Literal[False] | None:
     """Return when a process began, in seconds since the epoch; False if it is gone, None if nobody tells."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if lives(pid, 0) is False:
         return False
-    except (PermissionError, OverflowError):
-        pass
-    state, start = _state_and_start(f"/proc/{pid}/stat")
-    if state in ("Z", "X"):
-        return False
+    start = start_of(pid)
     if not start:
         return None
     now = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return now + start / os.sysconf("SC_CLK_TCK")
 
 
-def _state_and_start(path: str) -> tuple[str, int]:
-    try:
-        # The second field is the program's name in parentheses, and may hold anything.
-        fields = Path(path).read_bytes().rpartition(b")")[2].split()
-        return fields[0].decode("ascii"), int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return "", 0
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path).st_ino
-    except OSError:
-        return 0
-
-
 @cache
 def process_identity() -> Record:
     """Return what a record says of this process."""
-    boot = ""
+    start, boot, pids, times = this_process()
+    ipc = 0
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return Record(
-        pid=os.getpid(),
-        start=_state_and_start("/proc/self/stat")[1],
-        boot=boot or "unknown",
-        pid_namespace=_inode("/proc/self/ns/pid"),
-        time_namespace=_inode("/proc/self/ns/time"),
-        ipc_namespace=_inode("/proc/self/ns/ipc"),
-        persist=False,
-    )
+        ipc = os.stat("/proc/self/ns/ipc").st_ino
+    return Record(os.getpid(), start, boot, pids, times, ipc, persist=False)
 
 
 def make_record(persist: bool) -> Record:
