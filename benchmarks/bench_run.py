@@ -1,9 +1,9 @@
 """Whole programs on mmkit's malloc, beside glibc's, jemalloc, mimalloc and tcmalloc.
 
-Each program is started with the allocator's library in LD_PRELOAD, which is what `mmkit run` does; the start of
-`mmkit run` itself is left out. The figure is from its start to its end; CPU is what the kernel counted for it and what
-it started. The same work each time: Python with each object from malloc (PYTHONMALLOC=malloc), sort with two threads,
-a compiler with one file, and two threads that do nothing but malloc and free.
+Each program is started with the allocator's library in LD_PRELOAD, which is what `mmkit run` does; the start
+of `mmkit run` itself is left out. The figure is from its start to its end; CPU is what the kernel counted for it
+and what it started. The same work each time: Python with each object from malloc (PYTHONMALLOC=malloc), sort with
+two threads, a compiler with one file, and threads that do nothing but malloc and free.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GUARDED = str(_BESIDE / "libmmkit_preload_guard.so")
 
 SCRIPT = """
 import json
-rows = [{"name": f"row {i}", "values": list(range(i, i + 10)), "text": "x" * (i % 300)} for i in range(15_000)]
+rows = [{"name": f"row {i}", "values": [*range(i, i + 10)], "text": "x" * (i % 300)} for i in range(15_000)]
 assert len(json.loads(json.dumps(rows))) == len(rows)
 index = {row["name"]: row for row in sorted(rows, key=lambda row: row["text"])}
 assert "".join(index).count("row") == len(rows)
