@@ -1,9 +1,9 @@
 """Whole programs on mmkit's malloc, beside glibc's, jemalloc, mimalloc and tcmalloc.
 
 Each program is started with the allocator's library in LD_PRELOAD, which is what `mmkit run` does; the start
-of `mmkit run` itself is left out. The figure is from its start to its end; CPU is what the kernel counted for it
-and what it started. The same work each time: Python with each object from malloc (PYTHONMALLOC=malloc), sort with
-two threads, a compiler with one file, and threads that do nothing but malloc and free.
+of `mmkit run` itself is left out. The figure is from its start to its end; CPU is what the kernel counted for
+it and what it started. The same work each time: Python with each object from malloc (PYTHONMALLOC=malloc), sort
+with two threads, a compiler with one file, and threads that do nothing but malloc and free.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -73,7 +73,7 @@ int main(int count, char **arguments)
 class Runs:
     """A program, run `n` times one after the other."""
 
-    def __init__(self, command: Sequence[str], library: str, **environment: str) -> None:
+    def __init__(self, command: list[str], library: str, **environment: str) -> None:
         self._command = command
         self._environment = os.environ | environment | ({"LD_PRELOAD": library} if library else {})
         self._cpu = 0.0
@@ -96,7 +96,7 @@ class Runs:
 
 
 def program(
-    name: str, make: Callable[[Path], Sequence[str] | None], *, guarded: bool = False, **environment: str
+    name: str, make: Callable[[Path], list[str] | None], *, guarded: bool = False, **environment: str
 ) -> Race:
     """Return the race of a command, which is made in a directory of its own; None: it is not installed."""
 
@@ -112,21 +112,21 @@ def program(
     return allocators
 
 
-def python(_: Path) -> Sequence[str]:
+def python(_: Path) -> list[str]:
     return [sys.executable, "-S", "-c", SCRIPT]
 
 
-def start(_: Path) -> Sequence[str]:
+def start(_: Path) -> list[str]:
     return [sys.executable, "-S", "-c", "pass"]
 
 
-def sort(directory: Path) -> Sequence[str] | None:
+def sort(directory: Path) -> list[str] | None:
     numbers = directory / "numbers"
     numbers.write_text("".join(f"{i * 2654435761 % 4294967296}\n" for i in range(300_000)))
     return ["sort", "--parallel=2", "-o", str(directory / "sorted"), str(numbers)]
 
 
-def compiler(directory: Path) -> Sequence[str] | None:
+def compiler(directory: Path) -> list[str] | None:
     if not shutil.which("cc"):
         return None
     source = directory / "program.c"
@@ -134,8 +134,8 @@ def compiler(directory: Path) -> Sequence[str] | None:
     return ["cc", "-O2", "-c", str(source), "-o", str(directory / "program.o")]
 
 
-def malloc_in_threads(count: int) -> Callable[[Path], Sequence[str] | None]:
-    def make(directory: Path) -> Sequence[str] | None:
+def malloc_in_threads(count: int) -> Callable[[Path], list[str] | None]:
+    def make(directory: Path) -> list[str] | None:
         if not shutil.which("cc"):
             return None
         source, target = directory / "program.c", directory / "program"

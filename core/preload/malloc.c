@@ -1,7 +1,8 @@
 /* malloc(3), for a whole program, by LD_PRELOAD: what the C library promises of each call, over blocks.h.
  *
- * The rules are glibc's where POSIX leaves a choice: malloc(0) is a block, realloc(p, 0) frees. Objects are smaller than
- * PTRDIFF_MAX, since the heap has none of more than SIZE_MAX / 8. errno is written on failure, and otherwise stays as it was, of free, too. */
+ * The rules are glibc's where POSIX leaves a choice: malloc(0) is a block, realloc(p, 0) frees. Objects are smaller
+ * than PTRDIFF_MAX, since the heap has none of more than SIZE_MAX / 8. errno is written on failure; otherwise it stays
+ * as it was, of free, too. */
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
