@@ -1,9 +1,10 @@
 """Whole programs on mmkit's malloc, beside glibc's, jemalloc, mimalloc and tcmalloc.
 
-Each program is started with the allocator's library in LD_PRELOAD, which is what `mmkit run` does; the start
-of `mmkit run` itself is left out. The figure is from its start to its end; CPU is what the kernel counted for
-it and what it started. The same work each time: Python with each object from malloc (PYTHONMALLOC=malloc), sort
-with two threads, a compiler with one file, and threads that do nothing but malloc and free.
+Each program is started with the allocator's library in LD_PRELOAD, which is what `mmkit run` does; the
+start of `mmkit run` itself is left out. The figure is from its start to its end; CPU is what the kernel
+counted for it and what it started. The same work each time: Python with each object from malloc
+(PYTHONMALLOC=malloc), sort with two threads, a compiler with one file, and threads that do nothing but
+malloc and free.
 """
 
 from __future__ import annotations
