@@ -1,7 +1,8 @@
 /* malloc(3), for a whole program, by LD_PRELOAD: what the C library promises of each call, over blocks.h.
  *
- * The rules are glibc's where POSIX leaves a choice: malloc(0) is a block, realloc(p, 0) frees, objects are not larger
- * than PTRDIFF_MAX. errno is written on failure, and otherwise stays as it was, of free, too. */
+ * The rules are glibc's where POSIX leaves a choice: malloc(0) is a block, realloc(p, 0) frees. Objects are smaller
+ * than PTRDIFF_MAX, since the heap has none of more than SIZE_MAX / 8. errno is written on failure; otherwise it stays
+ * as it was, of free, too. */
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ static bool is_power_of_two(size_t value)
 static void *alloc(size_t size, size_t align, bool zero)
 {
     int saved = errno;
-    void *bytes = size <= PTRDIFF_MAX ? blocks_alloc(size ? size : 1, align, zero) : NULL;
+    void *bytes = blocks_alloc(size ? size : 1, align, zero);
     errno = bytes ? saved : ENOMEM;
     return bytes;
 }
@@ -54,7 +55,7 @@ MMK_API void *realloc(void *bytes, size_t size)
         return NULL;
     }
     int saved = errno;
-    void *resized = size <= PTRDIFF_MAX ? blocks_resize(bytes, size, "realloc") : NULL;
+    void *resized = blocks_resize(bytes, size, "realloc");
     errno = resized ? saved : ENOMEM;
     return resized;
 }
@@ -119,5 +120,6 @@ MMK_API void *valloc(size_t size)
 MMK_API void *pvalloc(size_t size)
 {
     size_t page = mmk_page_size();
+    /* What cannot be rounded up is too much as it is. */
     return alloc(size <= PTRDIFF_MAX ? mmk_round_up(size ? size : 1, page) : size, page, false);
 }

@@ -10,9 +10,9 @@
  * wait in quarantine, in the order in which they were freed, before the slot is used again: an access faults as well.
  *
  * Everything in an area is guarded but the pages of live blocks: by MADV_GUARD_INSTALL, which costs no area of the
- * process; before Linux 6.13 by mprotect(2), which costs two for each block, of the vm.max_map_count there are, of which
- * blocks take three quarters at most. What is
- * known of a block stands apart, in the record of its first page, where no block's overrun reaches.
+ * process; before Linux 6.13 by mprotect(2), which costs two for each block: blocks take three quarters of the
+ * vm.max_map_count there are at most. What is known of a block stands apart, in the record of its first page, where no
+ * block's overrun reaches.
  *
  * The idea is Electric Fence's (B. Perens, 1987).
  */

@@ -1,17 +1,9 @@
 /* What each call of the malloc family promises: a program for LD_PRELOAD, which knows nothing of mmkit. */
 #include <dlfcn.h>
-#include <errno.h>
-#include <limits.h>
 #include <malloc.h>
-#include <pthread.h>
-#include <stdbool.h>
 #include <stdint.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "check.h"
+#include "support.h"
 
 /* Compilers know malloc, and leave out what cannot be seen of it. */
 static void *(*volatile c_malloc)(size_t) = malloc;
@@ -58,6 +50,23 @@ TEST(success_and_free_leave_errno_alone)
         c_free(aligned);
         CHECK(errno == 77);
     }
+}
+
+/* In a child: the kernel takes nothing back, which free has nobody to tell of. */
+static void free_where_the_kernel_refuses(void)
+{
+    void *bytes = c_malloc(20u << 20);
+    refuse(SYS_munmap, 0, 0, 0, EINVAL);
+    refuse(SYS_mmap, 0, 0, 0, ENOMEM);
+    refuse(SYS_madvise, 0, 0, 0, EINVAL);
+    errno = 77;
+    c_free(bytes);
+    CHECK(errno == 77);
+}
+
+TEST(free_leaves_errno_alone_whatever_happens)
+{
+    in_child(free_where_the_kernel_refuses);
 }
 
 TEST(what_is_too_much_fails_with_enomem_and_changes_nothing)
@@ -179,14 +188,7 @@ static void use_all_memory(void)
 
 TEST(a_process_that_ran_out_of_memory_goes_on)
 {
-    fflush(NULL);
-    pid_t child = fork();
-    if (child == 0) {
-        use_all_memory();
-        _exit(0);
-    }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    in_child(use_all_memory);
 }
 
 static void *free_it(void *bytes)
@@ -212,6 +214,7 @@ int main(void)
     RUN(blocks_are_aligned_and_hold_what_was_asked);
     RUN(a_block_of_no_bytes_is_a_block_of_its_own);
     RUN(success_and_free_leave_errno_alone);
+    RUN(free_leaves_errno_alone_whatever_happens);
     RUN(what_is_too_much_fails_with_enomem_and_changes_nothing);
     RUN(realloc_is_malloc_for_null_and_free_for_nothing);
     RUN(realloc_keeps_what_fits);

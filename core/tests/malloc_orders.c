@@ -16,8 +16,11 @@ static volatile int over;
 
 static void *allocate_all_the_time(void *unused)
 {
-    while (!over)
+    /* Large ones, for which the heap asks the kernel with its lock held. */
+    while (!over) {
         free(malloc(1000));
+        free(malloc(10 << 20));
+    }
     large_thread_local[5] = 1;
     return unused;
 }
@@ -41,7 +44,7 @@ TEST(fork_handlers_of_others_may_allocate)
     CHECK(malloc_early_is_linked());
     pthread_t thread;
     CHECK(pthread_create(&thread, NULL, allocate_all_the_time, NULL) == 0);
-    for (int i = 0; i < 50; i++)
+    for (int i = 0; i < 300; i++)
         fork_and_allocate();
     over = 1;
     CHECK(pthread_join(thread, NULL) == 0);

@@ -130,7 +130,9 @@ def test_a_program_for_another_processor_is_refused(tmp_path):
 
 @needs_root
 @pytest.mark.parametrize(
-    ("mode", "is_refused"), [(0o4711, True), (0o2755, True), (0o755, False)], ids=["set-uid", "set-gid", "none"]
+    ("mode", "is_refused"),
+    [(0o4711, True), (0o2755, True), (0o755, False)],
+    ids=["set-uid", "set-gid", "none"],
 )
 def test_a_program_with_more_rights_than_its_user_is_refused(tmp_path, mode, is_refused):
     program = tmp_path / "true"
@@ -150,7 +152,9 @@ def test_a_program_with_more_rights_than_its_user_is_refused(tmp_path, mode, is_
 @EITHER
 def test_ls_lists_the_same(options):
     assert run("ls", "-laR", "/usr/include/linux", options=options).stdout == (
-        subprocess.run(["ls", "-laR", "/usr/include/linux"], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            ["ls", "-laR", "/usr/include/linux"], capture_output=True, text=True, check=True
+        ).stdout
     )
 
 
@@ -184,7 +188,7 @@ def test_git_makes_a_repository(options, tmp_path):
 @EITHER
 def test_a_compiler_makes_the_same(options, tmp_path, compiler):
     source = tmp_path / "program.c"
-    source.write_text("#include <stdio.h>\nint main(void) { return puts(\"hello\") < 0; }\n")
+    source.write_text('#include <stdio.h>\nint main(void) { return puts("hello") < 0; }\n')
     objects = [tmp_path / "with.o", tmp_path / "without.o"]
     command = [compiler, "-O2", "-c", str(source), "-o"]
     done = run(*command, str(objects[0]), options=options)

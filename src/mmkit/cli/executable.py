@@ -20,16 +20,16 @@ _MOST_SCRIPTS = 5
 class Refusal(enum.Enum):
     """Why a program would not use what is preloaded."""
 
-    STATIC = "is statically linked: it brings its own malloc, and the loader that reads LD_PRELOAD never runs"
+    STATIC = "is statically linked: it has its own malloc, and the loader that reads LD_PRELOAD never runs"
     PRIVILEGED = (
-        "has more rights than its user (set-uid, set-gid or capabilities): the loader ignores LD_PRELOAD then. "
-        "Run it as the user it belongs to"
+        "has more rights than its user (set-uid, set-gid or capabilities): the loader ignores LD_PRELOAD "
+        "then. Run it as the user it belongs to"
     )
     FOREIGN = "is for another kind of processor than this mmkit"
 
 
 def refusal(program: str) -> Refusal | None:
-    """Return why LD_PRELOAD would do nothing for a program, as far as its file tells; None: nothing is known."""
+    """Return why LD_PRELOAD would do nothing for a program, as far as its file tells; else None."""
     for _ in range(_MOST_SCRIPTS):
         try:
             head = _head(program)

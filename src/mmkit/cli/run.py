@@ -77,7 +77,7 @@ def _found(name: str) -> str:
 
 
 def _library(guard: bool) -> Path:
-    """Return where the library was installed: beside the extension modules, which an editable install has elsewhere."""
+    """Return the library's path: it is installed with the extension modules, which need not lie here."""
     name = "libmmkit_preload_guard.so" if guard else "libmmkit_preload.so"
     return Path(native.__file__).parents[1] / "_lib" / name
 
