@@ -6,36 +6,16 @@
 
 #include <mmkit/futex.h>
 
+#include "channels.h"
 #include "support.h"
 
 enum { CAPACITY = 8192, MESSAGES = UNDER_TSAN ? 3000 : 20000 };
 
 static mmk_channel channel;
 
-static int fresh_file(uint32_t flags)
-{
-    int fd = mmk_sys_memfd_create("channel", MFD_CLOEXEC);
-    CHECK(fd >= 0 && posix_fallocate(fd, 0, (off_t)mmk_channel_bytes(CAPACITY, 1)) == 0);
-    CHECK(mmk_channel_format(fd, CAPACITY, flags) == 0);
-    return fd;
-}
-
 static void fresh_channel(uint32_t flags)
 {
-    CHECK(mmk_channel_attach(&channel, fresh_file(flags)) == 0);
-}
-
-static int reserve_now(mmk_channel *from, size_t length, mmk_channel_message *message)
-{
-    int error;
-    while ((error = mmk_channel_reserve(from, length, message)) == -MMK_ENOLANE) {
-        unsigned lanes = from->mapped;
-        CHECK(posix_fallocate(from->fd, 0, (off_t)mmk_channel_bytes(CAPACITY, lanes + 1)) == 0);
-        error = mmk_channel_add_lane(from, lanes);
-        if (error)
-            return error;
-    }
-    return error;
+    CHECK(mmk_channel_attach(&channel, fresh_file(CAPACITY, flags)) == 0);
 }
 
 static mmk_channel_message reserve(mmk_channel *from, size_t length)
@@ -278,12 +258,12 @@ TEST(what_is_no_channel_is_refused)
     int ends[2];
     CHECK(pipe(ends) == 0 && attach(ends[0]) == -MMK_ECORRUPT && close(ends[1]) == 0);
     CHECK(attach(-1) == -EBADF);
-    int fd = fresh_file(0);
+    int fd = fresh_file(CAPACITY, 0);
     CHECK(ftruncate(fd, (off_t)size_of(fd) - 1) == 0 && attach(fd) == -MMK_ECORRUPT);
-    fd = fresh_file(0);
+    fd = fresh_file(CAPACITY, 0);
     uint32_t version = MMK_CHANNEL_VERSION + 1;
     CHECK(pwrite(fd, &version, sizeof version, 8) == sizeof version && attach(fd) == -MMK_EFORMAT);
-    CHECK(attach(fresh_file(0)) == 0);
+    CHECK(attach(fresh_file(CAPACITY, 0)) == 0);
 }
 
 TEST(a_capacity_or_flags_out_of_bounds_are_refused)

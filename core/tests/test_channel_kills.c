@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/ptrace.h>
 
+#include "channels.h"
 #include "support.h"
 
 enum {
@@ -26,7 +27,7 @@ static struct {
 static void send_one(mmk_channel *to, int byte)
 {
     mmk_channel_message message;
-    CHECK(mmk_channel_reserve(to, LENGTH, &message) == 0);
+    CHECK(reserve_now(to, LENGTH, &message) == 0);
     memset(message.message.data, byte, LENGTH);
     mmk_channel_commit(to, &message);
 }
@@ -123,9 +124,7 @@ static void check_after_reader(bool at_most_once)
 static void begin(uint32_t flags)
 {
     memset(seen, 0, sizeof *seen);
-    descriptor = mmk_sys_memfd_create("channel", MFD_CLOEXEC);
-    CHECK(descriptor >= 0 && ftruncate(descriptor, (off_t)mmk_channel_bytes(CAPACITY, 1)) == 0);
-    CHECK(mmk_channel_format(descriptor, CAPACITY, flags) == 0);
+    descriptor = fresh_file(CAPACITY, flags);
     CHECK(mmk_channel_attach(&channel, descriptor) == 0);
     send_one(&channel, 9);
     CHECK(receive_one(&channel) == 9);
@@ -134,7 +133,7 @@ static void begin(uint32_t flags)
 static void claim_to_write(void)
 {
     mmk_channel_message message;
-    CHECK(mmk_channel_reserve(&channel, 1, &message) == 0);
+    CHECK(reserve_now(&channel, 1, &message) == 0);
     mmk_channel_abandon(&channel, &message);
 }
 
