@@ -28,7 +28,7 @@ int channel_forget_parent(mmk_channel *channel)
     if (error)
         return error;
     /* Also of a channel that was open before: a parent may have called unshare(2). */
-    if (channel->header->pid_namespace != namespace)
+    if (channel->header->namespaces != namespace)
         return -MMK_EOTHERPIDS;
     channel->owner = self.start << CLAIM_PID_BITS | self.pid;
     channel->generation = atomic_load(&mmk_process_generation);

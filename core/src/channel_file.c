@@ -60,7 +60,7 @@ int mmk_channel_format(int fd, uint64_t capacity, uint32_t flags)
     if (!error)
         error = mmk_process_self(&self);
     if (!error)
-        error = mmk_process_namespace(&header.pid_namespace);
+        error = mmk_process_namespace(&header.namespaces);
     if (error)
         return error;
     header.creator = self.start << CLAIM_PID_BITS | self.pid;

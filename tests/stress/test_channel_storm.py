@@ -129,8 +129,7 @@ class Storm:
             while (
                 self.kills < KILLS
                 or not (self.killed_sending and self.killed_holding)
-                or time.monotonic() < end
-                and self.next_writer < self.most_writers - 10
+                or (time.monotonic() < end and self.next_writer < self.most_writers - 10)
             ):
                 self.start_missing()
                 pause = time.monotonic() + self.random.random() * 0.01

@@ -43,9 +43,9 @@ typedef struct mmk_channel_header {
     char magic[8];
     uint32_t version;
     uint32_t flags;
-    uint64_t capacity;      /* of each lane, in bytes */
-    uint64_t lane_bytes;    /* from one lane to the next */
-    uint64_t pid_namespace; /* claims mean something only there */
+    uint64_t capacity;   /* of each lane, in bytes */
+    uint64_t lane_bytes; /* from one lane to the next */
+    uint64_t namespaces; /* of pids and of time (process.h): claims mean something only there */
     uint64_t creator;
     _Alignas(64) _Atomic uint64_t lanes;                        /* how many the file holds */
     _Atomic uint64_t mender;                                    /* who mends */
@@ -105,7 +105,7 @@ MMK_API MMK_MUST_CHECK int mmk_channel_format(int fd, uint64_t capacity, uint32_
  * returns  0, or what fstat(2), mmap(2) say
  *          -MMK_ECORRUPT    it is no channel: no magic, or sizes that do not fit the file
  *          -MMK_EFORMAT    made by a version that this one does not know
- *          -MMK_EOTHERPIDS  made in another PID namespace */
+ *          -MMK_EOTHERPIDS  made in another PID namespace, or another time namespace */
 MMK_API MMK_MUST_CHECK int mmk_channel_attach(mmk_channel *channel, int fd);
 
 /* Give up the claims and unmap. pre: no message is reserved or taken, no call runs. Harmless when closed. */

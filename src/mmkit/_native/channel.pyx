@@ -382,20 +382,17 @@ cdef class ChannelHandle:
         """
         cdef mmk_channel_message message
         cdef bytes copy
-        cdef char *to
         self.take(timeout, &message)
+        cdef bint quick = message.message.length <= QUICK
         try:
-            if message.message.length <= QUICK:
-                copy = PyBytes_FromStringAndSize(message.message.data, <Py_ssize_t>message.message.length)
-            else:
-                copy = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>message.message.length)
+            copy = PyBytes_FromStringAndSize(message.message.data if quick else NULL, <Py_ssize_t>message.message.length)
         except BaseException:
             mmk_channel_give_back(&self.handle, &message)
             raise
-        if message.message.length <= QUICK:
+        if quick:
             mmk_channel_finish(&self.handle, &message)
             return copy
-        to = PyBytes_AS_STRING(copy)
+        cdef char *to = PyBytes_AS_STRING(copy)
         self.running += 1
         with nogil:
             memcpy(to, message.message.data, message.message.length)

@@ -71,7 +71,7 @@ class Channel(ChannelHandle):
     CorruptError
         What the name stands for is no channel, or a damaged one.
     Error
-        It was made in another PID namespace.
+        It was made in another PID namespace, or another time namespace.
 
     References
     ----------
