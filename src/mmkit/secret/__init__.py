@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from mmkit.secret.copies import Copies, Form, Hit, Registers, Unread
+from mmkit.secret.copies import Copies, CoreNote, Form, Hit, Unread
 from mmkit.secret.scanning import find_copies
 
-__all__ = ["Copies", "Form", "Hit", "Registers", "Unread", "find_copies"]
+__all__ = ["Copies", "CoreNote", "Form", "Hit", "Unread", "find_copies"]
