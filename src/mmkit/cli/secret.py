@@ -97,9 +97,10 @@ def _without_echo(terminal: int) -> Iterator[None]:
     before = termios.tcgetattr(terminal)
     silent = termios.tcgetattr(terminal)
     silent[3] &= ~termios.ECHO
-    click.echo("Secret: ", nl=False, err=True)
     try:
+        # This drops what was typed before: ask afterwards.
         termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+        click.echo("Secret: ", nl=False, err=True)
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, before)

@@ -18,7 +18,7 @@ from mmkit.maps import Area
 from mmkit.maps.areas import PERMS
 from mmkit.maps.kinds import kind_of
 from mmkit.secret.copies import CoreNote, Unread
-from mmkit.secret.target import Part, Target
+from mmkit.secret.target import CUT_OFF, Part, Target
 
 __all__ = ["opened_core"]
 
@@ -49,6 +49,8 @@ _REGISTERS = {
     0x406: "NT_ARM_PAC_MASK",
     0x46E62B7F: "NT_PRXFPREG",
 }
+
+_LEFT_OUT = "it is not in the core file (coredump_filter, core(5))"
 
 #: Where notes are, for the scanner: no process has memory there.
 _NOTES_AT = 1 << 63
@@ -92,23 +94,26 @@ class _Core:
 
     def target(self) -> Target:
         """Lay out what is in it."""
-        segments = list(self._segments())
-        notes = [note for segment in segments if segment.kind == _PT_NOTE for note in self._notes(segment)]
+        notes: list[CoreNote] = []
+        memory, unread = [], []
+        for segment in self._segments():
+            if segment.kind == _PT_LOAD:
+                memory.append(segment)
+            elif segment.kind == _PT_NOTE and self._has(segment.offset, segment.in_file):
+                notes += self._notes(segment)
+            elif segment.kind == _PT_NOTE:
+                note = CoreNote("PT_NOTE", None, segment.offset, segment.in_file)
+                unread.append(Unread(0, segment.in_file, note, CUT_OFF))
         self._files = [
             file for note in notes if note.kind == _FACTS[_FILES] for file in self._mapped_files(note)
         ]
         parts = [Part(_NOTES_AT + note.offset, note.size, note.offset, note) for note in notes]
-        unread = []
-        for segment in segments:
-            if segment.kind != _PT_LOAD:
-                continue
+        for segment in memory:
             area = self._area(segment)
             parts.append(Part(segment.address, segment.in_file, segment.offset, area))
             if segment.in_memory > segment.in_file:
                 start, length = segment.address + segment.in_file, segment.in_memory - segment.in_file
-                unread.append(
-                    Unread(start, length, area, "it is not in the core file (coredump_filter, core(5))")
-                )
+                unread.append(Unread(start, length, area, _LEFT_OUT))
         return Target(self._descriptor, sorted(parts, key=lambda part: part.address), skipped=unread)
 
     def _read(self, form: struct.Struct, offset: int) -> tuple[int, ...]:
@@ -117,9 +122,12 @@ class _Core:
 
     def _bytes(self, length: int, offset: int) -> bytes:
         # Where the file's own numbers are wrong, a read could ask for more than there is memory.
-        if offset + length > os.fstat(self._descriptor).st_size:
+        if not self._has(offset, length):
             raise CorruptError(f"{self._path}: the core file is damaged: it refers to what is beyond its end")
         return os.pread(self._descriptor, length, offset)
+
+    def _has(self, offset: int, length: int) -> bool:
+        return offset + length <= os.fstat(self._descriptor).st_size
 
     def _segments(self) -> Iterator[_Segment]:
         start = os.pread(self._descriptor, _HEADER.size, 0)

@@ -14,12 +14,14 @@ from mmkit.maps import Area, Kind
 from mmkit.secret.copies import Copies, CoreNote, Form, Hit, Unread
 from mmkit.secret.scanner import Answer, Found, Missed, scan
 
-__all__ = ["KERNELS_OWN", "Part", "Target"]
+__all__ = ["CUT_OFF", "KERNELS_OWN", "Part", "Target"]
 
 _FORMS = tuple(Form)
 
 #: Why clocks and vsyscall are not looked at.
 KERNELS_OWN = "it is the kernel's own, and nobody writes there"
+#: Why an end of a core file is not.
+CUT_OFF = "the file ends before: it was cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Target:
         place = self._part(missed.address).place
         if self.pid is None:
             ends = missed.error == errno.ENODATA
-            reason = "the file ends before: it was cut off" if ends else os.strerror(missed.error)
+            reason = CUT_OFF if ends else os.strerror(missed.error)
         elif missed.error == errno.ENODATA:
             raise SyscallError(
                 errno.ESRCH,
