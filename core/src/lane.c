@@ -148,9 +148,9 @@ static void reclaim(mmk_lane *lane)
     step_write(&lane->shared->tail, tail);
 }
 
-/* Where to begin in an empty lane. A few pages use the same lines again and again. For more that is bad: who
- * writes to lines that the reader's own cache still holds has to take each away from there, and the reader then fetches
- * each from the writer's. Going round, they are in the shared cache by then: half the time. docs/channel.md has figures. */
+/* Where to begin in an empty lane. A few pages use the same lines again and again. For more that is bad: who writes to
+ * lines that the reader's own cache still holds has to take each away from there, and the reader then fetches each from
+ * the writer's. Going round, they are in the shared cache by then: half the time. docs/channel.md has figures. */
 static uint32_t begin_anew(const mmk_lane *lane, uint32_t wanted)
 {
     uint64_t end = lane->next_unit + (uint64_t)wanted;

@@ -384,8 +384,9 @@ cdef class ChannelHandle:
         cdef bytes copy
         self.take(timeout, &message)
         cdef bint quick = message.message.length <= QUICK
+        cdef char *source = message.message.data if quick else NULL
         try:
-            copy = PyBytes_FromStringAndSize(message.message.data if quick else NULL, <Py_ssize_t>message.message.length)
+            copy = PyBytes_FromStringAndSize(source, <Py_ssize_t>message.message.length)
         except BaseException:
             mmk_channel_give_back(&self.handle, &message)
             raise
