@@ -111,20 +111,18 @@ static MMK_MUST_CHECK int check_lists(mmk_heap *heap, tally *found)
 static MMK_MUST_CHECK int check_parked(mmk_heap *heap, tally *found)
 {
     const heap_control *control = heap->control;
-    for (uint32_t units = 0; units < PARKED_SIZES; units++) {
+    for (uint32_t stack = 0; stack < PARKED_SIZES; stack++) {
         unsigned count = 0;
-        for (uint64_t offset = control->parked[units]; offset; offset = parked_below(heap, block_at(heap, offset))) {
-            if (!is_parked(heap, offset) || block_at(heap, offset)->units != units || count == PARKED_MOST)
-                return report(heap, found, block_at(heap, offset), "the link of a freed block led astray");
+        for (uint64_t offset = control->parked[stack]; offset; offset = parked_below(heap, block_at(heap, offset))) {
+            block *head = block_at(heap, offset);
+            if (!is_parked(heap, offset) || stack_of(head->units) != stack || count == stack_most(stack))
+                return report(heap, found, head, "the link of a freed block led astray");
             count++;
         }
-        if (count != control->parked_count[units])
+        if (count != control->parked_count[stack])
             return report(heap, found, NULL, "the freed blocks that wait are not as many as were counted");
         found->waiting += count;
     }
-    if (control->parked_last && !is_parked(heap, control->parked_last))
-        return report(heap, found, block_at(heap, control->parked_last), "the block freed last is not");
-    found->waiting += control->parked_last != 0;
     return 0;
 }
 

@@ -16,7 +16,7 @@
 
 #define MAGIC UINT64_C(0x706165682d6b6d6d) /* "mmk-heap" in little-endian order */
 
-enum { VERSION = 1, BOOT_ID = 36 };
+enum { VERSION = 2, BOOT_ID = 36 };
 
 typedef struct heap_shared {
     _Atomic uint64_t magic; /* written last */
@@ -110,7 +110,7 @@ static void rebuild(mmk_heap *heap)
     memset(control->heads, 0, sizeof control->heads);
     memset(control->parked, 0, sizeof control->parked);
     memset(control->parked_count, 0, sizeof control->parked_count);
-    control->parked_last = control->victim = 0;
+    control->victim = 0;
     control->live_bytes = control->live_blocks = 0;
     for (unsigned i = 0; i < heap->slice_count; i++)
         for (block *head = (block *)heap->slices[i].start; head->state != END; head = block_after(head)) {

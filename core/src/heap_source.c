@@ -20,6 +20,16 @@ enum {
 
 /* ---- slices ---- */
 
+const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
+{
+    for (unsigned i = heap->slice_count; i-- > 0;) {
+        const heap_slice *slice = &heap->slices[i];
+        if ((uintptr_t)address - (uintptr_t)slice->start < (size_t)(slice->end - UNIT - slice->start))
+            return slice;
+    }
+    return NULL;
+}
+
 /* How much to ask for when `need` bytes are missing: the more, the larger the heap is. */
 static size_t step_for(const mmk_heap *heap, size_t need)
 {
