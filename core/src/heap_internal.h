@@ -378,7 +378,7 @@ void shared_give_up(mmk_heap *heap);
 /* Can nobody else come in? A process with one thread has nobody to lock out of a private heap. */
 static inline bool is_all_ours(const mmk_heap *heap)
 {
-    return __builtin_expect(heap->open && !heap->shared && mmk_is_single_threaded(), true);
+    return __builtin_expect(mmk_is_single_threaded() && heap->open && !heap->shared, true);
 }
 
 /* returns what heap_unlock wants to know, or a negative error: then it is not locked. */

@@ -133,6 +133,8 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "Region": mmkit.Region,
         "region": mmkit.Region,
         "segment": mmkit.SharedMemory,
+        "heap": mmkit.Heap,
+        "block": mmkit.Block,
         "Prot": mmkit.Prot,
         "Advice": mmkit.Advice,
         "MapFlag": mmkit.MapFlag,
