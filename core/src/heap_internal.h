@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <mmkit/heap.h>
 #include <mmkit/sys.h>
@@ -333,6 +334,13 @@ static inline bool is_in_newest_slice(const mmk_heap *heap, const void *address)
 static inline bool is_in_slice(const mmk_heap *heap, const void *address)
 {
     return is_in_newest_slice(heap, address) || source_slice_of(heap, address);
+}
+
+/* May a first touch of a page find nothing to back it, and be answered by a signal? A full tmpfs, a pool of huge pages
+ * in which none were reserved. */
+static inline bool source_may_lack_memory(const mmk_region *region)
+{
+    return region->fd >= 0 || (region->flags & MAP_HUGETLB && region->flags & MAP_NORESERVE);
 }
 
 /* Make sure that writing before this address finds memory, where it might not: a full tmpfs answers with a signal.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Literal, Self
 
 from mmkit._native.heap import HeapHandle
@@ -11,6 +10,7 @@ from mmkit.errors import CorruptError
 from mmkit.heap.figures import BlockInfo, HeapStats, Leak, SizeClass
 from mmkit.heap.picture import draw
 from mmkit.hints import size
+from mmkit.leaving import Closing
 from mmkit.region import Region
 
 __all__ = ["Heap"]
@@ -21,7 +21,7 @@ _REGION = 2
 
 
 @adopt_methods
-class Heap(HeapHandle):
+class Heap(HeapHandle, Closing):
     r"""Blocks of any size out of one source of memory.
 
     Parameters
@@ -227,19 +227,6 @@ class Heap(HeapHandle):
         return max(0, before - self._resident())
 
     # ---- life ---------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except BufferError as refusal:
-            if error is None:
-                raise
-            error.add_note(f"mmkit: {refusal}")
 
     def __repr__(self) -> str:
         if self.closed:
