@@ -66,10 +66,9 @@ static inline bool is_large(const mmk_heap *heap, size_t size)
 }
 
 /* Zeros: what was never written to is not touched. */
-static void zero_block(const block *head, const char *fresh, bool is_fresh_after)
+static void zero_block(char *bytes, size_t size, const char *fresh, bool is_fresh_after)
 {
-    char *bytes = bytes_of(head);
-    size_t size = asked_of(head), dirty = size;
+    size_t dirty = size;
     if (is_fresh_after) {
         size_t used = fresh > bytes + sizeof(links) ? (size_t)(fresh - bytes) : sizeof(links);
         dirty = used < size ? used : size;
@@ -96,7 +95,7 @@ static MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align,
     if (is_fresh_after)
         heap->fresh = end;
     if (zero)
-        zero_block(head, fresh, is_fresh_after);
+        zero_block(bytes_of(head), size, fresh, is_fresh_after);
     *bytes = bytes_of(head);
     return 0;
 }
@@ -116,8 +115,7 @@ __attribute__((noinline)) static int alloc_locked(mmk_heap *heap, size_t size, s
             is_large(heap, size) ? large_alloc(heap, size, align, bytes) : alloc_block(heap, size, align, zero, bytes);
     if (!error)
         count_live(heap, size);
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
 /* What most calls ask for, a size that was freed lately, is had without a lock and without calling anything: a function
@@ -180,8 +178,7 @@ __attribute__((noinline)) static int free_locked(mmk_heap *heap, void *bytes)
     int error = heap->open ? look_up(heap, bytes, &head, &large) : -MMK_ECLOSED;
     if (!error)
         error = free_found(heap, head, large);
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
 /* As mmk_heap_alloc: a live block that is as it should be, and has room to wait. */
@@ -255,8 +252,7 @@ int mmk_heap_resize(mmk_heap *heap, void **bytes, size_t size, size_t align)
             count_live(heap, size);
         }
     }
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
 ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
@@ -276,8 +272,7 @@ ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
         const large_block *large = large_find(heap, bytes);
         answer = large ? (ssize_t)large->size : answer;
     }
-    heap_unlock(heap, locked);
-    return answer;
+    return heap_unlock(heap, locked, answer);
 }
 
 int mmk_heap_trim(mmk_heap *heap)
@@ -286,6 +281,5 @@ int mmk_heap_trim(mmk_heap *heap)
     if (__builtin_expect(locked < 0, false))
         return locked;
     int error = heap->open ? source_trim(heap) : -MMK_ECLOSED;
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }

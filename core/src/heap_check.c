@@ -146,26 +146,43 @@ static MMK_MUST_CHECK int check_counts(mmk_heap *heap, tally *found)
     return 0;
 }
 
+static MMK_MUST_CHECK int check_all(mmk_heap *heap, tally *found)
+{
+    int error = heap->open ? 0 : -MMK_ECLOSED;
+    for (unsigned i = 0; !error && i < heap->slice_count; i++)
+        error = check_slice(heap, &heap->slices[i], found);
+    if (!error)
+        error = check_lists(heap, found);
+    if (!error)
+        error = check_parked(heap, found);
+    if (!error)
+        error = check_counts(heap, found);
+    return error;
+}
+
+/* A shared heap that is known to be damaged lets nobody in: look from outside. */
+static MMK_MUST_CHECK int check_from_outside(mmk_heap *heap, tally *found)
+{
+    int error = watch_begin(heap);
+    if (error)
+        return error;
+    error = check_all(heap, found);
+    if (!error)
+        error = report(heap, found, NULL, "what was damaged cannot be found any more");
+    return watch_end(heap) ? -MMK_ECORRUPT : error;
+}
+
 int mmk_heap_check(mmk_heap *heap, mmk_heap_damage *damage)
 {
     tally found = {.damage = damage};
     *damage = (mmk_heap_damage){0};
-    int locked = heap_lock(heap);
-    /* A shared heap that is known to be damaged lets nobody in: look from outside. */
-    if (locked < 0 && locked != -MMK_ECORRUPT)
-        return locked;
-    int error = heap->open ? 0 : -MMK_ECLOSED;
-    for (unsigned i = 0; !error && i < heap->slice_count; i++)
-        error = check_slice(heap, &heap->slices[i], &found);
-    if (!error)
-        error = check_lists(heap, &found);
-    if (!error)
-        error = check_parked(heap, &found);
-    if (!error)
-        error = check_counts(heap, &found);
+    int locked = heap_lock(heap), error;
     if (locked >= 0)
-        heap_unlock(heap, locked);
-    else if (!error)
-        error = report(heap, &found, NULL, "what was damaged cannot be found any more");
+        error = (int)heap_unlock(heap, locked, check_all(heap, &found));
+    else
+        error = locked == -MMK_ECORRUPT ? check_from_outside(heap, &found) : locked;
+    uintptr_t torn = watch_torn(heap);
+    if (error == -MMK_ECORRUPT && torn)
+        *damage = (mmk_heap_damage){.what = "its file was made shorter, or cannot be read there", .address = torn};
     return error;
 }

@@ -367,19 +367,42 @@ void large_close_all(mmk_heap *heap);
 /* Have the heap's lock taken around fork(2), and free in the child; stop that. */
 void fork_watch(mmk_heap *heap);
 void fork_forget(mmk_heap *heap);
+/* Is another heap in the same region? */
+bool fork_knows_neighbour(const mmk_heap *heap);
 
 /* ---- shared heaps: heap_shared.c ---- */
 
 /* Make a heap at an offset of the region, or join the one that is there. pre: the region is shared, and viewed. */
-MMK_MUST_CHECK int shared_create(mmk_heap *heap, size_t offset, size_t length);
-MMK_MUST_CHECK int shared_join(mmk_heap *heap, size_t offset, size_t length);
+MMK_MUST_CHECK int shared_open(mmk_heap *heap, size_t offset, size_t length, bool joins);
 
 /* Take the lock, and put right what somebody who died with it left. returns 0, -MMK_ECLOSED, -MMK_ECORRUPT. */
 MMK_MUST_CHECK int shared_enter(mmk_heap *heap);
-void shared_leave(mmk_heap *heap);
+/* returns 0, -MMK_ECORRUPT where something was missing since */
+MMK_MUST_CHECK int shared_leave(mmk_heap *heap);
 
 /* Nobody shall use it any more: it is damaged. */
 void shared_give_up(mmk_heap *heap);
+
+/* ---- files that others make shorter: heap_watch.c ---- */
+
+typedef struct heap_watch heap_watch;
+typedef union robust_mutex robust_mutex;
+enum { HEAP_WATCH_ROOM = 256 }; /* bytes */
+
+/* Watch the region of a shared heap, if need be. room: of HEAP_WATCH_ROOM zeros. */
+MMK_MUST_CHECK int watch_open(mmk_heap *heap, void *room, robust_mutex *mutex);
+void watch_close(mmk_heap *heap);
+
+/* Around everything that touches a shared heap. returns 0, or -MMK_ECORRUPT: something was missing, now or before.
+ * watch_begin then has not begun. */
+MMK_MUST_CHECK int watch_begin(mmk_heap *heap);
+MMK_MUST_CHECK int watch_end(mmk_heap *heap);
+
+/* The first address that was missing; 0: none was. */
+uintptr_t watch_torn(const mmk_heap *heap);
+
+/* In the child. */
+void watch_forked(mmk_heap *heap);
 
 /* ---- the lock ---- */
 
@@ -400,12 +423,16 @@ static inline int heap_lock(mmk_heap *heap)
     return 1;
 }
 
-static inline void heap_unlock(mmk_heap *heap, int locked)
+/* returns the answer of the call, or why that is none. */
+static inline MMK_MUST_CHECK ssize_t heap_unlock(mmk_heap *heap, int locked, ssize_t answer)
 {
-    if (__builtin_expect(heap->shared != NULL, false))
-        shared_leave(heap);
-    else if (locked)
+    if (__builtin_expect(heap->shared != NULL, false)) {
+        int error = shared_leave(heap);
+        return error ? error : answer;
+    }
+    if (locked)
         pthread_mutex_unlock(&heap->lock);
+    return answer;
 }
 
 static inline void count_live(mmk_heap *heap, size_t size)

@@ -261,7 +261,7 @@ static MMK_MUST_CHECK int use_region(mmk_heap *heap, size_t offset, bool joins)
     if (!is_shared)
         error = source_add_slices(heap, offset, end);
     else
-        error = joins ? shared_join(heap, offset, end - offset) : shared_create(heap, offset, end - offset);
+        error = shared_open(heap, offset, end - offset, joins);
     if (error)
         mmk_view_close(region, &heap->view);
     return error;
@@ -282,7 +282,7 @@ static uint64_t secret_key(const mmk_heap *heap)
 int source_open(mmk_heap *heap, size_t offset, bool joins)
 {
     size_t control = mmk_round_up(sizeof(heap_control), UNIT);
-    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + SLICES * sizeof(heap_slice),
+    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + SLICES * sizeof(heap_slice) + HEAP_WATCH_ROOM,
                                                           .prot = PROT_READ | PROT_WRITE,
                                                           .flags = MAP_PRIVATE | MAP_ANONYMOUS,
                                                           .fd = -1});
@@ -342,8 +342,10 @@ void source_close(mmk_heap *heap)
         else if (heap->source == MMK_HEAP_MMAP)
             (void)!mmk_region_close(&slice->region);
     }
-    if (heap->source == MMK_HEAP_REGION)
-        mmk_view_close(heap->region, &heap->view);
+    if (heap->source != MMK_HEAP_REGION)
+        return;
+    watch_close(heap);
+    mmk_view_close(heap->region, &heap->view);
 }
 
 void source_dispose(mmk_heap *heap)

@@ -204,11 +204,13 @@ class Heap(HeapHandle, Closing):
         damage = self._check()
         if damage is not None:
             what, address, before, after = damage
-            raise CorruptError(
-                f"the heap is damaged at {address:#x}: {what}. The last good head in front of it is at "
-                f"{before:#x}, the next good one at {after:#x}: most likely the block before it was written "
-                "past its end"
+            where = (
+                f". The last good head in front of it is at {before:#x}, the next good one at {after:#x}: most "
+                "likely the block before it was written past its end"
+                if before or after
+                else ""
             )
+            raise CorruptError(f"the heap is damaged at {address:#x}: {what}{where}")
 
     def trim(self) -> int:
         """Give free pages back: the end of the heap to its source, those in the middle by madvise(2).
