@@ -100,9 +100,10 @@ static inline uint64_t offset_of(const mmk_heap *heap, const block *head)
     return (uint64_t)((const char *)head - heap->origin);
 }
 
+/* A smashed link may lead anywhere. */
 static inline block *block_at(const mmk_heap *heap, uint64_t offset)
 {
-    return (block *)(heap->origin + offset);
+    return (block *)((uintptr_t)heap->origin + offset);
 }
 
 /* A head is read and written as two words: a store of a field would keep a following load of a word waiting. */

@@ -2,8 +2,8 @@
  *
  * A touch of a page that is not there is a SIGBUS. Inside a call on a heap, the hook of its region (fault.h) puts
  * zeros there, from that page to the region's end, and lets the instruction go on. Zeros are no heads: the call finds
- * the heap damaged, or finds nothing wrong and answers -MMK_ECORRUPT all the same when it leaves. From then on nobody
- * in this process enters. The last to leave puts the file back, so that what touches a block meets what is true.
+ * the heap damaged, or finds nothing wrong and answers -MMK_ECORRUPT all the same when it leaves. It puts the file back
+ * then, so that what touches a block meets what is true, and nobody in this process enters any more.
  *
  *     region   [ lock, lists │ slice ........................│ not there ...... ]
  *                                                            └ torn
@@ -23,10 +23,9 @@
 #include "robust.h"
 
 struct heap_watch {
-    _Atomic unsigned inside; /* threads in a call */
-    _Atomic uintptr_t torn;  /* where zeros begin, or began; 0: nothing was missing so far */
-    atomic_bool has_zeros;   /* they are there still */
-    atomic_flag is_mending;
+    pthread_mutex_t gate;   /* of this process: nobody else is inside, even if the heap's lock is gone */
+    _Atomic uintptr_t torn; /* where zeros begin, or began; 0: nothing was missing so far */
+    bool has_zeros;         /* they are there still */
     robust_mutex *mutex;
     robust_mutex free_mutex;
     __pthread_list_t nowhere; /* where its links lead */
@@ -37,12 +36,13 @@ _Static_assert(sizeof(struct heap_watch) <= HEAP_WATCH_ROOM, "source_open reserv
 /* The call that this thread is in. Initial-exec: read by the signal's handler. */
 static __thread struct {
     mmk_heap *volatile heap;
+    bool is_gate_shut;
     touch touch;
     struct robust_list_head *locks; /* libc's list of the robust locks that the thread holds */
     struct robust_list *last_lock;  /* the last of them before the call */
 } self __attribute__((tls_model("initial-exec")));
 
-/* Put zeros, and the lock, at [from, end) at once: threads that wait for the lock look at it meanwhile. */
+/* Put zeros, and the lock, at [from, end). */
 static bool put_zeros(const heap_watch *watch, uintptr_t from, uintptr_t end)
 {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -65,17 +65,13 @@ static mmk_fault_answer mend(mmk_region *region, uintptr_t address, bool write)
     if (!heap || heap->region != region)
         return MMK_FAULT_PASS_ON;
     heap_watch *watch = heap->watch;
-    while (atomic_flag_test_and_set(&watch->is_mending))
-        ; /* another thread puts zeros, for an instant, and perhaps here, too */
     uintptr_t torn = atomic_load(&watch->torn), from = mmk_round_down(address, region->granule);
     uintptr_t end = torn ? torn : (uintptr_t)region->base + mmk_region_length(region);
-    bool is_mended = (torn && address >= torn) || put_zeros(watch, from, end);
-    if (is_mended && from < end) {
-        atomic_store(&watch->has_zeros, true);
-        atomic_store(&watch->torn, from);
-    }
-    atomic_flag_clear(&watch->is_mending);
-    return is_mended ? MMK_FAULT_RETRY : MMK_FAULT_PASS_ON;
+    if (from >= end || !put_zeros(watch, from, end))
+        return MMK_FAULT_PASS_ON;
+    watch->has_zeros = true;
+    atomic_store(&watch->torn, from);
+    return MMK_FAULT_RETRY;
 }
 
 static void put_file_back(const mmk_heap *heap)
@@ -121,7 +117,9 @@ int watch_begin(mmk_heap *heap)
     heap_watch *watch = heap->watch;
     if (!watch)
         return 0;
-    atomic_fetch_add(&watch->inside, 1);
+    self.is_gate_shut = !mmk_is_single_threaded();
+    if (self.is_gate_shut)
+        pthread_mutex_lock(&watch->gate);
     find_locks();
     self.heap = heap;
     touch_begin(&self.touch);
@@ -135,20 +133,22 @@ int watch_end(mmk_heap *heap)
         return 0;
     touch_end(&self.touch);
     self.heap = NULL;
-    if (watch_torn(heap))
+    uintptr_t torn = watch_torn(heap);
+    if (torn)
         forget_lock(watch);
-    bool is_last = atomic_fetch_sub(&watch->inside, 1) == 1;
-    if (is_last && atomic_exchange(&watch->has_zeros, false))
+    if (watch->has_zeros)
         put_file_back(heap);
-    return watch_torn(heap) ? -MMK_ECORRUPT : 0;
+    watch->has_zeros = false;
+    if (self.is_gate_shut)
+        pthread_mutex_unlock(&watch->gate);
+    return torn ? -MMK_ECORRUPT : 0;
 }
 
 void watch_forked(mmk_heap *heap)
 {
-    if (!heap->watch)
-        return;
-    atomic_store(&heap->watch->inside, 0);
-    atomic_flag_clear(&heap->watch->is_mending);
+    /* Who was inside is not here. */
+    if (heap->watch)
+        pthread_mutex_init(&heap->watch->gate, NULL);
 }
 
 int watch_open(mmk_heap *heap, void *room, robust_mutex *mutex)
@@ -156,6 +156,7 @@ int watch_open(mmk_heap *heap, void *room, robust_mutex *mutex)
     if (!atomic_load(&heap->region->may_shrink))
         return 0;
     heap_watch *watch = room;
+    pthread_mutex_init(&watch->gate, NULL);
     watch->mutex = mutex;
     int error = robust_init(&watch->free_mutex);
     watch->free_mutex.mutex.__data.__list.__next = watch->free_mutex.mutex.__data.__list.__prev =
