@@ -53,7 +53,7 @@ static inline bool is_parked(const mmk_heap *heap, uint64_t offset)
 /* Both of these can be told to be quick: to call nothing, which they can in a heap that is all ours, and for a block
  * in its newest slice; others they leave alone. */
 
-/* Take a block of exactly this size, so aligned. NULL: none waits, or what waits is damaged, which merging it will say. */
+/* Take a block of exactly this size, so aligned. NULL: none waits, or one that is damaged, as merging it will say. */
 static inline block *unpark(mmk_heap *heap, uint32_t units, size_t align, size_t slack, bool is_quick)
 {
     heap_control *control = heap->control;

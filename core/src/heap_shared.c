@@ -93,8 +93,8 @@ static bool chain_is_whole(mmk_heap *heap, const heap_slice *slice)
 /* Merge the free blocks that follow a free one into it. */
 static void join_free(mmk_heap *heap, block *head)
 {
-    for (block *after = block_after(head);
-         (after->state == FREE || after->state == PARKED) && !watch_torn(heap); after = block_after(head)) {
+    for (block *after = block_after(head); (after->state == FREE || after->state == PARKED) && !watch_torn(heap);
+         after = block_after(head)) {
         block *behind = block_after(after);
         uint32_t units = head->units + after->units;
         write_head(heap, head, units, head->before, FREE, 0);

@@ -282,10 +282,11 @@ static uint64_t secret_key(const mmk_heap *heap)
 int source_open(mmk_heap *heap, size_t offset, bool joins)
 {
     size_t control = mmk_round_up(sizeof(heap_control), UNIT);
-    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + SLICES * sizeof(heap_slice) + HEAP_WATCH_ROOM,
-                                                          .prot = PROT_READ | PROT_WRITE,
-                                                          .flags = MAP_PRIVATE | MAP_ANONYMOUS,
-                                                          .fd = -1});
+    int error =
+        mmk_region_map(&heap->own, &(mmk_request){.length = control + SLICES * sizeof(heap_slice) + HEAP_WATCH_ROOM,
+                                                  .prot = PROT_READ | PROT_WRITE,
+                                                  .flags = MAP_PRIVATE | MAP_ANONYMOUS,
+                                                  .fd = -1});
     if (error)
         return error;
     heap->control = (heap_control *)heap->own.base;

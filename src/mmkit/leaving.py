@@ -38,7 +38,5 @@ class Closing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self: _Closable, kind: object, error: BaseException | None, traceback: object
-    ) -> None:
+    def __exit__(self: _Closable, kind: object, error: BaseException | None, traceback: object) -> None:
         leave(self.close, error)

@@ -92,19 +92,18 @@ def test_where_the_pool_runs_out_alloc_answers_and_nobody_is_killed(shared):
 
     def starve():
         length = 1000 * huge_page_size()
-        with Region.anonymous(length, hugepages="require", noreserve=True, shared=shared) as region:
-            # The first and the last page are needed for the heap itself.
-            with Heap(region) as heap:
-                blocks = []
-                with pytest.raises(OutOfMemory):
-                    while True:
-                        blocks.append(heap.alloc(huge_page_size() // 2, zero=True))
-                heap.check()
-                small = heap.alloc(1000, zero=True)
-                small.free()
-                for block in blocks:
-                    block.free()
-                heap.check()
+        how = {"hugepages": "require", "noreserve": True, "shared": shared}
+        # The first and the last page are needed for the heap itself.
+        with Region.anonymous(length, **how) as region, Heap(region) as heap:
+            blocks = []
+            with pytest.raises(OutOfMemory):
+                while True:
+                    blocks.append(heap.alloc(huge_page_size() // 2, zero=True))
+            heap.check()
+            heap.alloc(1000, zero=True).free()
+            for block in blocks:
+                block.free()
+            heap.check()
 
     in_child(starve)
 
@@ -118,7 +117,9 @@ def test_a_heap_lies_on_memory_that_is_advised_to_be_of_huge_pages():
             kept = heap.alloc(5 << 20, zero=True)
             memoryview(kept)[:] = b"x" * len(kept)
             huge = sum(
-                area.anonhugepages for area in maps.read(costs=True) if area.start <= region.address < area.end
+                area.anonhugepages
+                for area in maps.read(costs=True)
+                if area.start <= region.address < area.end
             )
             # Whether it finds huge pages free is the kernel's to say.
             assert huge % huge_page_size() == 0

@@ -10,7 +10,7 @@ from functools import partial
 
 from mmkit.errors import ClosedError, Error, OutOfMemory
 from mmkit.hints import failure as system_failure, size as written_size
-from mmkit.leaving import leave
+from mmkit.leaving import leave as leave_block
 
 cdef enum:
     EINVAL = 22
@@ -292,7 +292,7 @@ cdef class Mark(Place):
 
     def __exit__(self, kind, error, traceback):
         if self.arena is not None:
-            leave(partial(self.arena.rewind, self), error)
+            leave_block(partial(self.arena.rewind, self), error)
 
     def __repr__(self):
         if self.arena is None:

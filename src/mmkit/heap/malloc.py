@@ -205,8 +205,8 @@ class Heap(HeapHandle, Closing):
         if damage is not None:
             what, address, before, after = damage
             where = (
-                f". The last good head in front of it is at {before:#x}, the next good one at {after:#x}: most "
-                "likely the block before it was written past its end"
+                f". The last good head in front of it is at {before:#x}, the next good one at {after:#x}: "
+                "most likely the block before it was written past its end"
                 if before or after
                 else ""
             )

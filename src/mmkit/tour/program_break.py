@@ -87,7 +87,7 @@ def a_heap(stage: Stage) -> None:
             step.show(before, strip("after", page, _PAGES))
             head = blocks[0].address - start
             step.check(
-                f"the first block is {head} bytes behind the old end: what the heap must know of it lies between",
+                f"the first block is {head} bytes behind the old end: between lies what the heap must know",
                 0 < head <= PAGE_SIZE,
             )
             step.check(
@@ -108,7 +108,9 @@ def a_heap(stage: Stage) -> None:
                 step.check(f"sbrk(0) says {now:#x} again", permissions(_page_behind(start)) == "")
             else:
                 step.say("not called: malloc has moved the end since, or there are other threads")
-                step.check("the heap's pages are given back", not any(in_this_process(_page_behind(start), 1)))
+                step.check(
+                    "the heap's pages are given back", not any(in_this_process(_page_behind(start), 1))
+                )
 
 
 def _page_behind(address: int) -> int:
@@ -126,8 +128,8 @@ SECTION = Section(
     introduction=(
         "The heap is one stretch of memory with a movable end, the break. brk() sets that end, sbrk() moves "
         "it by so many bytes. malloc, which hands out memory in C, moves it up when it needs more, and may "
-        "move it down again. Python asks malloc for all but small objects. mmkit's Heap can do what malloc does, on "
-        "the same break."
+        "move it down again. Python asks malloc for all but small objects. mmkit's Heap can do what malloc "
+        "does, on the same break."
     ),
     scenes=(the_break, a_heap),
 )
