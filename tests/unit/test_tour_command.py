@@ -126,9 +126,9 @@ def test_the_list_names_all_and_runs_nothing(monkeypatch):
     ]
     assert [line.split(maxsplit=1)[1] for line in output.splitlines() if line.strip()[:1].isdigit()] == TITLES
     assert max(map(len, output.splitlines())) <= 80
-    assert tour("--list", "--step", "7").output.splitlines() == [
+    assert tour("--list", "--step", "9").output.splitlines() == [
         "file        3 · A file as memory: mmap, msync",
-        f"         7  {TITLES[6]}",
+        f"         9  {TITLES[8]}",
     ]
 
 
@@ -226,7 +226,7 @@ def test_a_call_that_was_made_many_times_counts_as_often(with_scene):
 
 
 def test_without_calls_there_is_no_table_of_them_and_no_gap_where_it_would_be():
-    output = tour("--step", "8").output
+    output = tour("--step", "10").output
     assert "The calls shown above" not in output
     assert "\n\n\n" not in output
 

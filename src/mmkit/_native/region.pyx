@@ -16,7 +16,6 @@ from mmkit._native.sys cimport mmk_registry_hold, mmk_registry_release, mmk_sys_
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Advice, MapFlag, MapType, Prot, SyncFlag
 from mmkit.hints import failure, memory_fault
-from mmkit.leaving import leave
 
 cdef extern from "Python.h":
     size_t PY_SSIZE_T_MAX
@@ -816,7 +815,12 @@ cdef class Protection:
         return self.region.covered(self.pages)
 
     def __exit__(self, kind, error, traceback):
-        leave(self.release, error)
+        try:
+            self.release()
+        except BufferError as refusal:
+            if error is None:
+                raise
+            error.add_note(f"mmkit: {refusal}")
 
     def release(self):
         """Take the protection away; what lies below it is in force again."""
