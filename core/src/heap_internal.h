@@ -317,7 +317,7 @@ MMK_MUST_CHECK int source_grow(mmk_heap *heap, uint32_t units);
 /* The slice that has this address between its first head and its END; NULL: none. */
 const heap_slice *source_slice_of(const mmk_heap *heap, const void *address);
 
-MMK_MUST_CHECK int source_open(mmk_heap *heap, size_t offset, bool joins);
+MMK_MUST_CHECK int source_open(mmk_heap *heap, const mmk_heap_request *request, bool joins);
 
 /* Make slices of free memory of the caller's region, from an offset to another. */
 MMK_MUST_CHECK int source_add_slices(mmk_heap *heap, size_t offset, size_t end);
@@ -362,6 +362,29 @@ MMK_MUST_CHECK int large_free(mmk_heap *heap, large_block *large);
 MMK_MUST_CHECK int large_resize(mmk_heap *heap, large_block *large, void **bytes, size_t size);
 large_block *large_find(const mmk_heap *heap, const void *bytes);
 void large_close_all(mmk_heap *heap);
+
+/* ---- guarded blocks: heap_guard.c ---- */
+
+/* As mmk_heap_alloc and so on, with the heap's lock held. What is new is not counted yet. */
+MMK_MUST_CHECK int guard_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes);
+MMK_MUST_CHECK int guard_free(mmk_heap *heap, void *bytes);
+MMK_MUST_CHECK int guard_resize(mmk_heap *heap, void **bytes, size_t size, size_t align);
+ssize_t guard_size(mmk_heap *heap, const void *bytes);
+
+/* Walk the live blocks, from a place of zeros. returns false behind the last. */
+typedef struct guard_place {
+    unsigned area;
+    size_t page;
+} guard_place;
+bool guard_next(const mmk_heap *heap, guard_place *place, mmk_heap_block *found);
+
+/* Where a live block was written out of its bounds; NULL: nowhere that is known. */
+const char *guard_first_smashed(const mmk_heap *heap, uintptr_t block);
+
+/* Bytes for heap->guard, zeroed. */
+size_t guard_room(void);
+void guard_close(mmk_heap *heap);
+void guard_dispose(mmk_heap *heap);
 
 /* ---- fork: heap_fork.c ---- */
 
@@ -410,7 +433,7 @@ void watch_forked(mmk_heap *heap);
 /* Can nobody else come in? A process with one thread has nobody to lock out of a private heap. */
 static inline bool is_all_ours(const mmk_heap *heap)
 {
-    return __builtin_expect(mmk_is_single_threaded() && heap->open && !heap->shared, true);
+    return __builtin_expect(mmk_is_single_threaded() && heap->open && !heap->shared && !heap->guard, true);
 }
 
 /* returns what heap_unlock wants to know, or a negative error: then it is not locked. */
