@@ -96,12 +96,10 @@ static MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align,
     if (error)
         return error;
     open_bytes(heap, head);
-    char *end = (char *)block_after(head), *fresh = heap->fresh;
-    bool is_fresh_after = end > fresh && end <= heap->fresh_end;
-    if (is_fresh_after)
-        heap->fresh = end;
+    char *fresh = heap->fresh;
+    spend_fresh(heap, head);
     if (zero)
-        zero_block(bytes_of(head), size, fresh, is_fresh_after);
+        zero_block(bytes_of(head), size, fresh, heap->fresh != fresh);
     *bytes = bytes_of(head);
     return 0;
 }
@@ -235,9 +233,7 @@ static MMK_MUST_CHECK int resize_block(mmk_heap *heap, block *head, size_t size)
     if (!error)
         error = blocks_fit(heap, head, units, slack);
     open_bytes(heap, head);
-    char *end = (char *)block_after(head);
-    if (end > heap->fresh && end <= heap->fresh_end)
-        heap->fresh = end;
+    spend_fresh(heap, head);
     return error;
 }
 

@@ -232,6 +232,14 @@ static inline block *block_after(const block *head)
     return (block *)head + head->units;
 }
 
+/* Say of a block that is about to be written to that what it reaches over is no longer fresh. */
+static inline void spend_fresh(mmk_heap *heap, const block *head)
+{
+    char *end = (char *)block_after(head);
+    if (end > heap->fresh && end <= heap->fresh_end)
+        heap->fresh = end;
+}
+
 static inline block *block_before(const block *head)
 {
     return (block *)head - head->before;

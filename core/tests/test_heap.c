@@ -168,6 +168,19 @@ TEST(a_block_grows_in_place_where_there_is_room)
     mmk_heap_dispose(&heap);
 }
 
+/* The record of a large block stands where nothing stood before, and leaves what it wrote. */
+TEST(zeroed_blocks_are_zeros_where_the_record_of_a_large_one_was)
+{
+    open_mmap_heap(0);
+    CHECK(mmk_heap_free(&heap, alloc(MMK_HEAP_LARGE)) == 0);
+    check(); /* merges what waits */
+    for (size_t size = 1; size < 1024; size = size * 2 + 1) {
+        void *zeros;
+        CHECK(mmk_heap_alloc(&heap, size, 1, true, &zeros) == 0 && all_bytes_are(zeros, size, 0));
+    }
+    mmk_heap_dispose(&heap);
+}
+
 TEST(zeroed_blocks_are_zeros_whatever_was_there)
 {
     open_mmap_heap(0);
@@ -351,6 +364,7 @@ int main(void)
     RUN(a_second_free_and_a_foreign_pointer_change_nothing);
     RUN(freed_neighbours_merge);
     RUN(a_block_grows_in_place_where_there_is_room);
+    RUN(zeroed_blocks_are_zeros_where_the_record_of_a_large_one_was);
     RUN(zeroed_blocks_are_zeros_whatever_was_there);
     RUN(at_the_limit_nothing_changes_and_the_heap_goes_on);
     RUN(wherever_memory_runs_out_the_heap_is_whole_and_goes_on);
