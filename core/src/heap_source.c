@@ -13,6 +13,7 @@
 
 enum {
     LEAST_STEP = 256 << 10, /* bytes to ask the source for at once; more as the heap grows */
+    MOST_STEP = 1 << 30,    /* but no more: large blocks count for its size, and no slice may span 64 GiB */
     FIRST_ROOM = 64 << 20,  /* address space of the first slice to grow in; each further one has twice as much */
     BACK_AT_ONCE = 1 << 20, /* bytes whose memory is made sure of at once */
     OVERHEAD = 4 * UNIT,    /* of a slice: its END, and what alignment takes */
@@ -34,7 +35,7 @@ const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
 static size_t step_for(const mmk_heap *heap, size_t need)
 {
     size_t step = heap->control->mapped_bytes / 8;
-    step = step < LEAST_STEP ? LEAST_STEP : step;
+    step = step < LEAST_STEP ? LEAST_STEP : step > MOST_STEP ? MOST_STEP : step;
     return mmk_round_up(need > step ? need : step, mmk_page_size());
 }
 
@@ -225,6 +226,7 @@ int source_add_slices(mmk_heap *heap, size_t offset, size_t end)
 {
     mmk_region *region = heap->region;
     int error = 0;
+    heap->control->mapped_bytes = end - offset;
     if (source_may_lack_memory(region))
         heap->control->backed = (uint64_t)(region->base + offset - heap->origin);
     while (!error && end - offset >= 4 * UNIT && heap->slice_count < SLICES) {
@@ -239,7 +241,6 @@ int source_add_slices(mmk_heap *heap, size_t offset, size_t end)
             begin_slice(heap, region->base + offset, region->base + offset + span);
         offset += span;
     }
-    heap->control->mapped_bytes = end;
     if (!error && heap->slice_count == 0)
         error = -EINVAL;
     return error == -EFAULT ? -ENOMEM : error;

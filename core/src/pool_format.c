@@ -154,8 +154,10 @@ static uint32_t state_of(const mmk_pool *pool, uint32_t index)
 static bool describe(const mmk_pool *pool, uint32_t index, mmk_pool_block *block)
 {
     uint32_t state = state_of(pool, index);
+    if ((state & POOL_STATE) != POOL_LIVE)
+        return false;
     *block = (mmk_pool_block){pool_bytes_of(pool, index), index, state >> POOL_GENERATION_SHIFT};
-    return (state & POOL_STATE) == POOL_LIVE;
+    return true;
 }
 
 int mmk_pool_next_live(mmk_pool *pool, uint32_t from, mmk_pool_block *block)

@@ -218,6 +218,8 @@ TEST(who_attaches_finds_the_blocks_by_their_offsets)
     CHECK(mmk_pool_give(&pool, &mine) == -MMK_ENOTBLOCK);
     CHECK(mmk_pool_next_live(&other, 0, &same) == 0 && same.index == 0);
     CHECK(mmk_pool_next_live(&other, 1, &same) == -MMK_ENOTBLOCK);
+    mmk_pool_block nothing = {0};
+    CHECK(mmk_pool_find(&other, offset, &nothing) == -MMK_ENOTBLOCK && !nothing.bytes);
     mmk_pool_close(&other);
     mmk_pool_close(&pool);
     mmk_region_dispose(&second);
