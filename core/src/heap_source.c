@@ -227,15 +227,15 @@ int source_add_slices(mmk_heap *heap, size_t offset, size_t end)
     mmk_region *region = heap->region;
     int error = 0;
     heap->control->mapped_bytes = end - offset;
-    if (source_may_lack_memory(region))
+    if (region_may_lack_memory(region))
         heap->control->backed = (uint64_t)(region->base + offset - heap->origin);
     while (!error && end - offset >= 4 * UNIT && heap->slice_count < SLICES) {
         size_t span = end - offset < MMK_HEAP_LARGEST ? end - offset : MMK_HEAP_LARGEST;
         size_t last = mmk_round_down(offset + span - UNIT, region->granule);
         size_t first = mmk_round_down(offset, region->granule);
-        if (source_may_lack_memory(region))
+        if (region_may_lack_memory(region))
             error = mmk_region_populate(region, first, region->granule, true);
-        if (source_may_lack_memory(region) && !error)
+        if (region_may_lack_memory(region) && !error)
             error = mmk_region_populate(region, last, region->granule, true);
         if (!error)
             begin_slice(heap, region->base + offset, region->base + offset + span);

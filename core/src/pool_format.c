@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "pool_internal.h"
+#include "region_internal.h"
 
 enum {
     ALIGNMENT = 16,
@@ -48,6 +49,7 @@ static MMK_MUST_CHECK int pin(mmk_pool *pool, mmk_region *region, size_t offset,
     if (error)
         return error;
     pool->region = region;
+    pool->may_lack = region_may_lack_memory(region);
     region->exposed = true;
     return 0;
 }
@@ -76,6 +78,10 @@ int mmk_pool_create(mmk_pool *pool, mmk_region *region, size_t offset, const mmk
     if (error)
         return error;
     settle(pool, offset, blocks);
+    if (!pool_back(pool, (char *)pool->header, blocks)) {
+        mmk_pool_close(pool);
+        return -ENOMEM;
+    }
     pool->was_zeros = zeros;
 
     pool_header *header = pool->header;

@@ -51,6 +51,13 @@ void region_set_hook(mmk_region *region, mmk_fault_hook *hook);
 bool region_hides_end(const mmk_region *region);
 bool region_may_hide_end(const mmk_region *region);
 
+/* May a first touch of a page find nothing to back it, and be answered by a signal? A full tmpfs, a pool of huge pages
+ * in which none were reserved. */
+static inline bool region_may_lack_memory(const mmk_region *region)
+{
+    return region->fd >= 0 || (region->flags & MAP_HUGETLB && region->flags & MAP_NORESERVE);
+}
+
 static inline bool is_inside(const mmk_region *region, size_t offset, size_t length)
 {
     size_t committed = mmk_region_length(region);

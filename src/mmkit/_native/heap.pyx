@@ -252,7 +252,11 @@ cdef class HeapHandle:
 
     def _stats(self):
         cdef mmk_heap_stats stats
-        cdef int error = mmk_heap_statistics(&self.handle, &stats)
+        cdef int error
+        self.enter()
+        with nogil:
+            error = mmk_heap_statistics(&self.handle, &stats)
+        self.leave()
         if error:
             raise self.failure(error, "stats", 0, 0)
         return (
@@ -262,7 +266,11 @@ cdef class HeapHandle:
 
     def _classes(self):
         cdef mmk_heap_class rows[64]
-        cdef int i, error = mmk_heap_classes(&self.handle, rows)
+        cdef int i, error
+        self.enter()
+        with nogil:
+            error = mmk_heap_classes(&self.handle, rows)
+        self.leave()
         if error:
             raise self.failure(error, "stats", 0, 0)
         return [

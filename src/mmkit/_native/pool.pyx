@@ -20,6 +20,7 @@ cdef enum:
     EACCES = 13
     ENOMEM = 12
     ENOSPC = 28
+    ENODATA = 61
     ETIMEDOUT = 110
     MAP_PRIVATE = 2
 
@@ -81,6 +82,8 @@ cdef class PoolHandle:
     cdef int settle(self, MappedRegion region, int error) except -1:
         if error == -EACCES:
             raise Error("a pool needs a region that can be written throughout: see Region.protect")
+        if error == -ENOMEM:
+            raise OutOfMemory("there is no memory for the pool's list: the file system of the region is full")
         if error:
             raise system_failure(error, "a pool in a region")
         self.region = region
@@ -111,7 +114,7 @@ cdef class PoolHandle:
         Raises
         ------
         OutOfMemory
-            All blocks are taken, and the pool does not wait.
+            All blocks are taken, and the pool does not wait; or the file system of its region is full.
         TimeoutError
             All blocks are taken, and none came back in time.
         CorruptError
@@ -213,6 +216,8 @@ cdef class PoolHandle:
                 f"{call}: all {self.handle.limit} blocks are taken: give some back, or make the pool larger, or have "
                 "it wait (exhausted='wait')"
             )
+        if error == -ENODATA:
+            return OutOfMemory(f"{call}: there is no memory for another block: the file system of the region is full")
         if error == -ETIMEDOUT:
             return TimeoutError(f"{call}: all {self.handle.limit} blocks are taken, and none came back in time")
         if error == -MMK_ENOTBLOCK:
