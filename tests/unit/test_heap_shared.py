@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import mmkit
-from mmkit import CorruptError, Error, Heap, Region
 from meeting import wait_until
+from mmkit import CorruptError, Error, Heap, Region
 from support import in_child
 
 #: Where a shared heap has its lock (heap_shared.c), and futex(2) on x86-64.
@@ -130,9 +130,11 @@ def test_nobody_looks_at_a_block_that_another_thread_resizes():
 )
 def test_a_shared_heap_is_not_closed_under_another_threads_call(call):
     with Region.memfd(16 << 20) as region, Heap(region) as heap:
-        with in_another_thread(region, lambda: call(heap)):
-            with pytest.raises(BufferError, match="inside a call"):
-                heap.close()
+        with (
+            in_another_thread(region, lambda: call(heap)),
+            pytest.raises(BufferError, match="inside a call"),
+        ):
+            heap.close()
         heap.check()
 
 
