@@ -107,12 +107,14 @@ static MMK_MUST_CHECK int read_header(mmk_pool *pool, pool_header *header, size_
         return -MMK_ECORRUPT;
     if (header->version != MMK_POOL_VERSION)
         return -MMK_EFORMAT;
+    /* Before the count, which grows first. */
+    uint32_t fresh = atomic_load(&header->fresh);
     mmk_pool_geometry geometry = {.block_size = header->block_size,
                                   .count = atomic_load(&header->count),
                                   .limit = header->limit,
                                   .flags = header->flags};
     if (lay_out(pool, &geometry, blocks, size) || *size != header->size || *size > room || header->zeros > 1 ||
-        atomic_load(&header->fresh) > geometry.count)
+        fresh > geometry.count)
         return -MMK_ECORRUPT;
     pool->was_zeros = header->zeros;
     return 0;

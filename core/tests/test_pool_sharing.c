@@ -5,9 +5,10 @@
 #include <signal.h>
 #include <time.h>
 
-#include "support.h"
+#include "stepping.h"
 
 enum {
+    STRIDE = 7, /* instructions */
     BLOCKS = 40,
     BLOCK_SIZE = 48,
     HELD = 3, /* blocks that a worker has at one time, at most */
@@ -258,6 +259,35 @@ TEST(processes_that_are_killed_lose_one_block_each_at_most_and_no_block_is_hande
 }
 
 /* A fork at any moment of other threads' work: the child's copy is a pool that works. */
+static void attach(void)
+{
+    mmk_pool other;
+    if (mmk_pool_attach(&other, &region, 0))
+        _exit(1);
+}
+
+TEST(whoever_attaches_while_a_pool_grows_finds_it_whole)
+{
+    mmk_pool_geometry wanted = {.block_size = BLOCK_SIZE, .count = 1, .limit = 2};
+    bool is_over = false;
+    for (unsigned steps = 0; !is_over; steps += STRIDE) {
+        map(&region, shared_anonymous(mmk_pool_size(&wanted)));
+        CHECK(mmk_pool_create(&pool, &region, 0, &wanted, true) == 0);
+        pid_t child;
+        is_over = !stops_after(attach, steps, &child);
+        mmk_pool_block block;
+        CHECK(mmk_pool_take(&pool, &block) == 0 && mmk_pool_take(&pool, &block) == 0);
+        int status = 0;
+        if (!is_over)
+            CHECK(ptrace(PTRACE_DETACH, child, 0, 0) == 0 && waitpid(child, &status, 0) == child);
+        if (status)
+            fprintf(stderr, "grown after %u instructions: %#x\n", steps, status);
+        CHECK(status == 0);
+        mmk_pool_close(&pool);
+        mmk_region_dispose(&region);
+    }
+}
+
 static void use_copy(void)
 {
     mmk_pool_block block;
@@ -291,6 +321,7 @@ int main(void)
     RUN(threads_never_get_the_same_block_of_those_that_nobody_ever_took);
     RUN(threads_that_wait_for_one_block_all_get_it);
     RUN(processes_that_are_killed_lose_one_block_each_at_most_and_no_block_is_handed_out_twice);
+    RUN(whoever_attaches_while_a_pool_grows_finds_it_whole);
     RUN(a_child_forked_in_the_middle_of_other_threads_work_has_a_pool_that_works);
     return 0;
 }
