@@ -75,27 +75,24 @@ cdef class HeapHandle:
             region.check_open()
             request.region = &region.handle
             request.offset = (region.skew + 15) & ~<size_t>15
-        cdef int error = mmk_heap_open(&self.handle, &request)
-        if error:
-            raise self.opening_failure(error)
-        self.made = True
-        self.region = region
+        self.settle(region, mmk_heap_open(&self.handle, &request), frames)
         self.warns = warns
-        self.frames = frames
-        self.origins = {} if frames else None
 
-    def _attach(self, MappedRegion region not None, int frames, bint warns):
+    def _attach(self, MappedRegion region not None, int frames):
         if self.made:
             raise Error("a heap is opened once: make another one")
         region.check_open()
-        cdef int error = mmk_heap_attach(&self.handle, &region.handle, (region.skew + 15) & ~<size_t>15)
+        self.settle(region, mmk_heap_attach(&self.handle, &region.handle, (region.skew + 15) & ~<size_t>15), frames)
+
+    @cython.final
+    cdef int settle(self, MappedRegion region, int error, int frames) except -1:
         if error:
             raise self.opening_failure(error)
         self.made = True
         self.region = region
-        self.warns = warns
         self.frames = frames
         self.origins = {} if frames else None
+        return 0
 
     @cython.final
     cdef object opening_failure(self, int error):
@@ -176,7 +173,8 @@ cdef class HeapHandle:
         """Borrow the block at an offset from the start of the heap's region.
 
         The offset travels between processes, where addresses do not. Dropping a borrowed block frees nothing;
-        its `free` does.
+        its `free` does. Whoever frees or resizes a block leaves the other objects that are of it, here and in
+        other processes, without one: nobody may use them then, since another block may be there by now.
 
         Parameters
         ----------

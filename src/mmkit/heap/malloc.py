@@ -125,7 +125,7 @@ class Heap(HeapHandle, Closing):
             The region is private, or not writable.
         """
         heap = cls.__new__(cls)
-        heap._attach(region, track, False)
+        heap._attach(region, track)
         return heap
 
     # ---- what it holds ------------------------------------------------------------------------------
