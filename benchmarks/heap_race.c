@@ -138,14 +138,15 @@ int64_t race_churn(int whose, int64_t n)
     return now(CLOCK_THREAD_CPUTIME_ID) - start;
 }
 
-/* How long each replacement took, in ns of the clock, into times[n]. */
+/* How long each replacement took, in ns of the clock, into times[n] where that is less than what is there. */
 void race_latencies(int whose, int64_t n, int64_t *times)
 {
     population *of = whose ? &theirs : &ours;
     for (int64_t i = 0; i < n; i++) {
         int64_t start = now(CLOCK_MONOTONIC);
         replace_one(of, whose ? malloc : heap_alloc, whose ? libc_free : heap_free);
-        times[i] = now(CLOCK_MONOTONIC) - start;
+        int64_t took = now(CLOCK_MONOTONIC) - start;
+        times[i] = took < times[i] ? took : times[i];
     }
 }
 
