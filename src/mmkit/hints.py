@@ -142,8 +142,8 @@ def _full_hint(call: str) -> str:
     return (
         f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
         f"{size(room.f_blocks * room.f_frsize)}. Remove what was leaked (`mmkit shm reap`), mount it larger "
-        "(`mount -o remount,size=`; containers: --shm-size), or have a segment take space only when it is "
-        "used: reserve=False."
+        "(`mount -o remount,size=`; containers: --shm-size), or ask for less. A SharedMemory or an array can "
+        "take space only when it is used: reserve=False."
     )
 
 
@@ -215,7 +215,7 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
         "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
     ),
     ("shm_open", errno.ENOENT): _text(
-        "No segment has this name: `mmkit shm list` shows those that are there."
+        "No segment has this name: `mmkit shm list` shows those that are there, create=True makes one."
     ),
     ("shm_open", errno.EEXIST): _text(
         "A segment has this name: attach it without create=True, or remove it with `mmkit shm remove`."
@@ -230,6 +230,9 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("shm_unlink", errno.EACCES): _text("Only its owner or root may remove it from /dev/shm."),
     ("fallocate", errno.ENOSPC): _full_hint,
     ("fallocate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`) or what the file system can hold."),
+    ("ftok", errno.ENOENT): _text(
+        "A key that is text is the path of a file that is there; else give a number."
+    ),
     ("shmget", errno.ENOENT): _text("No segment has this key: create it, or see `mmkit shm list`."),
     ("shmget", errno.EEXIST): _text(
         "A segment has this key: attach it without create=True, or remove it with `mmkit shm remove`."
@@ -412,7 +415,10 @@ _OWN: dict[int, Callable[[str], Exception]] = {
     _ECORRUPT: _corrupt,
     _EFORMAT: _version,
     _EOTHERPIDS: _namespace,
-    _ENOTHING: _says("nothing is there; make it with create=True"),
+    _ENOTHING: _says(
+        "nothing of the kind is there. In a region, make it with create=True; a name in /dev/shm is another "
+        "segment's: take another"
+    ),
     _EALIEN: _says("something else is there, which mmkit has not made and does not overwrite"),
     _EHALFMADE: _says("whoever was making it died before it was done; make it with create=True"),
     _EKIND: _says("another kind of thing is there"),

@@ -52,12 +52,13 @@ def _huge_page_size() -> int:
     return page
 
 
-def check_length(length: int) -> None:
-    """Refuse what cannot be the length of a region."""
+def check_length(length: int, argument: str = "length") -> None:
+    """Refuse what cannot be the length of a region; `argument` is what its caller calls it."""
     if not hasattr(length, "__index__"):
-        raise TypeError(f"length must be an int, not {length!r}; a file's mode is given by name: mode='r+'")
+        mode = "; a file's mode is given by name: mode='r+'" if argument == "length" else ""
+        raise TypeError(f"{argument} must be an int, not {length!r}{mode}")
     if length <= 0:
-        raise ValueError(f"a region needs at least one byte, not {length}")
+        raise ValueError(f"{argument} must be at least one byte, not {length}")
     if length > sys.maxsize:
         raise OutOfMemory(f"{size(length)} are more than any address space has")
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import resource
 import signal
 import struct
@@ -29,6 +30,12 @@ def test_what_cannot_be_a_name_is_refused(bad):
     for create in (False, True):
         with pytest.raises(ValueError, match="cannot name"):
             Channel(bad, 4096 if create else None, create=create)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickling_is_refused_and_says_what_to_send(name, protocol):
+    with Channel(name, 4096, create=True) as channel, pytest.raises(TypeError, match="send its name"):
+        pickle.dumps(channel, protocol)
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 4095, -1, (4 << 30) + 1, 1 << 70])

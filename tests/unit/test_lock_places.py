@@ -285,13 +285,24 @@ def test_what_is_of_another_kind_is_refused(cls, name):
                 other(name)
 
 
+@pytest.mark.parametrize("cls", [Semaphore, Barrier], ids=lambda cls: cls.__name__)
+def test_a_number_where_create_stands_is_refused_and_nothing_made(cls, name, region):
+    with pytest.raises(TypeError, match="create is True or False, not 3"):
+        cls(name, 3)
+    with pytest.raises(TypeError, match="create is True or False, not 3"):
+        cls.at(region, 0, 3)
+    assert not Path("/dev/shm", name).exists()
+    with pytest.raises(Error, match="nothing of the kind is there"):
+        cls.at(region, 0)
+
+
 def test_what_is_no_lock_at_all_is_refused(name):
     path = Path("/dev/shm", name)
     path.write_bytes(b"x" * PAGE)
     with pytest.raises(Error, match="something else is there"):
         Lock(name)
     path.write_bytes(bytes(PAGE))
-    with pytest.raises(Error, match="nothing is there"):
+    with pytest.raises(Error, match="nothing of the kind is there"):
         Lock(name)
     path.write_bytes(b"x")
     with pytest.raises(Error, match="something else is there, a file of 1 bytes"):
@@ -413,7 +424,7 @@ def test_it_stands_at_a_place_in_a_region_until_unlinked(cls, region):
     found.close()
     made.unlink()
     assert made.closed
-    with pytest.raises(Error, match="nothing is there"):
+    with pytest.raises(Error, match="nothing of the kind is there"):
         cls.at(region, 64)
     cls.at(region, 64, create=True).close()
 

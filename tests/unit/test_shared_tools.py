@@ -620,10 +620,13 @@ def test_the_command_tells_who_has_one(name):
         ):
             answer = shm("attached", *arguments)
             assert answer.exit_code == 0
-            assert "1 have it" in answer.output
+            assert "1 process has it" in answer.output
             assert str(os.getpid()) in answer.output
     gone = shm("attached", name)
-    assert (gone.exit_code, gone.output) == (1, "mmkit shm: there is no such segment\n")
+    assert (gone.exit_code, gone.output) == (
+        1,
+        "mmkit shm: there is no such segment: `mmkit shm list` shows those that are there\n",
+    )
     assert shm("attached").exit_code == 2
 
 

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
 from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, channel_bytes, format_file
 from mmkit._native.descriptor import Descriptor
@@ -145,6 +145,11 @@ class Channel(ChannelHandle):
     def __del__(self) -> None:
         if not self.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"channel {self.name!r} cannot be pickled: send its name, and open Channel({self.name!r}) there"
+        )
 
     def __repr__(self) -> str:
         if self.closed:

@@ -104,7 +104,7 @@ class SystemVMemory(Owned):
         if create:
             if readonly:
                 raise ValueError("a new segment holds zeros: reading only makes sense for one that is there")
-            check_length(size)
+            check_length(size, "size")
             check_headroom(size, f"shmget({number:#x}, {written_size(size)})")
             identifier = shmget(number, size, _CREATE | check_mode(mode))
             try:
