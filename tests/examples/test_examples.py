@@ -29,6 +29,7 @@ PUBLIC_MODULES = {
     "mmkit.linux",
     "mmkit.maps",
     "mmkit.shared",
+    "mmkit.snapshot",
 }
 
 # The interpreter may lie where only root can read: all is loaded before root is given up.

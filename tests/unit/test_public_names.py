@@ -24,6 +24,7 @@ MODULES = [
     "mmkit.compat",
     "mmkit.heap",
     "mmkit.shared",
+    "mmkit.snapshot",
 ]
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 CLASSES = sorted(
