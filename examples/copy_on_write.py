@@ -1,8 +1,8 @@
-"""Memory as it was, while it is being changed: a snapshot that copies a page when somebody first writes to it.
+"""Memory as it was, while it is being changed: a page is copied when somebody first writes to it.
 
-All pages are made read-only. The first write to each is a fault; the handler copies the old page aside, allows
-writing, and returns, so that the same instruction runs again and now succeeds. Who writes need not know: a method
-of the region, numpy and a function of the C library are all caught. Every fault is printed.
+All pages are made read-only. The first write to each is a fault; the handler copies the old page aside,
+allows writing, and returns, so that the same instruction runs again and now succeeds. Who writes need not
+know: a method of the region, numpy and a function of the C library are all caught. Every fault is printed.
 In C: mprotect(2), sigaction(2). Belongs to the chapter "Snapshots" (docs/snapshot.md).
 
                    first write to a page
@@ -104,20 +104,20 @@ def let_the_kernel_write(region: Region, before: Snapshot) -> None:
     print("\nread(2) into page 0, which nobody has written to")
     reader, writer = os.pipe()
     os.write(writer, b"from a pipe")
-    with open(reader, "rb", buffering=0) as pipe, region.view(0, 11) as page:
-        os.close(writer)
+    with region.view(0, 11) as page:
         try:
-            pipe.readinto(page)
+            os.readv(reader, [page])
         except OSError as error:
             print(f"  refused: {error}: the kernel checks, and does not fault")
         try:
             region.populate(True, 0, 11)
         except OSError as error:
             print(f"  populate: {error.strerror}; the page is kept all the same")
-        pipe.readinto(page)
-        print(
-            f"  after populate(write=True), which keeps the page: {bytes(page)!r}, before: {before.read(0, 11)!r}"
-        )
+        os.readv(reader, [page])
+        print(f"  after populate(write=True), which keeps the page: {bytes(page)!r}")
+        print(f"  in the snapshot it is as it was: {before.read(0, 11)!r}")
+    os.close(reader)
+    os.close(writer)
 
 
 def write_from_threads(region: Region, before: Snapshot) -> None:

@@ -18,7 +18,7 @@ from mmkit._native.snapshot cimport (
 
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Prot
-from mmkit.hints import failure
+from mmkit.hints import failure as system_failure
 
 cdef enum:
     EBUSY = 16
@@ -49,7 +49,7 @@ cdef class SnapshotHandle:
             )
         self.length = region.size()
         if error:
-            raise failure(error, "mprotect", (<size_t>region.handle.base, self.length), (Prot.READ,))
+            raise system_failure(error, "mprotect", (<size_t>region.handle.base, self.length), (Prot.READ,))
         self.region = region
 
     def __dealloc__(self):
@@ -61,7 +61,7 @@ cdef class SnapshotHandle:
             return ClosedError("the snapshot was released, or this process is a child that has not got its region")
         if code == -EFAULT:
             return self.region.bad_access(fault)
-        return failure(code, "snapshot")
+        return system_failure(code, "snapshot")
 
     def _read(self, size_t offset, size_t length):
         cdef bytes data = PyBytes_FromStringAndSize(NULL, length)

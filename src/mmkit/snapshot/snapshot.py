@@ -19,15 +19,16 @@ __all__ = ["Snapshot"]
 class Snapshot(SnapshotHandle):
     """A region as it was when `Region.snapshot` was called.
 
-    The region is written to as ever, by anybody in the process: its own methods, views, numpy, C code. The first
-    write to each page costs a signal and a copy of the page; reading costs nothing.
+    The region is written to as ever, by anybody in the process: its own methods, views, numpy, C code. The
+    first write to each page costs a signal and a copy of the page; reading costs nothing.
 
-    System calls that write to memory are the exception. They get no signal: ``file.readinto(region)`` into a page
-    that nobody has written yet fails with ``EFAULT`` (Bad address). ``region.populate(write=True)`` over the range
-    first: its pages are kept then, as if they were written to.
+    System calls that write to memory are the exception. They get no signal: ``file.readinto(region)`` into a
+    page that nobody has written yet fails with ``EFAULT`` (Bad address). ``region.populate(write=True)`` over
+    the range first: its pages are kept then, as if they were written to.
 
-    While it lives, the region cannot be closed, made shorter, moved, discarded, punched, guarded or sealed. A forked
-    child has the snapshot as well, and both go on by themselves. It is released at the end of a ``with`` block.
+    While it lives, the region cannot be closed, made shorter, moved, discarded, punched, guarded or sealed. A
+    forked child has the snapshot as well, and both go on by themselves. It is released at the end of a
+    ``with`` block.
     """
 
     __slots__ = ()
