@@ -3,7 +3,7 @@
 All pages are made read-only. The first write to each is a fault; the handler copies the old page aside,
 allows writing, and returns, so that the same instruction runs again and now succeeds. Who writes need not
 know: a method of the region, numpy and a function of the C library are all caught. Every fault is printed.
-In C: mprotect(2), sigaction(2). Belongs to the chapter "Snapshots" (docs/snapshot.md).
+In C: mprotect(2), sigaction(2), madvise(2). Belongs to the chapter "Snapshots" (docs/snapshot.md).
 
                    first write to a page
     read-only ────────────> SIGSEGV: copy the page aside, mprotect(READ|WRITE), return

@@ -1,7 +1,8 @@
 """A linked list in shared memory: one process builds it on a heap, another walks it, at another address.
 
 What stands in the list are offsets, not addresses: each process maps the region where it likes. Then a
-process is killed while it allocates, and the heap goes on. Belongs to the chapter "Heap" (docs/heap.md).
+process is killed while it allocates, and the heap goes on.
+In C: memfd_create(2), mmap(2), fork(2), malloc(3). Belongs to the chapter "Heap" (docs/heap.md).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import struct
 import sys
 from collections.abc import Callable
 
-from mmkit import Heap, Region
+from mmkit import Block, Heap, Region
 
 NODE = struct.Struct("<Q16s")  # where the next node is, 0 for none; a word
 WORDS = ["blocks", "of", "memory", "that", "two", "processes", "share"]
@@ -81,12 +82,16 @@ def kill_one_at_work(heap: Heap) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        for number in range(1 << 62):
-            block = heap.alloc(number % 5000 + 1)
-            if number % 50:
-                block.free()
-            if number == 1000:
-                os.write(writer, b"!")
+        try:
+            held: list[Block] = []
+            for number in range(1 << 62):
+                held.append(heap.alloc(number % 5000 + 1))
+                if len(held) > 20:
+                    held.pop(number % 20).free()
+                if number == 1000:
+                    os.write(writer, b"!")
+        finally:
+            os._exit(1)
     os.read(reader, 1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

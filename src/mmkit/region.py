@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from mmkit._native.calls import PAGE_SIZE
-from mmkit._native.region import Protection, adopt_methods
+from mmkit._native.pages import Protection
+from mmkit._native.region import adopt_methods
 from mmkit.elements import elements
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Prot, Seal
