@@ -127,8 +127,8 @@ static unsigned long count_changes(void)
 }
 
 /* A fault may be taken just before its page is unprotected, or its hook taken out as well. So what nobody mends is
- * tried again if anything was mended or taken out since this thread last asked. Not for ever: a fault that is nobody's may stand
- * beside a thread that takes things out without a pause. */
+ * tried again if anything was mended or taken out since this thread last asked. Not for ever: a fault that is nobody's
+ * may stand beside a thread that takes things out without a pause. */
 static bool may_have_been_mended(uintptr_t address)
 {
     unsigned long changes = count_changes();
