@@ -14,6 +14,7 @@ import struct
 import sys
 from collections.abc import Callable
 
+import mmkit
 from mmkit import Block, Heap, Region
 
 NODE = struct.Struct("<Q16s")  # where the next node is, 0 for none; a word
@@ -21,29 +22,36 @@ WORDS = ["blocks", "of", "memory", "that", "two", "processes", "share"]
 
 
 def main() -> None:
+    """Make a heap that processes share, and have some share it."""
+    with Region.memfd(1 << 20, name="shared-heap") as region:
+        try:
+            heap = Heap(region)
+        except mmkit.OutOfMemory as refusal:  # before Linux 5.14 what processes share cannot be reserved
+            print(f"Not on this machine: {refusal}")
+            return
+        with heap:
+            pass_a_list_around(region, heap)
+
+
+def pass_a_list_around(region: Region, heap: Heap) -> None:
     """Build in one process, walk in another, lose a third."""
-    with Region.memfd(1 << 20, name="shared-heap") as region, Heap(region) as heap:
-        print(f"Process A has the region at {region.address:#x}, and builds a list:")
-        first = build(heap, WORDS)
-        print(f"  {heap.stats().live_blocks} blocks; the first node is at offset {first}\n")
+    print(f"Process A has the region at {region.address:#x}, and builds a list:")
+    first = build(heap, WORDS)
+    print(f"  {heap.stats().live_blocks} blocks; the first node is at offset {first}\n")
 
-        # All that B needs is the descriptor of the memory, and a number.
-        in_another_process(walk, region.fileno(), first)
-        print(
-            f"\nProcess A counts again: {heap.stats().live_blocks} blocks. B added one, and the list is now"
-        )
-        print(f"  {' '.join(word for _, word in nodes(heap, first))}")
+    # All that B needs is the descriptor of the memory, and a number.
+    in_another_process(walk, region.fileno(), first)
+    print(f"\nProcess A counts again: {heap.stats().live_blocks} blocks. B added one, and the list is now")
+    print(f"  {' '.join(word for _, word in nodes(heap, first))}")
 
-        kill_one_at_work(heap)
-        heap.check()
-        print(
-            "\nProcess C was killed in the middle of its work. check() finds the heap whole, and the list is"
-        )
-        print(f"  {' '.join(word for _, word in nodes(heap, first))}")
+    kill_one_at_work(heap)
+    heap.check()
+    print("\nProcess C was killed in the middle of its work. check() finds the heap whole, and the list is")
+    print(f"  {' '.join(word for _, word in nodes(heap, first))}")
 
-        for offset, _ in list(nodes(heap, first)):
-            heap.at(offset).free()
-        print(f"\nFreed node by node; {heap.stats().live_blocks} blocks are left, of process C")
+    for offset, _ in list(nodes(heap, first)):
+        heap.at(offset).free()
+    print(f"\nFreed node by node; {heap.stats().live_blocks} blocks are left, of process C")
 
 
 def build(heap: Heap, words: list[str]) -> int:

@@ -87,6 +87,7 @@ SAID = {
     "file_mapping": ["unknown after"],
     "memory_advice": ["refused: Invalid argument"],
     "memory_locking": ["refused: ", "has none"],
+    "shared_heap": ["Not on this machine: there is no memory"],
     "system_v_hello": ["Not on this machine: [Errno 38] shmget"],
 }
 NEEDS_DEV_SHM = ["channel_pipeline", "posix_hello", "shared_array", "shared_memory_logger"]

@@ -85,7 +85,10 @@ def list_examples(found: list[Example]) -> None:
         if example.chapter != chapter:
             click.secho(f"{example.chapter}  ({example.page})", bold=True)
             chapter = example.chapter
-        click.echo(f"  {example.name:<24}{example.calls}")
+        name = f"  {example.name:<24}"
+        click.echo(
+            textwrap.fill(example.calls, width, initial_indent=name, subsequent_indent=" " * len(name))
+        )
         click.echo(textwrap.fill(example.title, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
     click.echo("\nmmkit examples NAME runs one, mmkit examples NAME --source shows its source.")
 
