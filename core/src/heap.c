@@ -8,13 +8,15 @@ static bool is_power_of_two(size_t value)
 
 static MMK_MUST_CHECK int open_heap(mmk_heap *heap, const mmk_heap_request *request, bool joins)
 {
+    if (request->guard && request->source != MMK_HEAP_MMAP)
+        return -EINVAL;
     *heap = (mmk_heap){
         .source = request->source,
         .region = request->region,
         .limit = request->limit ? request->limit : SIZE_MAX,
         .lock = PTHREAD_MUTEX_INITIALIZER,
     };
-    int error = source_open(heap, request->offset, joins);
+    int error = source_open(heap, request, joins);
     if (error)
         return error;
     heap->open = true;
@@ -41,6 +43,8 @@ int mmk_heap_close(mmk_heap *heap)
     bool was_open = heap->open;
     heap->open = false;
     if (was_open) {
+        if (heap->guard)
+            guard_close(heap);
         if (heap->source == MMK_HEAP_MMAP)
             large_close_all(heap);
         source_close(heap);
@@ -55,6 +59,8 @@ int mmk_heap_close(mmk_heap *heap)
 void mmk_heap_dispose(mmk_heap *heap)
 {
     (void)mmk_heap_close(heap);
+    if (heap->guard)
+        guard_dispose(heap);
     source_dispose(heap);
 }
 
@@ -125,8 +131,13 @@ __attribute__((noinline)) static int alloc_slowly(mmk_heap *heap, size_t size, s
         return -MMK_ECLOSED;
     if (align < MMK_HEAP_ALIGNMENT)
         align = MMK_HEAP_ALIGNMENT;
-    int error =
-        is_large(heap, size) ? large_alloc(heap, size, align, bytes) : alloc_block(heap, size, align, zero, bytes);
+    int error;
+    if (heap->guard)
+        error = guard_alloc(heap, size, align, zero, bytes);
+    else if (is_large(heap, size))
+        error = large_alloc(heap, size, align, bytes);
+    else
+        error = alloc_block(heap, size, align, zero, bytes);
     if (!error)
         count_live(heap, size);
     return error;
@@ -197,6 +208,8 @@ __attribute__((noinline)) static int free_slowly(mmk_heap *heap, void *bytes)
 {
     if (!heap->open)
         return -MMK_ECLOSED;
+    if (heap->guard)
+        return guard_free(heap, bytes);
     block *head;
     large_block *large;
     int error = look_up(heap, bytes, &head, &large);
@@ -250,6 +263,24 @@ static MMK_MUST_CHECK int resize_block(mmk_heap *heap, block *head, size_t size)
     return error;
 }
 
+static MMK_MUST_CHECK int resize_found(mmk_heap *heap, void **bytes, size_t size, size_t align)
+{
+    block *head;
+    large_block *large;
+    int error = look_up(heap, *bytes, &head, &large);
+    if (error)
+        return error;
+    size_t before = head ? asked_of(head) : large->size;
+    error = head ? resize_block(heap, head, size) : large_resize(heap, large, bytes, size);
+    if (error == -ENOMEM)
+        error = move(heap, bytes, before, size, align);
+    if (!error) {
+        count_freed(heap, before);
+        count_live(heap, size);
+    }
+    return error;
+}
+
 int mmk_heap_resize(mmk_heap *heap, void **bytes, size_t size, size_t align)
 {
     if (size == 0 || !is_power_of_two(align))
@@ -259,19 +290,9 @@ int mmk_heap_resize(mmk_heap *heap, void **bytes, size_t size, size_t align)
     int locked = heap_lock(heap);
     if (__builtin_expect(locked < 0, false))
         return locked;
-    block *head;
-    large_block *large;
-    int error = heap->open ? look_up(heap, *bytes, &head, &large) : -MMK_ECLOSED;
-    if (!error) {
-        size_t before = head ? asked_of(head) : large->size;
-        error = head ? resize_block(heap, head, size) : large_resize(heap, large, bytes, size);
-        if (error == -ENOMEM)
-            error = move(heap, bytes, before, size, align);
-        if (!error) {
-            count_freed(heap, before);
-            count_live(heap, size);
-        }
-    }
+    int error = -MMK_ECLOSED;
+    if (heap->open)
+        error = heap->guard ? guard_resize(heap, bytes, size, align) : resize_found(heap, bytes, size, align);
     heap_unlock(heap, locked);
     return error;
 }
@@ -285,6 +306,8 @@ ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
     const heap_slice *slice = heap->open ? source_slice_of(heap, head_of(bytes)) : NULL;
     if (!heap->open) {
         answer = -MMK_ECLOSED;
+    } else if (heap->guard) {
+        answer = guard_size(heap, bytes);
     } else if (slice && (uintptr_t)bytes % UNIT == 0) {
         block copy = read_head(bytes);
         if (copy.state == LIVE && copy.sum == sum_of_head_at(heap, &copy, offset_of(heap, head_of(bytes))))

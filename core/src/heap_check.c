@@ -128,6 +128,22 @@ static MMK_MUST_CHECK int check_parked(mmk_heap *heap, tally *found)
     return 0;
 }
 
+static MMK_MUST_CHECK int check_guarded(mmk_heap *heap, tally *found)
+{
+    mmk_heap_block one;
+    for (guard_place place = {0}; guard_next(heap, &place, &one);) {
+        const char *smashed = guard_first_smashed(heap, one.address);
+        if (smashed) {
+            *found->damage = (mmk_heap_damage){
+                .what = "a block was written out of its bounds", .address = (uintptr_t)smashed, .before = one.address};
+            return -MMK_ECORRUPT;
+        }
+        found->live_blocks++;
+        found->live_bytes += one.size;
+    }
+    return 0;
+}
+
 static MMK_MUST_CHECK int check_counts(mmk_heap *heap, tally *found)
 {
     const heap_control *control = heap->control;
@@ -163,6 +179,8 @@ int mmk_heap_check(mmk_heap *heap, mmk_heap_damage *damage)
         error = check_lists(heap, &found);
     if (!error)
         error = check_parked(heap, &found);
+    if (!error)
+        error = check_guarded(heap, &found);
     if (!error)
         error = check_counts(heap, &found);
     if (locked >= 0)

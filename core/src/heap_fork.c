@@ -2,6 +2,7 @@
 #include <pthread.h>
 
 #include "heap_internal.h"
+#include "registry_internal.h"
 
 /* Over the list. Taken before any heap's lock; and heaps before regions, since a heap grows with its lock held. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -21,10 +22,11 @@ static void after_fork(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* Handlers run before a fork in the reverse of the order in which they were registered: with the first heap is
- * later than the registry, which registers at load, so heaps are locked before regions. */
+/* Handlers run before a fork in the reverse of the order in which they were registered: later than the registry, so
+ * that heaps are locked before regions. A heap that is malloc is opened before anything else at load. */
 static void handle_fork(void)
 {
+    registry_handle_fork();
     pthread_atfork(before_fork, after_fork, after_fork);
 }
 

@@ -314,7 +314,7 @@ static inline const heap_slice *source_slice_of(const mmk_heap *heap, const void
     return NULL;
 }
 
-MMK_MUST_CHECK int source_open(mmk_heap *heap, size_t offset, bool joins);
+MMK_MUST_CHECK int source_open(mmk_heap *heap, const mmk_heap_request *request, bool joins);
 
 /* Make slices of free memory of the caller's region, from an offset to another. */
 MMK_MUST_CHECK int source_add_slices(mmk_heap *heap, size_t offset, size_t end);
@@ -348,6 +348,29 @@ MMK_MUST_CHECK int large_free(mmk_heap *heap, large_block *large);
 MMK_MUST_CHECK int large_resize(mmk_heap *heap, large_block *large, void **bytes, size_t size);
 large_block *large_find(const mmk_heap *heap, const void *bytes);
 void large_close_all(mmk_heap *heap);
+
+/* ---- guarded blocks: heap_guard.c ---- */
+
+/* As mmk_heap_alloc and so on, with the heap's lock held. What is new is not counted yet. */
+MMK_MUST_CHECK int guard_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes);
+MMK_MUST_CHECK int guard_free(mmk_heap *heap, void *bytes);
+MMK_MUST_CHECK int guard_resize(mmk_heap *heap, void **bytes, size_t size, size_t align);
+ssize_t guard_size(mmk_heap *heap, const void *bytes);
+
+/* Walk the live blocks, from a place of zeros. returns false behind the last. */
+typedef struct guard_place {
+    unsigned area;
+    size_t page;
+} guard_place;
+bool guard_next(const mmk_heap *heap, guard_place *place, mmk_heap_block *found);
+
+/* Where a live block was written out of its bounds; NULL: nowhere that is known. */
+const char *guard_first_smashed(const mmk_heap *heap, uintptr_t block);
+
+/* Bytes for heap->guard, zeroed. */
+size_t guard_room(void);
+void guard_close(mmk_heap *heap);
+void guard_dispose(mmk_heap *heap);
 
 /* ---- fork: heap_fork.c ---- */
 

@@ -269,10 +269,11 @@ static uint64_t secret_key(const mmk_heap *heap)
     return ((uint64_t)now.tv_nsec << 32 ^ (uintptr_t)heap) * UINT64_C(0x9e3779b97f4a7c15);
 }
 
-int source_open(mmk_heap *heap, size_t offset, bool joins)
+int source_open(mmk_heap *heap, const mmk_heap_request *request, bool joins)
 {
-    size_t control = mmk_round_up(sizeof(heap_control), UNIT);
-    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + SLICES * sizeof(heap_slice),
+    size_t control = mmk_round_up(sizeof(heap_control), UNIT), slices = SLICES * sizeof(heap_slice);
+    size_t guard = request->guard ? guard_room() : 0;
+    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + slices + guard,
                                                           .prot = PROT_READ | PROT_WRITE,
                                                           .flags = MAP_PRIVATE | MAP_ANONYMOUS,
                                                           .fd = -1});
@@ -282,7 +283,9 @@ int source_open(mmk_heap *heap, size_t offset, bool joins)
     heap->slices = (heap_slice *)(heap->own.base + control);
     heap->key = secret_key(heap);
     if (heap->source == MMK_HEAP_REGION)
-        error = use_region(heap, offset, joins);
+        error = use_region(heap, request->offset, joins);
+    if (guard)
+        heap->guard = (struct heap_guard *)(heap->own.base + control + slices);
     if (error) {
         heap->slices = NULL;
         mmk_region_dispose(&heap->own);

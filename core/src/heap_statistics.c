@@ -54,6 +54,9 @@ static void walk(mmk_heap *heap, void see(const mmk_heap_block *seen, void *into
                               .span = mmk_region_length(&large->region),
                               .kind = MMK_BLOCK_LARGE},
             into);
+    mmk_heap_block guarded;
+    for (guard_place place = {0}; guard_next(heap, &place, &guarded);)
+        see(&guarded, into);
 }
 
 /* ---- sums ---- */
@@ -180,6 +183,9 @@ int mmk_heap_resident(mmk_heap *heap, int pagemap, size_t *bytes)
     const large_block *large = heap->open ? heap->control->large : NULL;
     for (; !error && large; large = large->next)
         error = add_resident(pagemap, large->bytes, large->bytes + large->size, bytes);
+    mmk_heap_block guarded;
+    for (guard_place place = {0}; !error && heap->open && guard_next(heap, &place, &guarded);)
+        error = add_resident(pagemap, (char *)guarded.address, (char *)guarded.address + guarded.size, bytes);
     heap_unlock(heap, locked);
     return error;
 }

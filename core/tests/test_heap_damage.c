@@ -28,27 +28,8 @@ static void open_four(void)
 /* Run body in a child: it must end by abort(), and say one line with these words and addresses. */
 static void dies(void body(void), const char *words)
 {
-    int pipe_ends[2];
-    char text[1000] = {0};
-    CHECK(pipe(pipe_ends) == 0);
-    fflush(NULL);
-    pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        alarm(CHILD_SECONDS);
-        limit(RLIMIT_CORE, 0);
-        dup2(pipe_ends[1], STDERR_FILENO);
-        body();
-        _exit(0);
-    }
-    close(pipe_ends[1]);
-    size_t have = 0;
-    ssize_t got;
-    while (have < sizeof text - 1 && (got = read(pipe_ends[0], text + have, sizeof text - 1 - have)) > 0)
-        have += (size_t)got;
-    close(pipe_ends[0]);
-    int status;
-    CHECK(waitpid(child, &status, 0) == child);
+    char text[1000];
+    int status = death_of(body, text, sizeof text);
     if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT || !strstr(text, words))
         fprintf(stderr, "status %#x, said: %s\n", status, text);
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);

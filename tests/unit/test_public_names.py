@@ -23,6 +23,7 @@ MODULES = [
     "mmkit.faults",
     "mmkit.compat",
     "mmkit.heap",
+    "mmkit.secret",
     "mmkit.shared",
     "mmkit.snapshot",
 ]

@@ -4,6 +4,7 @@ import ast
 import ctypes
 import errno
 import json
+import multiprocessing.reduction  # noqa: F401 - later, without rights, it may not be found
 import os
 import re
 import resource
@@ -19,6 +20,7 @@ import pytest
 import mmkit
 from mmkit import linux, maps
 from mmkit.flags import IpcFlag, LockFlag, ShmCommand
+from mmkit.shared.array_type import SharedArray
 from mmkit.tour import SECTIONS, Outcome, run
 from mmkit.tour.pictures import Fill
 from support import NOBODY, SANITIZED, in_child, left_for_good, needs_root, x86_64
@@ -133,6 +135,11 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "Region": mmkit.Region,
         "region": mmkit.Region,
         "segment": mmkit.SharedMemory,
+        "shared": mmkit.shared,
+        "memory": mmkit.SystemVMemory,
+        "lock": mmkit.shared.Lock,
+        "channel": mmkit.Channel,
+        "array": SharedArray,
         "Prot": mmkit.Prot,
         "Advice": mmkit.Advice,
         "MapFlag": mmkit.MapFlag,

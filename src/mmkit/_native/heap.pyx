@@ -60,7 +60,7 @@ cdef class HeapHandle:
     def __dealloc__(self):
         mmk_heap_dispose(&self.handle)
 
-    def _open(self, int source, MappedRegion region, size_t limit, int frames, bint warns):
+    def _open(self, int source, MappedRegion region, size_t limit, bint guard, int frames, bint warns):
         if self.made:
             raise Error("a heap is opened once: make another one")
         cdef mmk_heap_request request
@@ -68,6 +68,7 @@ cdef class HeapHandle:
         request.region = NULL
         request.offset = 0
         request.limit = limit
+        request.guard = guard
         if region is not None:
             region.check_open()
             request.region = &region.handle
