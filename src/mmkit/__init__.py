@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from mmkit import compat, heap, linux, maps, shared
+from mmkit import compat, heap, linux, maps, shared, snapshot
 from mmkit.errors import (
     BrokenBarrierError,
     ClosedError,
@@ -56,5 +56,6 @@ __all__ = [
     "poke",
     "regions",
     "shared",
+    "snapshot",
     "supports",
 ]

@@ -345,8 +345,8 @@ def _closed(call: str) -> Exception:
 
 def _pinned(call: str) -> Exception:
     return BufferError(
-        f"{call}: a live view (memoryview, numpy array) or a running operation needs this memory. "
-        "Release it first."
+        f"{call}: a live view (memoryview, numpy array), a snapshot or a running operation needs this "
+        "memory. Release it first."
     )
 
 
