@@ -1,0 +1,14 @@
+"""Memory for keys and passwords: locked, guarded, unreadable while nobody looks, and wiped.
+
+A `Secret` holds bytes that are in no core dump, in no forked child, in no swap, and readable only inside
+``with secret.open()``. `harden_process` closes what is open around it.
+"""
+
+from __future__ import annotations
+
+from mmkit._native.secret import OpenSecret
+from mmkit.secret.hardening import harden_process
+from mmkit.secret.memory import Secret
+from mmkit.secret.status import SecretStatus
+
+__all__ = ["OpenSecret", "Secret", "SecretStatus", "harden_process"]
