@@ -85,10 +85,22 @@ static int say(int terminal, const char *text)
     return 0;
 }
 
-static ssize_t read_line(int terminal, char *line, size_t room)
+/* All but those that tell who has no right to the terminal now, and those that cannot wait. */
+static void block_signals(sigset_t *before)
+{
+    static const int let_in[] = {SIGTTIN, SIGTTOU, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    sigset_t all;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof let_in / sizeof *let_in; i++)
+        sigdelset(&all, let_in[i]);
+    pthread_sigmask(SIG_BLOCK, &all, before);
+}
+
+/* Signals are let in while it waits, and only then: none comes between a look and the wait. */
+static ssize_t read_line(int terminal, const sigset_t *mask, char *line, size_t room)
 {
     struct pollfd places[] = {{.fd = terminal, .events = POLLIN}, {.fd = waker, .events = POLLIN}};
-    int error = answer(poll(places, 2, -1));
+    int error = answer(ppoll(places, 2, NULL, mask));
     if (error || caught)
         return error ? error : -EINTR;
     ssize_t got = read(terminal, line, room);
@@ -103,7 +115,7 @@ static ssize_t read_line(int terminal, char *line, size_t room)
     return -E2BIG;
 }
 
-static ssize_t ask(int terminal, const char *text, bool again, char *line, size_t room)
+static ssize_t ask(int terminal, const char *text, bool again, const sigset_t *mask, char *line, size_t room)
 {
     struct termios before;
     if (tcgetattr(terminal, &before) < 0)
@@ -112,7 +124,7 @@ static ssize_t ask(int terminal, const char *text, bool again, char *line, size_
     if (got == 0 && !again)
         got = say(terminal, text);
     if (got == 0)
-        got = read_line(terminal, line, room);
+        got = read_line(terminal, mask, line, room);
     int error = be_as_before(terminal, &before);
     if (got != -EINTR)
         (void)say(terminal, "\n");
@@ -124,6 +136,7 @@ ssize_t mmk_secret_prompt(int terminal, const char *text, bool again, char *line
     struct sigaction before[ENDING] = {0};
     if (pthread_mutex_trylock(&asking) != 0)
         return -EBUSY;
+    sigset_t mask;
     ssize_t got;
     int signal;
     do {
@@ -135,8 +148,10 @@ ssize_t mmk_secret_prompt(int terminal, const char *text, bool again, char *line
         waker = event;
         caught = 0;
         catch_signals(before);
-        got = ask(terminal, text, again, line, room);
+        block_signals(&mask);
+        got = ask(terminal, text, again, &mask, line, room);
         leave_signals(before);
+        pthread_sigmask(SIG_SETMASK, &mask, NULL);
         signal = caught;
         close(event);
         /* Who stopped us may have us go on, and then we ask anew. */
