@@ -23,6 +23,7 @@ MODULES = [
     "mmkit.faults",
     "mmkit.compat",
     "mmkit.heap",
+    "mmkit.secret",
     "mmkit.shared",
 ]
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
