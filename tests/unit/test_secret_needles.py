@@ -204,6 +204,28 @@ def test_the_search_would_have_found_what_is_kept():
         assert {str(hit.form) for hit in outside} == {"bytes", "hex"}
 
 
+def test_encrypting_and_decrypting_leave_no_copy_of_the_secret_and_the_key_only_in_its_slot():
+    pytest.importorskip("cryptography")
+    code = """
+from mmkit.secret import decrypt, encrypt, sealing
+# A key that the test knows: the first half of what comes through the pipe.
+sealing._key.secret = Secret.from_fd(pipe, 32)
+kept = []
+for _ in range(100):
+    kept.append(encrypt(secret))
+    with decrypt(kept[-1]) as back: assert back == secret
+secret.close()
+del back
+wait()
+"""
+    with Program(code) as program:
+        program.until()
+        outside, inside = program.copies()
+        assert outside == []
+        # The key: two quarters of what the test knows.
+        assert {(hit.fraction, hit.length) for hit in inside} == {(0.5, 32)}
+
+
 @pytest.mark.skipif(not mmkit.supports("memfd_secret"), reason="memfd_secret(2) is off here")
 def test_what_only_the_process_can_read_is_not_even_found_in_its_slot():
     code = "with secret.open() as view: sum(view)\nassert secret == secret\nwait()"

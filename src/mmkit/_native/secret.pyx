@@ -258,6 +258,7 @@ cdef class SecretHandle:
 
 
 @cython.final
+@cython.freelist(8)
 cdef class OpenSecret:
     """What `Secret.open` returns: the bytes of a secret for the length of a ``with`` block."""
 

@@ -12,6 +12,7 @@ from mmkit.secret.copies import Copies, Form, Hit, Registers, Unread
 from mmkit.secret.hardening import harden_process
 from mmkit.secret.memory import Secret
 from mmkit.secret.scanning import find_copies
+from mmkit.secret.sealing import decrypt, encrypt
 from mmkit.secret.status import SecretStatus
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Secret",
     "SecretStatus",
     "Unread",
+    "decrypt",
+    "encrypt",
     "find_copies",
     "harden_process",
 ]
