@@ -3,6 +3,7 @@
 import ast
 import ctypes
 import errno
+import hmac
 import json
 import os
 import re
@@ -133,6 +134,9 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "Region": mmkit.Region,
         "region": mmkit.Region,
         "segment": mmkit.SharedMemory,
+        "Secret": mmkit.Secret,
+        "key": mmkit.Secret,
+        "hmac": hmac,
         "Prot": mmkit.Prot,
         "Advice": mmkit.Advice,
         "MapFlag": mmkit.MapFlag,

@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from mmkit import maps as mmkit_maps
+from mmkit.cli.documents import area_document, path_document
 from mmkit.cli.output import OutputConsole
 from mmkit.errors import Error
 from mmkit.hints import size as written_size
@@ -173,30 +174,17 @@ def _document(areas: Areas) -> dict[str, object]:
     """Lay out areas for JSON, as docs/maps.md describes it."""
     totals = areas.total(by="kind")
     program, mark = areas.program, b" (deleted)"
-    fields = {"program": None} if program is None else _path_document("program", program.removesuffix(mark))
+    fields = {"program": None} if program is None else path_document("program", program.removesuffix(mark))
     return {
         "format": _FORMAT,
         "pid": areas.pid,
         **fields,
         "program_deleted": program is not None and program.endswith(mark),
         "torn": areas.torn,
-        "areas": [_area_document(area) for area in areas],
+        "areas": [area_document(area) for area in areas],
         "total": _total_document(totals.sum)
         | {"by_kind": {kind: _total_document(total) for kind, total in totals.items()}},
     }
-
-
-def _area_document(area: Area) -> dict[str, object]:
-    fields = area._asdict()
-    costs = fields.pop("costs")
-    fields |= _path_document("path", area.path)
-    return fields | {"costs": dict(costs)} if costs else fields
-
-
-def _path_document(name: str, path: bytes) -> dict[str, str]:
-    """Lay out a path: JSON is Unicode, and what a path is not is in a field of its own."""
-    text = path.decode(errors="replace")
-    return {name: text} if text.encode() == path else {name: text, f"{name}_hex": path.hex()}
 
 
 def _total_document(total: Total) -> dict[str, int]:

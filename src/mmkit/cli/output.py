@@ -10,10 +10,14 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from mmkit.errors import Error
 
-__all__ = ["Commands", "OutputConsole"]
+__all__ = ["Commands", "OutputConsole", "plain_table", "print_table"]
+
+#: Columns of numbers and sizes.
+_TO_THE_RIGHT = ("size", "resident", "mapped", "found", "bytes")
 
 #: As shells have it for a command that SIGPIPE ended: 128 + 13.
 _EXIT_NOBODY_READS = 141
@@ -61,3 +65,20 @@ class OutputConsole(Console):
     def on_broken_pipe(self) -> None:
         """Raise. Newer versions of rich would end the process here, as if something had failed."""
         raise BrokenPipeError
+
+
+def plain_table(*columns: str) -> Table:
+    """Make a table without lines."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in _TO_THE_RIGHT else "left", no_wrap=True)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table: as wide as a terminal, or as it needs to be."""
+    console = OutputConsole(highlight=False)
+    if not console.is_terminal:
+        # Lines that go to a file or to grep are as long as they need to be.
+        console.width = 10_000
+    console.print(table)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmkit import linux
-from mmkit.cli.output import OutputConsole
+from mmkit.cli.output import plain_table, print_table
 from mmkit.errors import Error
 from mmkit.flags import ShmCommand
 from mmkit.hints import size as written_size
@@ -54,7 +54,7 @@ def list_(as_json: bool, leaked: bool) -> None:
     if as_json:
         click.echo(json.dumps([_document(segment) for segment in found], indent=1))
         return
-    _print(_listing(found))
+    print_table(_listing(found))
     total = sum(segment.resident or 0 for segment in found)
     click.echo(f"{len(found)} segments, {written_size(total)} resident")
 
@@ -70,14 +70,14 @@ def attached(name: str | None, identifier: int | None, key: int | None) -> None:
         _fail("there is no such segment")
     for segment in found:
         click.echo(f"{segment.kind} {_name(segment)}: {_verdict(segment)}")
-        table = _table("pid", "mapped", "open", "command")
+        table = plain_table("pid", "mapped", "open", "command")
         for holder in segment.holders:
             mapped = written_size(holder.mapped) if holder.mapped else "-"
             table.add_row(
                 str(holder.pid), mapped, "yes" if holder.opened else "no", Text(_command(holder.pid))
             )
         if segment.holders:
-            _print(table)
+            print_table(table)
 
 
 @shm.command()
@@ -184,7 +184,7 @@ def _holders(segment: Segment) -> str:
 
 
 def _listing(found: Iterable[Segment]) -> Table:
-    table = _table("kind", "name", "size", "resident", "owner", "mode", "creator", "attached")
+    table = plain_table("kind", "name", "size", "resident", "owner", "mode", "creator", "attached")
     for segment in found:
         table.add_row(
             segment.kind,
@@ -197,20 +197,3 @@ def _listing(found: Iterable[Segment]) -> Table:
             _holders(segment),
         )
     return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column, justify="right" if column in ("size", "resident", "mapped") else "left", no_wrap=True
-        )
-    return table
-
-
-def _print(table: Table) -> None:
-    console = OutputConsole(highlight=False)
-    if not console.is_terminal:
-        # Lines that go to a file or to grep are as long as they need to be.
-        console.width = 10_000
-    console.print(table)

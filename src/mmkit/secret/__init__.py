@@ -8,7 +8,7 @@ of a process a secret has been left.
 from __future__ import annotations
 
 from mmkit._native.secret import OpenSecret
-from mmkit.secret.copies import Copies, Form, Hit, Registers, Unread
+from mmkit.secret.copies import Copies, CoreNote, Form, Hit, Unread
 from mmkit.secret.hardening import harden_process
 from mmkit.secret.memory import Secret
 from mmkit.secret.scanning import find_copies
@@ -17,10 +17,10 @@ from mmkit.secret.status import SecretStatus
 
 __all__ = [
     "Copies",
+    "CoreNote",
     "Form",
     "Hit",
     "OpenSecret",
-    "Registers",
     "Secret",
     "SecretStatus",
     "Unread",

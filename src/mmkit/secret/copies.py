@@ -10,7 +10,7 @@ from typing import NamedTuple, overload
 from mmkit.hints import size as written_size
 from mmkit.maps import Area
 
-__all__ = ["Copies", "Form", "Hit", "Registers", "Unread"]
+__all__ = ["Copies", "CoreNote", "Form", "Hit", "Unread"]
 
 
 class Form(StrEnum):
@@ -34,28 +34,28 @@ class Form(StrEnum):
     HMAC_OPAD = "hmac-opad"
 
 
-class Registers(NamedTuple):
-    """Registers that a core file holds of a thread.
+class CoreNote(NamedTuple):
+    """What a core file holds beside memory: registers of a thread, or facts about the process.
 
     Attributes
     ----------
-    thread : int
-        Its number.
-    note : str
-        Which registers: the note's name, such as ``NT_PRSTATUS`` (elf.h).
+    kind : str
+        The note's name in elf.h, such as ``NT_PRSTATUS``; its number if it has none.
+    thread : int or None
+        Whose registers they are; None for facts, such as the command line in ``NT_PRPSINFO``.
     offset, size : int
-        Bytes of the core file.
+        Bytes of the file.
     """
 
-    thread: int
-    note: str
+    kind: str
+    thread: int | None
     offset: int
     size: int
 
     @property
     def name(self) -> str:
         """What it is, for people."""
-        return f"registers of thread {self.thread}, {self.note}"
+        return self.kind if self.thread is None else f"registers of thread {self.thread}, {self.kind}"
 
 
 class Hit(NamedTuple):
@@ -64,22 +64,22 @@ class Hit(NamedTuple):
     Attributes
     ----------
     address : int
-        Of the first byte. In registers: bytes into them.
+        Of the first byte. In a note: bytes into it.
     length : int
         Bytes that are the copy's.
     form : Form
         What it looks like.
     fraction : float
         How much of the secret is there: 1.0 is all of it.
-    area : Area or Registers or None
-        What holds it; None if the search could not tell.
+    area : Area or CoreNote
+        What holds it.
     """
 
     address: int
     length: int
     form: Form
     fraction: float
-    area: Area | Registers | None
+    area: Area | CoreNote
 
     @property
     def partial(self) -> bool:
@@ -98,7 +98,7 @@ class Unread(NamedTuple):
     ----------
     address, length : int
         The range, in bytes.
-    area : Area or None
+    area : Area or CoreNote
         What it is a part of.
     reason : str
         Why.
@@ -106,7 +106,7 @@ class Unread(NamedTuple):
 
     address: int
     length: int
-    area: Area | Registers | None
+    area: Area | CoreNote
     reason: str
 
     def __repr__(self) -> str:
@@ -114,11 +114,9 @@ class Unread(NamedTuple):
         return f"<Unread {where} in {described(self.area)}: {self.reason}>"
 
 
-def described(area: Area | Registers | None) -> str:
+def described(area: Area | CoreNote) -> str:
     """Write what holds a copy: what it is for, its name, and what may be done with it."""
-    if area is None:
-        return "unknown memory"
-    if isinstance(area, Registers):
+    if isinstance(area, CoreNote):
         return area.name
     name = f" {area.name}" if area.path else ""
     return f"{area.kind}{name} {area.perms} {area.start:x}-{area.end:x}"

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from mmkit._native import scan as native
 from mmkit.secret.copies import Copies
+from mmkit.secret.core_file import opened_core
 from mmkit.secret.process_memory import opened_process
 from mmkit.secret.scanner import wrong_length
+from mmkit.secret.target import Target
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["find_copies"]
+__all__ = ["find_copies", "opened_target"]
 
 
 @runtime_checkable
@@ -25,8 +27,10 @@ class _Opens(Protocol):
     def open(self) -> AbstractContextManager[ReadableBuffer]: ...
 
 
-def find_copies(needle: ReadableBuffer | _Opens, pid: int | None = None) -> Copies:
-    """Search all memory of a process for copies of a secret.
+def find_copies(
+    needle: ReadableBuffer | _Opens, pid: int | None = None, *, core: str | os.PathLike[str] | None = None
+) -> Copies:
+    """Search all memory of a process, or a core file, for copies of a secret.
 
     It finds the whole and parts of it (quarters, of at least 8 bytes each), as they are and in the forms that
     programs give them: see `Form`. A process of its own searches, so that no copy is added to the one that is
@@ -38,6 +42,9 @@ def find_copies(needle: ReadableBuffer | _Opens, pid: int | None = None) -> Copi
         What to look for: 8 to 4,096 bytes.
     pid
         The process; None for this one.
+    core
+        The path of a core file to be searched instead, with the registers in it: ELF, as the kernel and
+        gcore write them.
 
     Returns
     -------
@@ -50,8 +57,10 @@ def find_copies(needle: ReadableBuffer | _Opens, pid: int | None = None) -> Copi
     SyscallError
         ``ESRCH`` (a `ProcessLookupError`): there is no such process, or it ended meanwhile.
         ``EACCES`` (a `PermissionError`): looking at it needs what ptrace(2) needs.
+    CorruptError
+        The file is no core file of a 64-bit machine with this byte order.
     ValueError
-        The needle is too short or too long.
+        The needle is too short or too long; or both `pid` and `core` are given.
 
     Notes
     -----
@@ -61,10 +70,19 @@ def find_copies(needle: ReadableBuffer | _Opens, pid: int | None = None) -> Copi
 
     References
     ----------
-    proc_pid_mem(5), proc_pid_pagemap(5), ptrace(2)
+    proc_pid_mem(5), proc_pid_pagemap(5), ptrace(2), core(5), elf(5)
     """
-    with opened_process(pid) as target, _handed_over(needle) as (descriptor, own):
+    with opened_target(pid, core) as target, _handed_over(needle) as (descriptor, own):
         return target.search(descriptor, own=own)
+
+
+def opened_target(pid: int | None, core: str | os.PathLike[str] | None) -> AbstractContextManager[Target]:
+    """Open what shall be searched."""
+    if core is None:
+        return opened_process(pid)
+    if pid is not None:
+        raise ValueError("give a pid or a core file, not both")
+    return opened_core(core)
 
 
 @contextmanager

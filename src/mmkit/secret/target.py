@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 
 from mmkit.errors import SyscallError
 from mmkit.maps import Area, Kind
-from mmkit.secret.copies import Copies, Form, Hit, Registers, Unread
+from mmkit.secret.copies import Copies, CoreNote, Form, Hit, Unread
 from mmkit.secret.scanner import Answer, Found, Missed, scan
 
-__all__ = ["KERNELS_OWN", "Part", "Target"]
+__all__ = ["CUT_OFF", "KERNELS_OWN", "Part", "Target"]
 
 _FORMS = tuple(Form)
 
 #: Why clocks and vsyscall are not looked at.
 KERNELS_OWN = "it is the kernel's own, and nobody writes there"
+#: Why an end of a core file is not.
+CUT_OFF = "the file ends before: it was cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Part:
     Attributes
     ----------
     address, length
-        What hits are told by.
+        What hits are told by; of a note any numbers that nothing else has.
     offset
         Where its bytes are in the file.
     place
@@ -41,7 +43,7 @@ class Part:
     address: int
     length: int
     offset: int
-    place: Area | Registers
+    place: Area | CoreNote
     is_private: bool = False
 
 
@@ -86,37 +88,38 @@ class Target:
         return Copies(
             (hit for hit, is_own in zip(hits, inside, strict=True) if not is_own),
             (hit for hit, is_own in zip(hits, inside, strict=True) if is_own),
-            sorted([*self.skipped, *unread]),
+            sorted([*self.skipped, *unread], key=lambda each: each.address),
             looked_at=answer.looked_at,
             truncated=answer.truncated,
             locked=answer.locked,
         )
 
     def _hit(self, found: Found) -> Hit:
-        form, fraction = _FORMS[found.form], found.length / found.whole
-        return Hit(found.address, found.length, form, fraction, self._place(found.address))
+        part = self._part(found.address)
+        in_note = isinstance(part.place, CoreNote)
+        address = found.address - part.address if in_note else found.address
+        return Hit(address, found.length, _FORMS[found.form], found.length / found.whole, part.place)
 
-    def _place(self, address: int) -> Area | Registers | None:
-        number = bisect_right(self._starts, address) - 1
-        return self.parts[number].place if number >= 0 else None
+    def _part(self, address: int) -> Part:
+        return self.parts[bisect_right(self._starts, address) - 1]
 
     def _unread(self, missed: Missed) -> Unread:
-        if missed.error == errno.ENODATA:
-            if self.pid is not None:
-                raise SyscallError(
-                    errno.ESRCH,
-                    f"read('/proc/{self.pid}/mem')",
-                    f"Process {self.pid} ended, or executed another program, while it was searched.",
-                )
-            reason = "the file ends before: it was cut off"
-        elif self.pid is None:
-            reason = os.strerror(missed.error)
+        place = self._part(missed.address).place
+        if self.pid is None:
+            ends = missed.error == errno.ENODATA
+            reason = CUT_OFF if ends else os.strerror(missed.error)
+        elif missed.error == errno.ENODATA:
+            raise SyscallError(
+                errno.ESRCH,
+                f"read('/proc/{self.pid}/mem')",
+                f"Process {self.pid} ended, or executed another program, while it was searched.",
+            )
         else:
-            reason = _reason(missed.error, self._place(missed.address))
-        return Unread(missed.address, missed.length, self._place(missed.address), reason)
+            reason = _reason(missed.error, place)
+        return Unread(missed.address, missed.length, place, reason)
 
 
-def _reason(error: int, place: Area | Registers | None) -> str:
+def _reason(error: int, place: Area | CoreNote) -> str:
     """Say why memory of a process could not be read."""
     if error not in (errno.EIO, errno.EFAULT) or not isinstance(place, Area):
         return os.strerror(error)
