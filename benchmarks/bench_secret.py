@@ -1,13 +1,13 @@
-"""Secret beside sodium_malloc of libsodium: a key of 32 bytes made, written, released; and what it costs to lock.
+"""Secret beside libsodium's sodium_malloc: a key of 32 bytes made, written, released, and what it locks.
 
     python benchmarks/bench_secret.py [--quick] [--json FILE]
 
-libsodium is called through ctypes and through cffi. Each sodium_malloc maps, locks and protects pages of its own,
-and leaves them readable and writable; a contestant that shuts them again after the write, as a Secret is shut, is
-there as well. A Secret has two pairs of mprotect(2) as its floor: one to write, one to wipe.
+libsodium is called through ctypes and through cffi. Each sodium_malloc maps, locks and protects pages of its
+own, and leaves them readable and writable; a contestant that shuts them again after the write, as a Secret is
+shut, is there as well. A Secret has two pairs of mprotect(2) as its floor: one to write, one to wipe.
 
-The targets: made, opened for writing and released at most a quarter of sodium_malloc; made and released alone a
-twentieth.
+The targets: made, opened for writing and released at most a quarter of sodium_malloc; made and released alone
+a twentieth.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ def opened(name: str, statement: str) -> Race:
         secret.wipe()
         return {
             "Secret": Statement(statement, secret=secret, key=KEY),
-            "memoryview of a bytearray": Statement(
-                "with memoryview(secret): pass", secret=bytearray(LENGTH)
-            ),
+            "memoryview of a bytearray": Statement("with memoryview(secret): pass", secret=bytearray(LENGTH)),
         }
 
     return run_it
@@ -197,7 +195,8 @@ def lock_notes() -> str:
     if library := through_ctypes():
         costs["sodium_malloc"] = lock_bytes(lambda: library.sodium_malloc(LENGTH), library.sodium_free)
     written = "; ".join(f"{name} {cost:.0f}" for name, cost in costs.items())
-    return f"Bytes of the lock limit for each of {MANY} keys of {LENGTH} bytes (a page is {PAGE_SIZE}): {written}."
+    what = f"{MANY} keys of {LENGTH} bytes (a page is {PAGE_SIZE})"
+    return f"Bytes of the lock limit for each of {what}: {written}."
 
 
 if __name__ == "__main__":

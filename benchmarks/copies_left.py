@@ -2,14 +2,15 @@
 
     python benchmarks/copies_left.py [--json FILE] [PART OF A NAME ...]
 
-Each call runs in a process of its own, into which the secret (32 ASCII characters) comes through a pipe, into an
-`mmkit.Secret`: so there is no copy but those that the call, and what it needs, has made. Another process searches all
-its memory by `mmkit.secret.find_copies`: while the results are alive, and again when all that the call was given and
-has returned is dropped and the Secret closed. What is found then is left in freed memory, caches and buffers, until
-somebody happens to overwrite it. A part is a quarter or more of the secret, but not all of it.
+Each call runs in a process of its own, into which the secret (32 ASCII characters) comes through a pipe, into
+an `mmkit.Secret`: so there is no copy but those that the call, and what it needs, has made. Another process
+searches all its memory by `mmkit.secret.find_copies`: while the results are alive, and again when all that
+the call was given and has returned is dropped and the Secret closed. What is found then is left in freed
+memory, caches and buffers, until somebody happens to overwrite it. A part is a quarter or more of the secret,
+but not all of it.
 
-Calls that take a buffer are given the view of the open secret; others are given the `bytes` or `str` that they want,
-made of it.
+Calls that take a buffer are given the view of the open secret; others are given the `bytes` or `str` that
+they want, made of it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ CALLS = (
     Call("open(fd, 'rb').read(n)", "kept = open(pipe, 'rb').read(32)", reads=True),
     Call("open(fd).read(n)", "kept = open(pipe).read(32)", reads=True),
     Call("socket: sendall(view), recv(n)", "a.sendall(view); kept = b.recv(32)"),
-    Call("socket: sendall(view), recv_into(bytearray)", "a.sendall(view); kept = bytearray(32); b.recv_into(kept)"),
+    Call(
+        "socket: sendall(view), recv_into(bytearray)",
+        "a.sendall(view); kept = bytearray(32); b.recv_into(kept)",
+    ),
     Call("socket: makefile('rb').read(n)", "a.sendall(view); kept = b.makefile('rb').read(32)"),
     Call("hashlib.sha256(view).digest()", "kept = hashlib.sha256(view); kept.digest()"),
     Call("hashlib.blake2b(key=view)", "kept = hashlib.blake2b(b'text', key=view); kept.digest()"),
@@ -81,15 +85,39 @@ CALLS = (
         "kept = ChaCha20Poly1305(view); kept.encrypt(bytes(12), b'text', None)",
         "cryptography",
     ),
-    Call("cryptography AESGCM(view).encrypt()", "kept = AESGCM(view); kept.encrypt(bytes(12), b'text', None)", "cryptography"),
-    Call("cryptography HMAC(view)", "kept = HMAC(view, SHA256()); kept.update(b'text'); kept.finalize()", "cryptography"),
-    Call("cryptography Fernet(base64)", "kept = Fernet(base64.urlsafe_b64encode(view)); kept.encrypt(b'text')", "cryptography"),
-    Call("nacl SecretBox(bytes(view)).encrypt()", "kept = nacl.secret.SecretBox(bytes(view)); kept.encrypt(b'text')", "nacl"),
-    Call("nacl SigningKey(bytes(view)).sign()", "kept = nacl.signing.SigningKey(bytes(view)); kept.sign(b'text')", "nacl"),
+    Call(
+        "cryptography AESGCM(view).encrypt()",
+        "kept = AESGCM(view); kept.encrypt(bytes(12), b'text', None)",
+        "cryptography",
+    ),
+    Call(
+        "cryptography HMAC(view)",
+        "kept = HMAC(view, SHA256()); kept.update(b'text'); kept.finalize()",
+        "cryptography",
+    ),
+    Call(
+        "cryptography Fernet(base64)",
+        "kept = Fernet(base64.urlsafe_b64encode(view)); kept.encrypt(b'text')",
+        "cryptography",
+    ),
+    Call(
+        "nacl SecretBox(bytes(view)).encrypt()",
+        "kept = nacl.secret.SecretBox(bytes(view)); kept.encrypt(b'text')",
+        "nacl",
+    ),
+    Call(
+        "nacl SigningKey(bytes(view)).sign()",
+        "kept = nacl.signing.SigningKey(bytes(view)); kept.sign(b'text')",
+        "nacl",
+    ),
     Call("os.write(fd, view)", "kept = os.write(w, view)"),
     Call("Secret.from_fd(fd, n)", "kept = Secret.from_fd(pipe, 32)", reads=True),
     Call("Secret == bytes", "kept = secret == bytes(32)"),
-    Call("Secret.take(bytearray)", "kept = bytearray(32); os.readv(pipe, [kept]); kept = Secret.take(kept)", reads=True),
+    Call(
+        "Secret.take(bytearray)",
+        "kept = bytearray(32); os.readv(pipe, [kept]); kept = Secret.take(kept)",
+        reads=True,
+    ),
     Call("mmkit.secret.encrypt(), decrypt()", "kept = decrypt(encrypt(secret))", "cryptography"),
 )
 
@@ -145,7 +173,13 @@ class Count(NamedTuple):
     parts: int
 
     def __str__(self) -> str:
-        return "0" if not any(self) else f"{self.full}" if not self.parts else f"{self.full} + {self.parts} parts"
+        return (
+            "0"
+            if not any(self)
+            else f"{self.full}"
+            if not self.parts
+            else f"{self.full} + {self.parts} parts"
+        )
 
 
 class Row(NamedTuple):
@@ -165,8 +199,8 @@ def count(needle: bytearray, pid: int) -> Count:
     return Count(full, len(outside) - full)
 
 
-def type_line(terminal: int, line: bytes, *, silent: bool) -> None:
-    """Type a line; if somebody asks who first has the terminal be silent, and throws away what was typed, then."""
+def type_line(terminal: int, line: bytearray, *, silent: bool) -> None:
+    """Type a line; for who first makes the terminal silent, and throws away what was typed, then."""
     while silent and termios.tcgetattr(terminal)[3] & termios.ECHO:
         time.sleep(0.01)
     os.write(terminal, line + b"\n")
@@ -189,7 +223,11 @@ def measure(call: Call) -> Row:
     os.write(writer, needle)
     arguments = [sys.executable, "-c", program, str(reader), str(gate), str(teller)]
     with subprocess.Popen(
-        arguments, stdin=terminal, stderr=subprocess.PIPE, pass_fds=[reader, gate, teller], start_new_session=True
+        arguments,
+        stdin=terminal,
+        stderr=subprocess.PIPE,
+        pass_fds=[reader, gate, teller],
+        start_new_session=True,
     ) as process:
         for fd in (reader, gate, teller, terminal):
             os.close(fd)
@@ -212,11 +250,14 @@ HEAD = "| call | copies while its result lives | left when all is dropped |\n|--
 
 def line_of(row: Row) -> str:
     """Write a row of the table, as Markdown."""
-    return f"| `{row.name}` | {'—' if row.alive is None else row.alive} | {'—' if row.left is None else row.left} |"
+    alive, left = ("—" if count is None else count for count in (row.alive, row.left))
+    return f"| `{row.name}` | {alive} | {left} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="only calls with this in their name")
     parser.add_argument("--json", type=Path, help="write the counts there as well")
     options = parser.parse_args()

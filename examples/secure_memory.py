@@ -1,9 +1,10 @@
-"""A password and a key that leave no trace: taken in, derived, used, and searched for in all memory of the process.
+"""A password and a key that leave no trace: taken in, derived, used, and searched for in all memory.
 
-A password comes in (`--ask` prompts for it at the terminal; else another process sends one through a pipe), a key is
-derived from it into its place, a message is signed with the key; and then the whole process is searched for copies of
-both. For comparison the password is made a `bytes` object, once. Deriving needs the cryptography package, which
-writes its result into a buffer: pip install 'mmkit[secret]'. Belongs to the chapter "Secrets" (docs/secret.md).
+A password comes in (`--ask` prompts for it at the terminal; else another process sends one through a pipe), a
+key is derived from it into its place, a message is signed with the key; and then the whole process is
+searched for copies of both. For comparison the password is made a `bytes` object, once. Deriving needs the
+cryptography package, which writes its result into a buffer: pip install 'mmkit[secret]'. Belongs to the
+chapter "Secrets" (docs/secret.md).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
         print("\nA forked child has none of it")
         in_a_child(password)
 
-        print("\nThe same password, once as a bytes object: there until something else happens to take its place")
+        print("\nThe same password, once as a bytes object: there until something else takes its place")
         with password.open() as view:
             careless = bytes(view)
         search("password", password)
@@ -73,7 +74,7 @@ def receive() -> Secret:
 
 
 def derive(password: Secret, key: Secret) -> bool:
-    """Derive a key by scrypt, from one secret into the other: no call of hashlib's can write into a buffer."""
+    """Derive a key by scrypt, from one secret into the other: hashlib cannot write into a buffer."""
     try:
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
     except ImportError:

@@ -98,8 +98,7 @@ static int prepare(secret_area *area, mmk_secret_refusal *refusal)
     int error = mmk_sys_mprotect(area->base, area->length, RW);
     if (error)
         return refused(refusal, "mprotect", area->length, error);
-    error =
-        area->kind == MMK_SECRET_MEMFD ? prepare_memfd(area, refusal) : prepare_anonymous(area, refusal);
+    error = area->kind == MMK_SECRET_MEMFD ? prepare_memfd(area, refusal) : prepare_anonymous(area, refusal);
     if (error)
         return error;
     canaries_write(area->base, area->base + area->length);

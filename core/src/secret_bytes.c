@@ -2,9 +2,6 @@
 #include <mmkit/secret.h>
 
 #include <string.h>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 enum {
     /* What may have been below the caller: some frames, and a signal frame, with up to 3 KiB of vectors. */

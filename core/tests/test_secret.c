@@ -287,14 +287,16 @@ static struct {
     int argument;
     uint32_t value;
     const char *name;
-} refused_calls[] = {
-    {SYS_mprotect, 2, RW, "mprotect"},
-    {SYS_mprotect, 2, PROT_NONE, "mprotect"},
-    {SYS_mlock, 1, 4096, "mlock"},
-    {SYS_madvise, 2, 16, "madvise"},
-    {SYS_madvise, 2, WIPE_ON_FORK_NR, "madvise"},
-    {SYS_mmap, 2, PROT_NONE, "mmap"},
-}, *refused_call;
+} refused_calls[] =
+    {
+        {SYS_mprotect, 2, RW, "mprotect"},
+        {SYS_mprotect, 2, PROT_NONE, "mprotect"},
+        {SYS_mlock, 1, 4096, "mlock"},
+        {SYS_madvise, 2, 16, "madvise"},
+        {SYS_madvise, 2, WIPE_ON_FORK_NR, "madvise"},
+        {SYS_mmap, 2, PROT_NONE, "mmap"},
+},
+  *refused_call;
 
 static void make_where_a_call_is_refused(void)
 {

@@ -89,8 +89,9 @@ static __attribute__((noinline)) void leave_traces(void)
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f"))
-        __asm__ volatile("vmovdqu64 (%0), %%zmm1\n\tvmovdqu64 (%0), %%zmm17\n\tvmovdqu64 (%0), %%zmm31" ::"r"(secret.bytes)
-                         : "memory");
+        __asm__ volatile(
+            "vmovdqu64 (%0), %%zmm1\n\tvmovdqu64 (%0), %%zmm17\n\tvmovdqu64 (%0), %%zmm31" ::"r"(secret.bytes)
+            : "memory");
     else
         __asm__ volatile("movdqu (%0), %%xmm1\n\tmovdqu 16(%0), %%xmm15" ::"r"(secret.bytes) : "memory");
     __asm__ volatile("mov (%0), %%r10\n\tmov 8(%0), %%rsi" ::"r"(secret.bytes) : "r10", "rsi", "memory");

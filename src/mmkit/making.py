@@ -19,7 +19,14 @@ from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
 from mmkit.hints import size
 
-__all__ = ["Demand", "RegionFactories", "check_demand", "check_length", "live_regions", "warn_of_ordinary_pages"]
+__all__ = [
+    "Demand",
+    "RegionFactories",
+    "check_demand",
+    "check_length",
+    "live_regions",
+    "warn_of_ordinary_pages",
+]
 
 #: What to do when something asked for cannot be had: fail, go on without it and warn, or do not ask.
 Demand = Literal["require", "warn", "off"]
@@ -63,6 +70,7 @@ def check_length(length: int) -> None:
 
 
 def check_demand(argument: str, demand: str) -> None:
+    """Refuse what is no `Demand`."""
     if demand not in ("require", "warn", "off"):
         raise ValueError(f"{argument} must be 'require', 'warn' or 'off', not {demand!r}")
 

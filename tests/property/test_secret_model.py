@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ class SecretMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_stands_in_anothers_place(self):
         spans = sorted((secret._address, len(secret)) for secret, _ in self.live.values())
-        assert all(start + length + 16 <= after for (start, length), (after, _) in zip(spans, spans[1:], strict=False))
+        assert all(start + length + 16 <= after for (start, length), (after, _) in pairwise(spans))
 
     @invariant()
     def what_stands_alone_is_accessible_only_while_it_is_open(self):

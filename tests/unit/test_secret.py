@@ -1,6 +1,7 @@
 """Secret: made, opened, compared, wiped, closed; what it refuses; what a child has of it."""
 
 import copy
+import ctypes
 import gc
 import os
 import pickle
@@ -9,13 +10,26 @@ import signal
 import socket
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mmkit
 from mmkit import Secret
-from support import NOBODY, PAGE, SANITIZED, exit_signal, in_child, locked_bytes, locks, needs_root, perms, run, x86_64
+from support import (
+    NOBODY,
+    PAGE,
+    SANITIZED,
+    exit_signal,
+    in_child,
+    locked_bytes,
+    locks,
+    needs_root,
+    perms,
+    run,
+    x86_64,
+)
 
 KEY = bytes(range(1, 33))
 
@@ -66,7 +80,9 @@ def test_a_secret_has_at_least_one_byte(length):
         Secret(length)
 
 
-@pytest.mark.parametrize("how", [{"lock": "maybe"}, {"backend": "disk"}, {"backend": "memfd_secret", "lock": 1}])
+@pytest.mark.parametrize(
+    "how", [{"lock": "maybe"}, {"backend": "disk"}, {"backend": "memfd_secret", "lock": 1}]
+)
 def test_a_wrong_choice_is_refused_by_name(how):
     with pytest.raises(ValueError, match="must be"):
         Secret(32, **how)
@@ -99,7 +115,9 @@ def test_take_wipes_what_it_takes():
     assert not array.any()
 
 
-@pytest.mark.parametrize("source", [b"constant", memoryview(b"constant"), memoryview(bytearray(20))[::2], "text"])
+@pytest.mark.parametrize(
+    "source", [b"constant", memoryview(b"constant"), memoryview(bytearray(20))[::2], "text"]
+)
 def test_what_cannot_be_wiped_is_not_taken(source):
     with pytest.raises(TypeError):
         Secret.take(source)
@@ -202,11 +220,13 @@ def test_the_handle_gives_no_buffer_and_a_block_is_entered_once_at_a_time(secret
 
 def test_an_exception_in_the_block_passes_and_shuts_it(secret):
     with pytest.raises(ZeroDivisionError), secret.open():
-        1 / 0
+        raise ZeroDivisionError
     assert perms(secret._address) == "---p"
 
 
-@pytest.mark.parametrize("make", [lambda view: view[3:], lambda view: np.frombuffer(view, "u1")], ids=["slice", "array"])
+@pytest.mark.parametrize(
+    "make", [lambda view: view[3:], lambda view: np.frombuffer(view, "u1")], ids=["slice", "array"]
+)
 def test_what_outlives_the_block_is_told_and_never_reads_elsewhere(secret, make):
     with pytest.raises(BufferError, match="alive"), secret.open() as view:
         left = make(view)
@@ -222,7 +242,7 @@ def test_what_outlives_the_block_is_told_and_never_reads_elsewhere(secret, make)
 def test_a_note_says_so_when_another_exception_is_on_its_way(secret):
     with pytest.raises(ZeroDivisionError) as caught, secret.open() as view:
         left = view[1:]
-        1 / 0
+        raise ZeroDivisionError
     assert "alive" in caught.value.__notes__[0]
     left.release()
 
@@ -231,11 +251,11 @@ def test_a_block_that_is_never_left_ends_with_its_garbage():
     secret = secret_of()
     address = secret._address
 
-    def hold():
+    def hold(secret):
         with secret.open() as view:
             yield view
 
-    generator = hold()
+    generator = hold(secret)
     next(generator)
     del generator
     gc.collect()
@@ -256,7 +276,13 @@ def test_closing_ends_it_for_good(secret):
     secret.close()
     secret.close()
     assert secret.closed
-    for use in (secret.open().__enter__, secret.wipe, secret.status, lambda: secret == KEY, lambda: secret == secret):
+    for use in (
+        secret.open().__enter__,
+        secret.wipe,
+        secret.status,
+        lambda: secret == KEY,
+        lambda: secret == secret,
+    ):
         with pytest.raises(mmkit.ClosedError, match="closed"):
             use()
     assert len(secret) == 32
@@ -291,7 +317,7 @@ def test_a_dropped_secret_is_wiped(secret):
 def test_the_with_block_of_a_secret_notes_what_kept_it_from_closing():
     with pytest.raises(ZeroDivisionError) as caught, secret_of() as secret:
         view = secret.open().__enter__()
-        1 / 0
+        raise ZeroDivisionError
     assert "open" in caught.value.__notes__[0]
     view.release()
     secret.close()
@@ -305,7 +331,7 @@ def test_equality_is_by_content_and_length(secret):
         assert secret == same
         assert secret == KEY
         assert secret == bytearray(KEY)
-        assert secret == secret  # noqa: PLR0124
+        assert secret == secret
         assert secret != shorter
         assert secret != other
         assert secret != KEY[:31]
@@ -313,7 +339,9 @@ def test_equality_is_by_content_and_length(secret):
         assert perms(secret._address) == "---p"
 
 
-@pytest.mark.parametrize("use", [hash, bytes, copy.copy, copy.deepcopy, pickle.dumps, memoryview, iter, lambda s: s[0]])
+@pytest.mark.parametrize(
+    "use", [hash, bytes, copy.copy, copy.deepcopy, pickle.dumps, memoryview, iter, lambda s: s[0]]
+)
 def test_what_would_make_a_copy_is_refused(secret, use):
     with pytest.raises(TypeError):
         use(secret)
@@ -433,6 +461,82 @@ def test_where_secret_memory_is_off_the_message_says_how_to_have_it():
         return True
 
     assert in_child(use, refuse=[(447, 38)])
+
+
+@locks
+def test_when_the_process_has_too_many_areas_the_limit_is_named_and_nothing_left():
+    def exhaust():
+        secret = secret_of()
+        maximum = int(Path("/proc/sys/vm/max_map_count").read_text())
+        region = mmkit.Region.anonymous((maximum + 1000) * PAGE, noreserve=True)
+        with pytest.raises(mmkit.OutOfMemory):
+            for page in range(0, maximum, 2):
+                mmkit.linux.mprotect(region.address + page * PAGE, PAGE, mmkit.Prot.READ)
+        before = locked_bytes()
+        with pytest.raises(mmkit.OutOfMemory, match="vm.max_map_count"):
+            Secret(100, isolated=True)
+        assert locked_bytes() == before
+        # Those that live are protected by no new areas.
+        with secret.open(write=True) as view:
+            view[0] = 7
+        secret.close()
+        region.close()
+        return content_of(Secret(100, isolated=True)) == bytes(100)
+
+    assert in_child(exhaust)
+
+
+# ---- what C code does to it
+
+
+OVERRUN = """
+import ctypes, resource, sys
+from mmkit import Secret
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+secret = Secret(32)
+with secret.open(write=True):
+    ctypes.memset(secret.status().address + int(sys.argv[1]), 0, 1)
+print("not reached")
+"""
+
+
+@pytest.mark.parametrize(("place", "words"), [(32, "behind it"), (-1, "before it"), (47, "behind it")])
+def test_a_zero_past_either_end_ends_the_process_when_the_block_ends(place, words):
+    ended = run(OVERRUN, str(place))
+    assert (ended.returncode, ended.stdout) == (-signal.SIGABRT, "")
+    assert ended.stderr.startswith("mmkit: secret memory is corrupt at 0x")
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_what_is_not_open_cannot_be_touched(isolated):
+    def touch():
+        secret = secret_of(isolated=isolated)
+        ctypes.string_at(secret._address, 1)
+
+    def touch_behind():
+        secret = secret_of(isolated=True)
+        with secret.open():
+            ctypes.string_at(secret._address + 32, 1)
+
+    assert exit_signal(touch) == signal.SIGSEGV
+    assert exit_signal(touch_behind) == signal.SIGSEGV
+
+
+def test_a_guarded_access_to_what_is_not_open_is_an_exception(secret):
+    with pytest.raises(mmkit.MemoryFault, match="protection"):
+        mmkit.peek(secret._address, 1)
+    with pytest.raises(mmkit.MemoryFault):
+        mmkit.poke(secret._address, b"x")
+    assert secret == KEY
+
+
+def test_raw_calls_do_not_map_over_it(secret):
+    page = secret._address // PAGE * PAGE
+    with pytest.raises(mmkit.Error, match="overlaps"):
+        mmkit.linux.munmap(page, PAGE)
+    assert secret == KEY
 
 
 # ---- fork

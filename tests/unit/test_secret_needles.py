@@ -7,7 +7,6 @@ test through a pipe. The test knows it, and searches the process from outside.
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import mmkit
 from mmkit import maps
 from mmkit.secret import find_copies
 from support import SANITIZED, needs_root
+from terminals import Terminal
 
 pytestmark = pytest.mark.skipif(SANITIZED, reason="a sanitizer keeps what was freed, and copies as it likes")
 
@@ -34,6 +34,16 @@ def wait(what="ready"):
 """
 
 LENGTH = 64
+
+
+def outside_and_inside(needle, pid):
+    """Hits outside of secret memory, and inside it."""
+    found = find_copies(needle, pid)
+    assert not found.truncated
+    # Nothing else in a process is neither dumped nor inherited.
+    own = [area for area in maps.read(pid, costs=True) if {"dd", "wf"} <= set(area.vmflags.split())]
+    inside = [hit for hit in found if any(area.start <= hit.address < area.end for area in own)]
+    return [hit for hit in found if hit not in inside], inside
 
 
 class Program:
@@ -73,13 +83,7 @@ class Program:
         self.process.stdin.flush()
 
     def copies(self):
-        """Hits outside of secret memory, and inside it."""
-        found = find_copies(self.needle, self.pid)
-        assert not found.truncated
-        # Nothing else in the process is neither dumped nor inherited.
-        own = [area for area in maps.read(self.pid, costs=True) if {"dd", "wf"} <= set(area.vmflags.split())]
-        inside = [hit for hit in found if any(area.start <= hit.address < area.end for area in own)]
-        return [hit for hit in found if hit not in inside], inside
+        return outside_and_inside(self.needle, self.pid)
 
 
 # What happens to the secret, and how many copies of it there must be in secret memory then: its slots.
@@ -123,15 +127,11 @@ PATHS = {
         2,
     ),
     "an exception in the middle": (
-        "try:\n"
-        "    with secret.open() as view: raise ValueError\n"
-        "except ValueError: pass",
+        "try:\n    with secret.open() as view: raise ValueError\nexcept ValueError: pass",
         1,
     ),
     "closing refused": (
-        "try:\n"
-        "    with secret.open() as view: secret.close()\n"
-        "except BufferError: pass",
+        "try:\n    with secret.open() as view: secret.close()\nexcept BufferError: pass",
         1,
     ),
     "shown": ("text = [repr(secret), str(secret), str(secret.status())]", 1),
@@ -181,7 +181,13 @@ PATHS = {
 
 
 # What stands alone goes other ways in the core.
-ALONE = ["opened for writing and left", "compared with a buffer", "taken from a bytearray", "wiped", "closed after use"]
+ALONE = [
+    "opened for writing and left",
+    "compared with a buffer",
+    "taken from a bytearray",
+    "wiped",
+    "closed after use",
+]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,24 @@ def test_after_every_path_there_is_no_copy_but_in_secret_memory(path, how):
         outside, inside = program.copies()
         assert outside == []
         assert [hit.fraction for hit in inside] == [1.0] * expected
+
+
+def test_a_prompt_leaves_no_copy_of_what_was_typed():
+    needle = os.urandom(LENGTH // 2).hex().encode()
+    terminal = Terminal(
+        "import mmkit\nsecret = mmkit.Secret.prompt()\nprint('done', secret == b'x')\ninput()"
+    )
+    try:
+        terminal.expect(b"Password: ")
+        terminal.type(needle + b"\n")
+        terminal.expect(b"done False")
+        outside, inside = outside_and_inside(needle, terminal.pid)
+        assert outside == []
+        assert [hit.fraction for hit in inside] == [1.0]
+        terminal.type(b"\n")
+        assert terminal.wait() == 0
+    finally:
+        terminal.close()
 
 
 def test_the_search_would_have_found_what_is_kept():
@@ -284,10 +308,10 @@ libc.__cxa_atexit(ctypes.cast(libc.pause, ctypes.c_void_p), None, None)
 # ---- core files
 
 
-def dumped(program, how):
+def dumped(program, folder, *options):
     """A core file of the program, made by gcore."""
-    path = how / "core"
-    subprocess.run(["gcore", "-o", path, str(program.pid)], check=True, capture_output=True)
+    path = folder / "core"
+    subprocess.run(["gcore", *options, "-o", path, str(program.pid)], check=True, capture_output=True)
     return Path(f"{path}.{program.pid}").read_bytes()
 
 
@@ -322,6 +346,19 @@ def test_gcore_of_a_process_with_an_open_secret_has_nothing_of_it(tmp_path):
         assert missing(core, program.needle)
 
 
+@pytest.mark.skipif(not has_gdb(), reason="needs gdb's gcore")
+@pytest.mark.skipif(not mmkit.supports("memfd_secret"), reason="memfd_secret(2) is off here")
+def test_gcore_of_all_memory_has_nothing_of_what_only_the_process_can_read(tmp_path):
+    with Program(
+        USED.replace("Secret(64)", "Secret(64, backend='memfd_secret')") + "wait()",
+        "{'backend': 'memfd_secret'}",
+    ) as program:
+        program.until()
+        core = dumped(program, tmp_path, "-a")
+        assert b"mmkit ordinary" in core
+        assert missing(core, program.needle)
+
+
 @pytest.fixture
 def core_pattern():
     """Have the kernel write core files where the process works; only for this test."""
@@ -337,7 +374,7 @@ def core_pattern():
 
 @needs_root
 def test_a_core_file_of_the_kernel_has_nothing_of_it_in_memory_or_registers(tmp_path, core_pattern):
-    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     # The process dies where a view was just used, with the secret open.
     code = f"""
 os.chdir({str(tmp_path)!r})

@@ -96,4 +96,6 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert "mmkit[secret]" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert (
+        "mmkit[secret]" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    )

@@ -68,8 +68,8 @@ typedef struct mmk_secret_refusal {
  * pre:     length > 0; *secret is closed
  * alone    own pages, with its end at the guard
  * returns  0
- *          -ENOMEM, -EPERM  with "mlock" in *refusal: the pages would not fit RLIMIT_MEMLOCK beside what is locked, which
- *                           is looked at before anything is locked; empty slabs were given back first
+ *          -ENOMEM, -EPERM  with "mlock" in *refusal: the pages would not fit RLIMIT_MEMLOCK beside what is locked,
+ *                           which is looked at before anything is locked; empty slabs were given back first
  *          -EAGAIN          with "mmap": the same for memfd_secret(2). -ENOSYS with "memfd_secret": it is off
  *          -ENOMEM          with "mmap" or "mprotect": no memory, or the process has too many areas
  *          -errno           of another call, named in *refusal

@@ -1,8 +1,8 @@
 """Memory for keys and passwords: locked, guarded, unreadable while nobody looks, and wiped.
 
 A `Secret` holds bytes that are in no core dump, in no forked child, in no swap, and readable only inside
-``with secret.open()``. `harden_process` closes what is open around it. `find_copies` tells where in the memory
-of a process a secret has been left.
+``with secret.open()``. `harden_process` closes what is open around it. `find_copies` tells where in the
+memory of a process a secret has been left.
 """
 
 from __future__ import annotations

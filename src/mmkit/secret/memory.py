@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mmkit._native.region import adopt_methods
 from mmkit._native.secret import SecretHandle
@@ -33,41 +33,45 @@ _LONGEST_LINE = 4096
 class Secret(SecretHandle):
     """A few bytes that do not leak: a key, a password, a token. New ones are zeros.
 
-    Its memory is locked into RAM, in no core dump and in no forked child; it stands between canaries and guard
-    pages, is readable only inside ``with secret.open()``, and is wiped when the secret is closed or dropped, or
-    the interpreter exits. A secret of up to 4,064 bytes has a slot in a slab, a page that it shares with others
-    of its size: 64 bytes of the lock limit for a key of 32.
+    Its memory is locked into RAM, in no core dump and in no forked child; it stands between canaries and
+    guard pages, is readable only inside ``with secret.open()``, and is wiped when the secret is closed or
+    dropped, or the interpreter exits. A secret of up to 4,064 bytes has a slot in a slab, a page that it
+    shares with others of its size: 64 bytes of the lock limit for a key of 32.
 
-    A secret has no ``bytes()``, no text, no hash; it is neither copied nor pickled; its ``repr`` does not show it.
+    A secret has no ``bytes()``, no text, no hash; it is neither copied nor pickled; its ``repr`` does not
+    show it.
 
     Parameters
     ----------
     length
         Bytes, at least one.
     isolated
-        Pages of its own, with its last byte at the guard: a byte too far faults at once, and no other secret's
-        being open opens it. Costs a page of the lock limit at least.
+        Pages of its own, with its last byte at the guard: a byte too far faults at once, and no other
+        secret's being open opens it. Costs a page of the lock limit at least.
     backend
         ``"memfd_secret"``: pages that the kernel itself has not mapped, so that neither ptrace nor
-        ``/proc/PID/mem`` nor most of what is wrong in a kernel can read them. Locked by nature. While one lives
-        the machine cannot hibernate.
+        ``/proc/PID/mem`` nor most of what is wrong in a kernel can read them. Locked by nature. While one
+        lives the machine cannot hibernate.
     lock
-        ``"require"`` raises where it cannot be locked; ``"warn"`` goes on, and says so; ``"off"`` does not try.
+        ``"require"`` raises where it cannot be locked; ``"warn"`` goes on, and says so; ``"off"`` does not
+        try.
 
     Raises
     ------
     OutOfMemory
-        RLIMIT_MEMLOCK has no room for another page, or there is no memory. All other secrets are as they were.
+        RLIMIT_MEMLOCK has no room for another page, or there is no memory. All other secrets are as they
+        were.
     SyscallError
         Another refusal of the kernel.
 
     Notes
     -----
-    Damage ends the process: a write past either end of a secret, or into a slot that nobody has, is found when
-    access ends or the slot is used, and abort(3) follows one line on stderr. A stray read or write of a secret
-    that is not open is a SIGSEGV.
+    Damage ends the process: a write past either end of a secret, or into a slot that nobody has, is found
+    when access ends or the slot is used, and abort(3) follows one line on stderr. A stray read or write of a
+    secret that is not open is a SIGSEGV.
 
-    Threads may use one secret together. A forked child has none of its parent's: there they raise ClosedError.
+    Threads may use one secret together. A forked child has none of its parent's: there they raise
+    ClosedError.
 
     References
     ----------
@@ -112,8 +116,8 @@ class Secret(SecretHandle):
     # ---- sources
 
     @classmethod
-    def _filled(cls, fill: Callable[[Self], object], length: int, how: dict[str, object]) -> Self:
-        secret = cls(length, **how)  # type: ignore[arg-type]
+    def _filled(cls, fill: Callable[[Self], object], length: int, how: Mapping[str, Any]) -> Self:
+        secret = cls(length, **how)
         try:
             fill(secret)
         except BaseException:
@@ -223,8 +227,8 @@ class Secret(SecretHandle):
     ) -> Self:
         """Ask for a line at the terminal, which does not show it, and make a secret of it.
 
-        The kernel writes the line into place. Whatever ends the wait, the terminal is as it was before: Ctrl-C,
-        Ctrl-Z (after which it asks anew), a signal, an exception of a signal handler.
+        The kernel writes the line into place. Whatever ends the wait, the terminal is as it was before:
+        Ctrl-C, Ctrl-Z (after which it asks anew), a signal, an exception of a signal handler.
 
         Parameters
         ----------
@@ -251,15 +255,17 @@ class Secret(SecretHandle):
         ----------
         termios(3), tty(4)
         """
-        how: dict[str, object] = {"isolated": isolated, "backend": backend, "lock": lock}
+        how: Mapping[str, Any] = {"isolated": isolated, "backend": backend, "lock": lock}
         words = text.encode()
         if b"\0" in words:
             raise ValueError("text must not contain a NUL character")
-        with cls(_LONGEST_LINE, **how) as line:  # type: ignore[arg-type]
+        with cls(_LONGEST_LINE, **how) as line:
             try:
                 terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             except OSError as refused:
-                hint = "The process has no terminal to ask at: pass the secret through a descriptor (from_fd)."
+                hint = (
+                    "The process has no terminal to ask at: pass the secret through a descriptor (from_fd)."
+                )
                 raise SyscallError(refused.errno or errno.ENXIO, "open('/dev/tty')", hint) from None
             try:
                 length = line._prompt(terminal, words)

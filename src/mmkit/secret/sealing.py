@@ -69,8 +69,8 @@ def encrypt(secret: Secret) -> bytes:
     Returns
     -------
     bytes
-        28 bytes longer than the secret. Only `decrypt` in this process can read it: the key is a secret that no
-        other process has, and that is gone when this one ends.
+        28 bytes longer than the secret. Only `decrypt` in this process can read it: the key is a secret that
+        no other process has, and that is gone when this one ends.
 
     Raises
     ------
@@ -79,8 +79,8 @@ def encrypt(secret: Secret) -> bytes:
 
     Notes
     -----
-    While the call runs the key and what follows from it are in the memory of the cipher as well, which OpenSSL
-    wipes.
+    While the call runs the key and what follows from it are in the memory of the cipher as well, which
+    OpenSSL wipes.
 
     References
     ----------

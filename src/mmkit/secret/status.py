@@ -64,7 +64,11 @@ class SecretStatus(NamedTuple):
             f"{self.length} bytes at {self.address:#x}, {self.perms}",
             "locked" if self.locked else "may be written to swap",
             "in no core dump" if self.not_dumped else "in core dumps",
-            "zeros in a child" if self.wiped_on_fork else "not in a child" if self.not_forked else "in children",
+            "zeros in a child"
+            if self.wiped_on_fork
+            else "not in a child"
+            if self.not_forked
+            else "in children",
             f"{size(self.locked_in_ram)} of {size(self.area)} locked",
         ]
         return "; ".join(facts)
