@@ -104,6 +104,17 @@ TEST(what_was_in_a_slot_is_gone_when_it_is_given)
     CHECK(mmk_secret_give(&secret) == 0 && mmk_secret_give(&mate) == 0);
 }
 
+/* The terminator of a string that is one byte too long would pass for a canary otherwise. */
+TEST(no_byte_of_a_canary_is_zero)
+{
+    mmk_secret secret = made(3000);
+    put(&secret, 0x5a);
+    CHECK(mmk_secret_open(&secret, false) == 0);
+    for (const char *byte = page_of(&secret); byte < page_of(&secret) + mmk_page_size(); byte++)
+        CHECK(*byte != 0);
+    CHECK(mmk_secret_shut(&secret, false) == 0 && mmk_secret_give(&secret) == 0);
+}
+
 TEST(an_area_is_locked_and_kept_out_of_dumps_and_children)
 {
     char path[64], line[512];
@@ -264,6 +275,9 @@ static void fill_the_limit(void)
     CHECK(mmk_secret_take(&mate, KEY, MMK_SECRET_UNLOCKED, false, &refusal) == 0);
     CHECK(mmk_secret_give(&many[5]) == 0);
     CHECK(mmk_secret_take(&many[5], KEY, MMK_SECRET_LOCKED, false, &refusal) == 0);
+    /* The limit is looked at before: the kernel is not even asked. */
+    refuse(SYS_mlock, 1, 0, 0, EACCES);
+    CHECK(mmk_secret_take(&many[count], KEY, MMK_SECRET_LOCKED, false, &refusal) == -ENOMEM);
 }
 
 static void have_no_limit_at_all(void)
@@ -396,6 +410,7 @@ int main(void)
     RUN(who_opens_a_slot_opens_its_mates);
     RUN(an_open_secret_is_not_given_and_a_given_one_not_opened);
     RUN(what_was_in_a_slot_is_gone_when_it_is_given);
+    RUN(no_byte_of_a_canary_is_zero);
     RUN(an_area_is_locked_and_kept_out_of_dumps_and_children);
     RUN(many_slabs_come_and_go_and_one_of_a_size_stays);
     RUN(one_that_stands_alone_ends_at_the_guard);
