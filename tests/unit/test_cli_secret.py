@@ -30,7 +30,8 @@ def scan(*arguments, needle=b""):
 
 @pytest.fixture
 def key():
-    return os.urandom(32).replace(b"\n", b"!")
+    # Zeros would be at one with the memory around it, and the last newline is left out.
+    return os.urandom(32).replace(b"\0", b"!").replace(b"\n", b"!")
 
 
 def test_it_exits_with_1_when_there_are_copies_and_shows_them(key):
@@ -58,7 +59,7 @@ def test_it_exits_with_0_when_there_are_none(key):
 
 def test_a_newline_at_the_end_of_the_input_does_not_belong_to_the_secret(key):
     with holder(p100=key) as (pid, _):
-        assert scan(pid, needle=key + b"\n").exit_code == 1
+        assert scan(pid, needle=key + b"\n").stdout.splitlines()[-1].startswith("1 full and 0 partial")
         assert scan(pid, needle=key + b"\n\n").stdout.splitlines()[-1].startswith("0 full and 1 partial")
 
 

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
-from mmkit import Region, maps, secret
+from mmkit import MapFlag, Region, linux, maps, poke, secret
 from mmkit.errors import Error, SyscallError
 from mmkit.flags import Prot
 from mmkit.secret import Form, scanner, scanning
@@ -20,7 +21,8 @@ from support import NOBODY, PAGE, in_child, needs_root
 
 @pytest.fixture
 def key():
-    return bytearray(os.urandom(32))
+    # Zeros would be at one with the memory around it.
+    return bytearray(os.urandom(32).replace(b"\0", b"!"))
 
 
 def places(copies, start=0):
@@ -198,6 +200,23 @@ def test_what_cannot_be_read_is_listed(key, tmp_path):
         assert "past the end of a file" in unread[0].reason
         assert {"[vvar]", "[vsyscall]"} <= {each.area.name for each in found.unread}
         assert "could not be looked at" in repr(found)
+
+
+def test_what_stands_after_a_page_that_cannot_be_read_is_found(key):
+    # As where the process unmaps a page while it is searched.
+    start = linux.mmap(0, 3 * PAGE, Prot.READ | Prot.WRITE, MapFlag.PRIVATE | MapFlag.ANONYMOUS, -1, 0)
+    poke(start + 2 * PAGE + 100, key)
+    linux.munmap(start + PAGE, PAGE)
+    needle, memory = os.memfd_create("test"), os.open("/proc/self/mem", os.O_RDONLY)
+    os.pwrite(needle, key, 0)
+    answer = scanner.scan(needle, False, memory, -1, array("Q", (start, 3 * PAGE, start, False)))
+    os.close(needle)
+    os.close(memory)
+    linux.munmap(start, PAGE)
+    linux.munmap(start + 2 * PAGE, PAGE)
+    assert [(hit.address, hit.length) for hit in answer.found] == [(start + 2 * PAGE + 100, 32)]
+    assert answer.missed == [(start + PAGE, PAGE, errno.EIO)]
+    assert answer.looked_at == 2 * PAGE
 
 
 def test_a_needle_of_another_length_is_refused():
