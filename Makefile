@@ -59,7 +59,8 @@ check-c:
 	sh core/tests/exported_symbols.sh build/core
 	sh core/fuzz/run.sh 5
 
-mutants: test-core  ## Break the channel's protocol on purpose, in many ways, and see the tests notice (minutes)
+mutants: test-core  ## Break faults and channels on purpose, in many ways, and see the tests notice (minutes)
+	sh core/tests/fault_mutants.sh $(abspath build/core)
 	sh core/tests/channel_mutants.sh $(abspath build/core)
 
 sanitize: install  ## Run the C tests under ASan+UBSan and under TSan, the Python tests under ASan

@@ -8,12 +8,14 @@
 #include "steps.h"
 
 enum {
-    BURST = 32,            /* messages in a row from one lane while others may have some */
-    VAIN_SPINS = 3,        /* so many in a row, and spinning is given up … */
-    TRY_AGAIN = 16,        /* … but for every so many-th wait */
-    LOOKS_A_CLOCK = 16,    /* looks between two looks at the clock: reading it takes as long as several */
-    TAKES_A_CLOCK = 63,    /* takes between two looks at it, at most */
-    SHORT_SLEEP = 1000000, /* ns: somebody mends, or adds a lane */
+    BURST = 32,               /* messages in a row from one lane while others may have some */
+    VAIN_SPINS = 3,           /* so many in a row, and spinning is given up … */
+    TRY_AGAIN = 16,           /* … but for every so many-th wait */
+    LOOKS_A_CLOCK = 16,       /* looks between two looks at the clock: reading it takes as long as several */
+    TAKES_A_CLOCK = 63,       /* takes between two looks at it, at most */
+    SHORT_SLEEP = 1000000,    /* ns: somebody mends, or adds a lane */
+    BYTES_A_NS = 8,           /* that a peer reads and writes, when it has to do with large messages … */
+    LONGER_AT_MOST = 1000000, /* … ns, whatever their size */
 };
 
 int channel_forget_parent(mmk_channel *channel)
@@ -26,7 +28,7 @@ int channel_forget_parent(mmk_channel *channel)
     if (error)
         return error;
     /* Also of a channel that was open before: a parent may have called unshare(2). */
-    if (channel->header->pid_namespace != namespace)
+    if (channel->header->namespaces != namespace)
         return -MMK_EOTHERPIDS;
     channel->owner = self.start << CLAIM_PID_BITS | self.pid;
     channel->generation = atomic_load(&mmk_process_generation);
@@ -115,14 +117,9 @@ static int claim_free_lane(mmk_channel *channel)
     return -EBUSY;
 }
 
-static int claim_new_lane(mmk_channel *channel)
+static bool may_have_more_lanes(mmk_channel *channel)
 {
-    if ((channel->flags & MMK_CHANNEL_SINGLE) || mapped(channel) == MMK_CHANNEL_WRITERS)
-        return -EBUSY;
-    int error = channel_add_lane(channel);
-    if (!error)
-        error = claim_free_lane(channel);
-    return error == -EBUSY ? -EAGAIN : error;
+    return !(channel->flags & MMK_CHANNEL_SINGLE) && mapped(channel) < MMK_CHANNEL_WRITERS;
 }
 
 static int become_writer(mmk_channel *channel)
@@ -133,8 +130,8 @@ static int become_writer(mmk_channel *channel)
     int mended = mmk_channel_mend(channel);
     if (mended >= 0)
         error = claim_free_lane(channel);
-    if (error == -EBUSY)
-        error = claim_new_lane(channel);
+    if (error == -EBUSY && may_have_more_lanes(channel))
+        return -MMK_ENOLANE;
     /* Who is mending may free one. */
     return error == -EBUSY && mended < 0 ? mended : error;
 }
@@ -197,6 +194,7 @@ static int take_from_lanes(mmk_channel *channel, mmk_channel_message *message)
             int error = mmk_lane_take(&channel->lanes[lane], (unsigned)channel->reader, &message->message);
             if (error != -EAGAIN) {
                 message->lane = lane;
+                atomic_store_explicit(&channel->last_length, message->message.length, memory_order_relaxed);
                 atomic_store_explicit(&channel->in_a_row, in_a_row + 1, memory_order_relaxed);
                 return error;
             }
@@ -327,11 +325,19 @@ static bool message_is_there(mmk_channel *channel, const mmk_channel_wait *unuse
     return has_news(channel);
 }
 
+/* The next message is taken to be like the last: who makes a large one, perhaps of one that it reads, is at it for
+ * longer than the time in which a small one is answered. */
+static uint64_t spin_for_message(const mmk_channel *channel, uint64_t spin_ns)
+{
+    uint64_t longer = atomic_load_explicit(&channel->last_length, memory_order_relaxed) / BYTES_A_NS;
+    return spin_ns ? spin_ns + (longer < LONGER_AT_MOST ? longer : LONGER_AT_MOST) : 0;
+}
+
 int mmk_channel_await_message(mmk_channel *channel, uint64_t spin_ns, uint64_t deadline_ns)
 {
     if (channel->reader < 0)
         return sleep_briefly(deadline_ns);
-    if (spin(message_is_there, channel, NULL, spin_ns, deadline_ns))
+    if (spin(message_is_there, channel, NULL, spin_for_message(channel, spin_ns), deadline_ns))
         return 0;
     uint32_t seen = announce_parking(channel);
     if (has_news(channel))

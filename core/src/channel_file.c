@@ -1,7 +1,6 @@
 #include <mmkit/channel.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -20,6 +19,29 @@ static uint64_t end_of_lanes(uint64_t lane_bytes, uint64_t count)
     return MMK_CHANNEL_HEADER + lane_bytes * count;
 }
 
+uint64_t mmk_channel_bytes(uint64_t capacity, unsigned lanes)
+{
+    return end_of_lanes(mmk_lane_bytes(mmk_round_up(capacity, MMK_LANE_UNIT)), lanes);
+}
+
+static int file_size(int fd, uint64_t *size)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0)
+        return -errno;
+    if (!S_ISREG(status.st_mode))
+        return -MMK_ECORRUPT;
+    *size = (uint64_t)status.st_size;
+    return 0;
+}
+
+static int check_size(int fd, uint64_t least)
+{
+    uint64_t size = 0;
+    int error = file_size(fd, &size);
+    return error ? error : size < least ? -EINVAL : 0;
+}
+
 static int write_whole(int fd, const void *bytes, size_t length)
 {
     ssize_t written = pwrite(fd, bytes, length, 0);
@@ -34,31 +56,21 @@ int mmk_channel_format(int fd, uint64_t capacity, uint32_t flags)
         return -EINVAL;
     mmk_process self;
     mmk_channel_header header = {.magic = MMK_CHANNEL_MAGIC, .version = MMK_CHANNEL_VERSION, .flags = flags};
-    int error = mmk_process_self(&self);
+    int error = check_size(fd, mmk_channel_bytes(capacity, 1));
     if (!error)
-        error = mmk_process_namespace(&header.pid_namespace);
+        error = mmk_process_self(&self);
+    if (!error)
+        error = mmk_process_namespace(&header.namespaces);
     if (error)
         return error;
     header.creator = self.start << CLAIM_PID_BITS | self.pid;
     header.capacity = mmk_round_up(capacity, MMK_LANE_UNIT);
     header.lane_bytes = mmk_lane_bytes(header.capacity);
     header.lanes = 1;
-    error = posix_fallocate(fd, 0, (off_t)end_of_lanes(header.lane_bytes, 1));
-    return error ? -error : write_whole(fd, &header, sizeof header);
+    return write_whole(fd, &header, sizeof header);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------ */
-
-static int file_size(int fd, uint64_t *size)
-{
-    struct stat status;
-    if (fstat(fd, &status) < 0)
-        return -errno;
-    if (!S_ISREG(status.st_mode))
-        return -MMK_ECORRUPT;
-    *size = (uint64_t)status.st_size;
-    return 0;
-}
 
 static int map_part(int fd, uint64_t offset, size_t length, void **part)
 {
@@ -185,17 +197,13 @@ int channel_map_lanes(mmk_channel *channel)
     return error;
 }
 
-int channel_add_lane(mmk_channel *channel)
+int mmk_channel_add_lane(mmk_channel *channel, unsigned lanes)
 {
-    /* Space first. Who dies between the two leaves space that the next one uses. */
-    uint64_t count = step_read(&channel->header->lanes);
-    if (count != channel->mapped)
-        return channel_map_lanes(channel);
-    off_t offset = (off_t)end_of_lanes(channel->lane_bytes, count);
-    int error = posix_fallocate(channel->fd, offset, (off_t)channel->lane_bytes);
+    int error =
+        lanes < MMK_CHANNEL_WRITERS ? check_size(channel->fd, end_of_lanes(channel->lane_bytes, lanes + 1)) : -EINVAL;
     if (error)
-        return -error;
+        return error;
     /* Or another was quicker. */
-    (void)step_swap(&channel->header->lanes, count, count + 1);
+    (void)step_swap(&channel->header->lanes, lanes, lanes + 1);
     return channel_map_lanes(channel);
 }

@@ -11,9 +11,6 @@ enum { CLAIM_PID_BITS = 22, CLAIM_PID = (1 << CLAIM_PID_BITS) - 1 };
 /* Map the lanes that the file has and this handle has not. returns 0, -MMK_ECORRUPT, or as mmap(2). */
 int channel_map_lanes(mmk_channel *channel);
 
-/* Reserve space for one lane more, and map it: any number of processes at a time, which then add one lane or more. */
-int channel_add_lane(mmk_channel *channel);
-
 /* What a parent claimed is not this process's. returns 0, -MMK_EOTHERPIDS, or -errno: /proc is not there. */
 int channel_forget_parent(mmk_channel *channel);
 

@@ -1,9 +1,8 @@
 /* What is said of a heap whose heads or links are not as they were written. */
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "heap_internal.h"
+#include "line.h"
 
 enum { SEARCH = 1 << 20 }; /* bytes to look through for the next good head */
 
@@ -25,8 +24,8 @@ static uintptr_t first_good_behind(const mmk_heap *heap, const heap_slice *slice
     if (end - smashed > SEARCH / UNIT)
         end = smashed + SEARCH / UNIT;
     for (const block *head = smashed + 1; head < end; head++) {
-        block copy = read_head(head + 1);
-        if (copy.state != WIPED && copy.sum == sum_of_head_at(heap, &copy, offset_of(heap, head)))
+        words copy = words_of_any(head + 1);
+        if (state_of(copy) != WIPED && fits(heap, copy, offset_of(heap, head)))
             return (uintptr_t)head;
     }
     return 0;
@@ -45,18 +44,20 @@ void heap_describe(mmk_heap *heap, const block *head, const char *what, mmk_heap
 int heap_damaged(mmk_heap *heap, const block *head, const char *what)
 {
     mmk_heap_damage damage;
-    char line[400];
     heap_describe(heap, head, what, &damage);
     if (heap->shared) {
         shared_give_up(heap);
         return -MMK_ECORRUPT;
     }
-    int length =
-        snprintf(line, sizeof line,
-                 "mmkit: heap corruption at %#lx: %s; the block before it has its head at %#lx, "
-                 "the next good head is at %#lx\n",
-                 (unsigned long)damage.address, what, (unsigned long)damage.before, (unsigned long)damage.after);
-    if (length > 0 && write(STDERR_FILENO, line, (size_t)length) < 0)
-        abort();
+    line said = {0};
+    line_add(&said, "mmkit: heap corruption at ");
+    line_add_address(&said, damage.address);
+    line_add(&said, ": ");
+    line_add(&said, what);
+    line_add(&said, "; the block before it has its head at ");
+    line_add_address(&said, damage.before);
+    line_add(&said, ", the next good head is at ");
+    line_add_address(&said, damage.after);
+    line_write(&said);
     abort();
 }

@@ -1,10 +1,8 @@
 #include <mmkit/placed.h>
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <mmkit/process.h>
 
@@ -24,27 +22,6 @@ enum { MUTEX_ABI = LIBC << 16 | (int)sizeof(pthread_mutex_t) };
 
 _Static_assert(sizeof(mmk_placed) == 64, "drawn in placed.h");
 _Static_assert(offsetof(mmk_placed, namespaces) == 16 && offsetof(mmk_placed, mutex_abi) == 40, "likewise");
-
-/* The boot's identifier, as 16 bytes. returns 0 or -errno. */
-static int read_boot(uint8_t boot[16])
-{
-    char text[64];
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    ssize_t got = read(fd, text, sizeof text);
-    int error = got < 0 ? -errno : 0;
-    close(fd);
-    memset(boot, 0, 16);
-    for (ssize_t i = 0, digits = 0; i < got && digits < 32; i++) {
-        char c = text[i];
-        if (c == '-')
-            continue;
-        boot[digits / 2] = (uint8_t)(boot[digits / 2] << 4 | (c <= '9' ? c - '0' : c - 'a' + 10));
-        digits++;
-    }
-    return error;
-}
 
 /* Does whoever took the place for a new object still live? The start may not have been written yet. */
 static bool maker_is_gone(const mmk_placed *placed, uint64_t magic)
@@ -80,7 +57,7 @@ int placed_begin(mmk_placed *placed, mmk_placed_kind kind, size_t size)
     if (!error)
         error = mmk_process_namespace(&here);
     if (!error)
-        error = read_boot(boot);
+        error = mmk_process_boot(boot);
     if (!error)
         error = take_place(placed, &self);
     if (error)
@@ -118,23 +95,23 @@ int mmk_placed_check(const mmk_placed *placed, mmk_placed_kind kind, size_t size
     if (magic != MAGIC)
         return why_nothing(placed, magic);
     if (placed->version != MMK_PLACED_VERSION)
-        return -MMK_EVERSION;
+        return -MMK_EFORMAT;
     if (placed->kind != kind)
         return -MMK_EKIND;
     if (placed->size != size)
-        return -MMK_EVERSION;
+        return -MMK_EFORMAT;
     if (placed->mutex_abi != MUTEX_ABI)
         return -MMK_EABI;
     uint64_t here;
     uint8_t boot[16];
     int error = mmk_process_namespace(&here);
     if (!error)
-        error = read_boot(boot);
+        error = mmk_process_boot(boot);
     if (error)
         return error;
     if (memcmp(boot, placed->boot, sizeof boot) != 0)
         return -MMK_EBOOT;
-    return here == placed->namespaces ? 0 : -MMK_ENAMESPACE;
+    return here == placed->namespaces ? 0 : -MMK_EOTHERPIDS;
 }
 
 void mmk_placed_remove(mmk_placed *placed)

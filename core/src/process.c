@@ -125,27 +125,25 @@ uint32_t mmk_thread_id(void)
     return thread_id();
 }
 
-typedef enum life { UNKNOWN, LIVES, ENDED } life;
-
 /* Where there is no pidfd_open(2): before Linux 5.3, or where a filter of a container refuses it. */
-static life life_by_signal(pid_t pid)
+static mmk_life life_by_signal(pid_t pid)
 {
-    return kill(pid, 0) < 0 && errno == ESRCH ? ENDED : UNKNOWN;
+    return kill(pid, 0) < 0 && errno == ESRCH ? MMK_LIFE_ENDED : MMK_LIFE_UNKNOWN;
 }
 
-static life life_of(pid_t pid)
+static mmk_life life_of(pid_t pid)
 {
     int fd = (int)syscall(SYS_pidfd_open, pid, 0U);
     /* A thread has the number that was a process's: ENOENT, and EINVAL before Linux 6.15. */
     if (fd < 0 && (errno == ESRCH || errno == ENOENT || errno == EINVAL))
-        return ENDED;
+        return MMK_LIFE_ENDED;
     if (fd < 0)
-        return errno == ENOSYS || errno == EPERM ? life_by_signal(pid) : UNKNOWN;
+        return errno == ENOSYS || errno == EPERM ? life_by_signal(pid) : MMK_LIFE_UNKNOWN;
     /* Readable once the last thread is gone: also of a zombie, which nobody has waited for. */
     struct pollfd end = {.fd = fd, .events = POLLIN};
     int ready = poll(&end, 1, 0);
     close(fd);
-    return ready > 0 ? ENDED : LIVES;
+    return ready > 0 ? MMK_LIFE_ENDED : MMK_LIFE_LASTS;
 }
 
 /* Is all that is left of it its number? Where the first thread alone has ended, the state says the same. */
@@ -154,19 +152,39 @@ static bool is_zombie(const process_facts *facts)
     return (facts->state == 'Z' || facts->state == 'X') && facts->threads <= 1;
 }
 
-bool mmk_process_is_gone(const mmk_process *process)
+static int read_facts_of(uint32_t pid, process_facts *facts)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    return read_facts(path, facts);
+}
+
+mmk_life mmk_process_life(const mmk_process *process)
 {
     if (process->pid == 0 || process->pid > INT32_MAX)
-        return false;
-    life now = life_of((pid_t)process->pid);
-    if (now == ENDED || (now == LIVES && !process->start))
-        return now == ENDED;
-    char path[32];
+        return MMK_LIFE_UNKNOWN;
+    mmk_life now = life_of((pid_t)process->pid);
+    if (now == MMK_LIFE_ENDED)
+        return now;
     process_facts facts;
-    snprintf(path, sizeof path, "/proc/%u/stat", process->pid);
-    if (read_facts(path, &facts))
-        return false;
-    return (process->start && facts.start != process->start) || (now == UNKNOWN && is_zombie(&facts));
+    if ((now == MMK_LIFE_LASTS && !process->start) || read_facts_of(process->pid, &facts))
+        return MMK_LIFE_UNKNOWN;
+    if ((process->start && facts.start != process->start) || (now == MMK_LIFE_UNKNOWN && is_zombie(&facts)))
+        return MMK_LIFE_ENDED;
+    return process->start ? MMK_LIFE_LASTS : MMK_LIFE_UNKNOWN;
+}
+
+bool mmk_process_is_gone(const mmk_process *process)
+{
+    return mmk_process_life(process) == MMK_LIFE_ENDED;
+}
+
+int mmk_process_start(uint32_t pid, uint64_t *start)
+{
+    process_facts facts;
+    int error = read_facts_of(pid, &facts);
+    *start = error ? 0 : facts.start;
+    return error;
 }
 
 /* returns 0 or -errno. */
@@ -196,4 +214,24 @@ int mmk_process_namespace(uint64_t *namespaces)
     *namespaces = time << 32 | (uint32_t)pids;
     atomic_store_explicit(&known.namespaces, *namespaces, memory_order_relaxed);
     return 0;
+}
+
+int mmk_process_boot(uint8_t boot[16])
+{
+    char text[64];
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t got = read(fd, text, sizeof text);
+    int error = got < 0 ? -errno : 0;
+    close(fd);
+    memset(boot, 0, 16);
+    for (ssize_t i = 0, digits = 0; i < got && digits < 32; i++) {
+        char c = text[i];
+        if (c == '-')
+            continue;
+        boot[digits / 2] = (uint8_t)(boot[digits / 2] << 4 | (c <= '9' ? c - '0' : c - 'a' + 10));
+        digits++;
+    }
+    return error;
 }

@@ -80,10 +80,16 @@ static void after_fork_in_child(void)
     pthread_mutex_unlock(&lock);
 }
 
-/* At load, before any thread can fork in the middle of it. */
-__attribute__((constructor)) static void handle_fork(void)
+static void handle_fork(void)
 {
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+/* At load, before any thread can fork in the middle of it. */
+__attribute__((constructor)) void registry_handle_fork(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, handle_fork);
 }
 
 /* ---- changes ---------------------------------------------------------------------------------------- */

@@ -18,4 +18,7 @@ void registry_end_removal(void);
  * a removal that began after the count was last read, finds another number now. Async-signal-safe. */
 unsigned long registry_removals(void);
 
+/* Have the fork handlers registered by now: whoever stands on the registry registers his later. */
+void registry_handle_fork(void);
+
 #endif

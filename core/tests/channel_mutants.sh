@@ -5,32 +5,15 @@ set -eu
 core=$(cd "$(dirname "$0")/.." && pwd)
 library=$1
 only=${2:-}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-escaped=0
+telling='lost|again|waits|not so'
+. "$core/tests/mutants.sh"
 
-# mutant NAME FILE SED: the file is of src/ or tests/.
+# mutant NAME FILE SED
 mutant() {
-    case $1 in *"$only"*) ;; *) return 0 ;; esac
-    rm -rf "$work/src" "$work/tests"
-    cp -r "$core/src" "$core/tests" "$work"
-    sed -i "$3" "$work/$2"
-    if cmp -s "$work/$2" "$core/$2"; then
-        echo "mutant '$1' changes nothing: the code has moved on" >&2
-        exit 1
-    fi
-    ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O1 -w -I"$core/include" -I"$work/src" -I"$work/tests" \
-        "$work/tests/test_channel_schedules.c" -o "$work/test" -L"$library" -lmmkit -Wl,-rpath,"$library" -lpthread
-    status=0
-    timeout 300 "$work/test" >"$work/said" 2>&1 || status=$?
-    case $status in
-    0)
-        echo "NOT NOTICED: $1"
-        escaped=1
-        ;;
-    124) echo "noticed: $1: it runs for ever" ;;
-    *) echo "noticed: $1: $(grep -m1 -E 'lost|again|waits|not so' "$work/said" | sed 's/.*: not so/not so/' | cut -c1-110)" ;;
-    esac
+    break_code "$1" "$2" "$3" || return 0
+    compile_broken "$work/tests/test_channel_schedules.c" -o "$work/test" -L"$library" -lmmkit -Wl,-rpath,"$library"
+    run_test "$work/test" 300
+    judge "$1"
 }
 
 mutant "commit before the bytes are there" tests/test_channel_schedules.c \

@@ -257,6 +257,33 @@ static inline void in_child(void body(void))
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* Run body in a child that is expected to die. returns how it ended, and what it said on standard error. */
+static inline int death_of(void body(void), char *text, size_t capacity)
+{
+    int pipe_ends[2];
+    CHECK(pipe(pipe_ends) == 0);
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(CHILD_SECONDS);
+        CHECK(setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}) == 0);
+        dup2(pipe_ends[1], STDERR_FILENO);
+        body();
+        _exit(0);
+    }
+    close(pipe_ends[1]);
+    size_t have = 0;
+    ssize_t got;
+    while (have < capacity - 1 && (got = read(pipe_ends[0], text + have, capacity - 1 - have)) > 0)
+        have += (size_t)got;
+    text[have] = 0;
+    close(pipe_ends[0]);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    return status;
+}
+
 /* Become nobody: root is above RLIMIT_MEMLOCK. */
 static inline void drop_privileges(void)
 {

@@ -6,22 +6,16 @@
 
 #include <mmkit/futex.h>
 
+#include "channels.h"
 #include "support.h"
 
 enum { CAPACITY = 8192, MESSAGES = UNDER_TSAN ? 3000 : 20000 };
 
 static mmk_channel channel;
 
-static int fresh_file(uint32_t flags)
-{
-    int fd = mmk_sys_memfd_create("channel", MFD_CLOEXEC);
-    CHECK(fd >= 0 && mmk_channel_format(fd, CAPACITY, flags) == 0);
-    return fd;
-}
-
 static void fresh_channel(uint32_t flags)
 {
-    CHECK(mmk_channel_attach(&channel, fresh_file(flags)) == 0);
+    CHECK(mmk_channel_attach(&channel, fresh_file(CAPACITY, flags)) == 0);
 }
 
 static mmk_channel_message reserve(mmk_channel *from, size_t length)
@@ -29,7 +23,7 @@ static mmk_channel_message reserve(mmk_channel *from, size_t length)
     mmk_channel_message message;
     int error;
     bool patient = true;
-    while ((error = mmk_channel_reserve(from, length, &message)) == -EAGAIN) {
+    while ((error = reserve_now(from, length, &message)) == -EAGAIN) {
         mmk_channel_wait wait;
         mmk_channel_plan_wait(from, patient, &wait);
         (void)!mmk_channel_await_room(from, &wait, 0, MMK_FOREVER);
@@ -186,6 +180,21 @@ TEST(the_killed_are_found_and_what_they_had_is_mended)
     mmk_channel_close(&channel);
 }
 
+/* Slices of their sleep would end, too, but what was mended is there now. */
+TEST(whoever_mends_wakes_readers_and_writers_that_sleep)
+{
+    fresh_channel(0);
+    send_number(&channel, 1, 100);
+    CHECK(end_of(fork_child(take_and_be_killed)) == SIGKILL);
+    enum { SOMEBODY_SLEEPS = 1, FIRST_IS_AWAITED = 1 };
+    atomic_store(&channel.header->bell, SOMEBODY_SLEEPS);
+    atomic_store(&channel.lanes[0].shared->room, FIRST_IS_AWAITED);
+    CHECK(mmk_channel_mend(&channel) == 2);
+    CHECK(atomic_load(&channel.header->bell) == 2);
+    CHECK(atomic_load(&channel.lanes[0].shared->room) == 0);
+    mmk_channel_close(&channel);
+}
+
 static void use_the_parents_handle(void)
 {
     CHECK(receive_number(&channel) == 7);
@@ -249,12 +258,12 @@ TEST(what_is_no_channel_is_refused)
     int ends[2];
     CHECK(pipe(ends) == 0 && attach(ends[0]) == -MMK_ECORRUPT && close(ends[1]) == 0);
     CHECK(attach(-1) == -EBADF);
-    int fd = fresh_file(0);
+    int fd = fresh_file(CAPACITY, 0);
     CHECK(ftruncate(fd, (off_t)size_of(fd) - 1) == 0 && attach(fd) == -MMK_ECORRUPT);
-    fd = fresh_file(0);
+    fd = fresh_file(CAPACITY, 0);
     uint32_t version = MMK_CHANNEL_VERSION + 1;
     CHECK(pwrite(fd, &version, sizeof version, 8) == sizeof version && attach(fd) == -MMK_EFORMAT);
-    CHECK(attach(fresh_file(0)) == 0);
+    CHECK(attach(fresh_file(CAPACITY, 0)) == 0);
 }
 
 TEST(a_capacity_or_flags_out_of_bounds_are_refused)
@@ -265,6 +274,8 @@ TEST(a_capacity_or_flags_out_of_bounds_are_refused)
     CHECK(mmk_channel_format(fd, MMK_LANE_CAPACITY_MAX + 1, 0) == -EINVAL);
     CHECK(mmk_channel_format(fd, CAPACITY, 4) == -EINVAL);
     CHECK(size_of(fd) == 0);
+    CHECK(mmk_channel_format(fd, MMK_LANE_CAPACITY_MIN, 0) == -EINVAL);
+    CHECK(ftruncate(fd, (off_t)mmk_channel_bytes(MMK_LANE_CAPACITY_MIN + 1, 1)) == 0);
     CHECK(mmk_channel_format(fd, MMK_LANE_CAPACITY_MIN + 1, 0) == 0);
     CHECK(mmk_channel_attach(&channel, fd) == 0);
     CHECK(channel.capacity == MMK_LANE_CAPACITY_MIN + MMK_LANE_UNIT);
@@ -291,6 +302,7 @@ int main(void)
     RUN(a_single_channel_does_the_same_with_one_reader);
     RUN(messages_of_several_processes_arrive_each_process_in_order);
     RUN(the_killed_are_found_and_what_they_had_is_mended);
+    RUN(whoever_mends_wakes_readers_and_writers_that_sleep);
     RUN(a_child_makes_claims_of_its_own_and_gives_up_only_those);
     RUN(a_child_forked_while_a_thread_mapped_lanes_maps_them_itself);
     RUN(what_is_no_channel_is_refused);

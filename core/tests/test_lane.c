@@ -98,6 +98,36 @@ TEST(what_is_abandoned_is_passed_over_and_its_room_used_again)
     }
 }
 
+static const char *place_of(mmk_lane *of, size_t length)
+{
+    mmk_message message;
+    CHECK(mmk_lane_reserve(of, length, &message) == 0);
+    mmk_lane_commit(of, &message);
+    CHECK(mmk_lane_take(of, ME, &message) == 0 && message.length == length);
+    (void)!mmk_lane_finish(of, &message);
+    return message.data;
+}
+
+/* Where they lie decides what they cost, once they are larger than the nearest caches. */
+TEST(in_an_emptied_lane_messages_of_pages_stay_where_they_are_and_large_ones_go_round)
+{
+    enum { WIDE = 8 << 20, QUARTER = 1 << 20 };
+    mmk_lane wide;
+    void *room;
+    CHECK(posix_memalign(&room, 64, mmk_lane_bytes(WIDE)) == 0);
+    memset(room, 0, mmk_lane_bytes(WIDE));
+    mmk_lane_attach(&wide, room, WIDE, false);
+    CHECK(mmk_lane_claim(&wide, SOMEBODY) == 0);
+    const char *start = wide.data;
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < 4; i++)
+            CHECK(place_of(&wide, QUARTER) == start + i * QUARTER);
+    CHECK(place_of(&wide, 3 * QUARTER) == start && place_of(&wide, 3 * QUARTER) == start);
+    CHECK(place_of(&wide, QUARTER) == start + 3 * QUARTER);
+    CHECK(place_of(&wide, 5000) == start && place_of(&wide, 16000) == start);
+    free(room);
+}
+
 TEST(the_longest_message_fits_wherever_the_lane_was_left)
 {
     for (size_t offset = 0; offset <= CAPACITY; offset += MMK_LANE_UNIT) {
@@ -349,6 +379,29 @@ TEST(whatever_the_memory_holds_nothing_outside_it_is_touched)
     CHECK(corrupt > 0);
 }
 
+TEST(who_claims_a_lane_whose_last_message_cannot_be_is_refused_and_the_lane_stays_free)
+{
+    fresh_lane(false);
+    mmk_message message = reserve(100);
+    commit(message);
+    mmk_lane_release(&lane);
+    mmk_lane_slot *slot = &lane.slots[message.number];
+    struct {
+        uint32_t unit, length;
+    } cannot_be[] = {{lane.units, 100}, {UINT32_MAX, 100}, {lane.units - 1, 65}, {0, LONGEST + 1}, {0, UINT32_MAX}};
+    for (size_t i = 0; i < sizeof cannot_be / sizeof *cannot_be; i++) {
+        atomic_store(&slot->unit, cannot_be[i].unit);
+        atomic_store(&slot->length, cannot_be[i].length);
+        CHECK(mmk_lane_claim(&lane, SOMEBODY) == -MMK_ECORRUPT && atomic_load(&lane.shared->owner) == 0);
+    }
+    atomic_store(&slot->unit, 0);
+    atomic_store(&slot->length, 100);
+    atomic_store(&lane.shared->head, lane.slot_mask + 2);
+    CHECK(mmk_lane_claim(&lane, SOMEBODY) == -MMK_ECORRUPT && atomic_load(&lane.shared->owner) == 0);
+    atomic_store(&lane.shared->head, 1);
+    CHECK(mmk_lane_claim(&lane, SOMEBODY) == 0 && take(ME).length == 100);
+}
+
 /* ---- threads: one mapping, so that ThreadSanitizer sees both sides ---- */
 
 enum { MESSAGES = 20000, READERS = 3 };
@@ -414,6 +467,7 @@ int main(void)
     RUN(messages_come_out_whole_and_in_order_through_many_rounds);
     RUN(a_message_is_not_there_before_its_commit);
     RUN(what_is_abandoned_is_passed_over_and_its_room_used_again);
+    RUN(in_an_emptied_lane_messages_of_pages_stay_where_they_are_and_large_ones_go_round);
     RUN(the_longest_message_fits_wherever_the_lane_was_left);
     RUN(a_full_lane_takes_no_more_and_says_what_to_wait_for);
     RUN(a_patient_writer_is_woken_once_when_half_is_done);
@@ -426,6 +480,7 @@ int main(void)
     RUN(what_a_dead_reader_had_taken_is_taken_again_or_gone);
     RUN(who_mends_after_a_dead_mender_finishes_its_work);
     RUN(whatever_the_memory_holds_nothing_outside_it_is_touched);
+    RUN(who_claims_a_lane_whose_last_message_cannot_be_is_refused_and_the_lane_stays_free);
     RUN(many_threads_take_each_message_once);
     free(memory);
     return 0;

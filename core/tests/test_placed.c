@@ -54,10 +54,10 @@ TEST(what_is_not_there_or_not_ours_is_refused_by_its_reason)
     CHECK(mmk_lock_create(lock, MMK_LOCK) == -EEXIST);
     mmk_placed good = lock->placed;
     lock->placed.version++;
-    CHECK(check(lock) == -MMK_EVERSION);
+    CHECK(check(lock) == -MMK_EFORMAT);
     lock->placed = good;
     lock->placed.size++;
-    CHECK(check(lock) == -MMK_EVERSION);
+    CHECK(check(lock) == -MMK_EFORMAT);
     lock->placed = good;
     lock->placed.mutex_abi ^= 3 << 16;
     CHECK(check(lock) == -MMK_EABI);
@@ -66,7 +66,7 @@ TEST(what_is_not_there_or_not_ours_is_refused_by_its_reason)
     CHECK(check(lock) == -MMK_EBOOT);
     lock->placed = good;
     lock->placed.namespaces++;
-    CHECK(check(lock) == -MMK_ENAMESPACE);
+    CHECK(check(lock) == -MMK_EOTHERPIDS);
     lock->placed = good;
     CHECK(check(lock) == 0);
     mmk_placed_remove(&lock->placed);
@@ -99,7 +99,7 @@ TEST(a_maker_that_died_half_way_is_found_out_and_not_waited_for)
 
 static void find_it_foreign(void *with)
 {
-    CHECK(check(with) == -MMK_ENAMESPACE);
+    CHECK(check(with) == -MMK_EOTHERPIDS);
 }
 
 static void fork_into_new_namespace(void *with)

@@ -30,6 +30,8 @@ __all__ = [
 # core/include/mmkit/base.h
 _ECLOSED, _EPINNED, _EOVERLAP, _EUNSUPPORTED, _ESHRUNK, _EFOREIGN, _ETHREADS = range(4097, 4104)
 _ECORRUPT, _EFORMAT, _EOTHERPIDS = range(4110, 4113)
+# core/include/mmkit/placed.h
+_ENOTHING, _EALIEN, _EHALFMADE, _EKIND, _EBOOT, _EABI = 4128, 4129, 4130, 4132, 4134, 4135
 
 
 class Verbatim(str):
@@ -141,8 +143,8 @@ def _full_hint(call: str) -> str:
     return (
         f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
         f"{size(room.f_blocks * room.f_frsize)}. Remove what was leaked (`mmkit shm reap`), mount it larger "
-        "(`mount -o remount,size=`; containers: --shm-size), or take space only when it is used: "
-        "reserve=False."
+        "(`mount -o remount,size=`; containers: --shm-size), or have a segment take space only when it is "
+        "used: reserve=False."
     )
 
 
@@ -207,8 +209,6 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mseal", errno.ENOSYS): _text("mseal(2) came with Linux 6.10."),
     ("cachestat", errno.ENOSYS): _text("cachestat(2) came with Linux 6.5."),
     ("cachestat", errno.EPERM): _text("Only who could write the file may know what is cached of it."),
-    ("posix_fallocate", errno.ENOSPC): _text("/dev/shm is full: see `df -h /dev/shm` and `ls -l /dev/shm`."),
-    ("posix_fallocate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`)."),
     ("F_ADD_SEALS", errno.EBUSY): _text(
         "Seal.WRITE is refused while a writable shared mapping lives: use Seal.FUTURE_WRITE."
     ),
@@ -398,6 +398,10 @@ def _unknown(call: str) -> Exception:
     return Error(f"{call}: failed for a reason this version does not know")
 
 
+def _says(text: str) -> Callable[[str], Exception]:
+    return lambda call: Error(f"{call}: {text}")
+
+
 _OWN: dict[int, Callable[[str], Exception]] = {
     _ECLOSED: _closed,
     _EPINNED: _pinned,
@@ -409,6 +413,12 @@ _OWN: dict[int, Callable[[str], Exception]] = {
     _ECORRUPT: _corrupt,
     _EFORMAT: _version,
     _EOTHERPIDS: _namespace,
+    _ENOTHING: _says("nothing is there; make it with create=True"),
+    _EALIEN: _says("something else is there, which mmkit has not made and does not overwrite"),
+    _EHALFMADE: _says("whoever was making it died before it was done; make it with create=True"),
+    _EKIND: _says("another kind of thing is there"),
+    _EBOOT: _says("it was made before this machine was started last; remove it, and make it anew"),
+    _EABI: _says("a program with another libc made it, whose mutexes are not like those of this one"),
 }
 
 
@@ -459,21 +469,6 @@ def memory_fault(
 
 # ---- locks and the like -----------------------------------------------------------------------------
 
-#: As MMK_E... in core/include/mmkit/placed.h: why there is nothing to attach to.
-_NOT_THERE = {
-    4128: "nothing is there; make it with create=True",
-    4129: "something else is there, which mmkit has not made and does not overwrite",
-    4130: "whoever was making it died before it was done; make it with create=True",
-    4131: "it is of a version that this mmkit does not know; all its users need the same",
-    4132: "another kind of thing is there",
-    4133: (
-        "it was made in another PID namespace, or another time namespace (another container), where the ids "
-        "and starts of processes mean others; all its users must be in one"
-    ),
-    4134: "it was made before this machine was started last; remove it, and make it anew",
-    4135: "it was made by a program with another libc, whose mutexes are not like those of this one",
-}
-
 _PLACED_HINTS = {
     ("acquire", errno.EDEADLK): "This thread has it already; an RLock can be taken again.",
     ("recover", errno.EDEADLK): "This thread holds it; the end of its repairing() block clears the mark.",
@@ -505,8 +500,8 @@ def placed_failure(code: int, call: str, label: str) -> Exception:
         Which thing: its class and name or place.
     """
     number = -code
-    if number in _NOT_THERE:
-        return Error(f"{label}: {_NOT_THERE[number]}")
+    if number in _OWN:
+        return _OWN[number](label)
     hint = _PLACED_HINTS.get((call, number), "")
     if number == errno.ENOLCK:
         hint = "This thread holds 2000 locks; the kernel looks after no more of a thread that dies."

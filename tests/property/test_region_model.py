@@ -38,7 +38,7 @@ class Block:
 
     prot: Prot
     pages: range
-    real: mmkit._native.region.Protection
+    real: mmkit._native.pages.Protection
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""Processes killed with locks, permits and notifications. MMKIT_STRESS_SECONDS makes it longer (default 1)."""
+"""Processes killed with locks, permits and notifications: 520 of them, 130 a storm.
+
+MMKIT_STRESS_SECONDS makes each storm longer, MMKIT_STRESS_KILLS makes it more or fewer.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ import pytest
 from meeting import Child, fresh_name, wait_until
 from mmkit import BrokenBarrierError, OwnerDied, Region
 from mmkit.shared import Barrier, Condition, Event, Lock, Semaphore
-from support import PAGE
+from support import PAGE, SANITIZED
 
-SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "1"))
+SECONDS = float(os.environ.get("MMKIT_STRESS_SECONDS", "0"))
+KILLS = int(os.environ.get("MMKIT_STRESS_KILLS", "30" if SANITIZED else "130"))
 WORKERS = 3
 
 
@@ -58,7 +62,7 @@ def storm(work, after_death, before_death=lambda: None):
         worker.said()
     end = time.monotonic() + SECONDS
     deaths = 0
-    while time.monotonic() < end or deaths < 20:
+    while time.monotonic() < end or deaths < KILLS:
         number = random.randrange(WORKERS)
         time.sleep(random.random() * 0.002)
         before = before_death()
@@ -120,7 +124,7 @@ def test_holders_of_a_lock(region, name):
 
     deaths = storm(work, after_death, lambda: numbers[REPAIRS])
     print(f"{deaths} deaths, {len(told)} inside, {numbers[REPAIRS]} repairs, {numbers[ROUNDS]} rounds")
-    assert numbers[REPAIRS] >= len(told)
+    assert numbers[REPAIRS] >= len(told) > 0
     lock.close()
     numbers.release()
 
@@ -223,8 +227,7 @@ def test_parties_of_a_barrier(region):
             barrier.reset()
         return numbers[ROUNDS] > rounds + 1
 
-    deaths = storm(work, after_death)
-    assert deaths
+    storm(work, after_death)
     barrier.reset()
     children = [Child(work(number)) for number in range(WORKERS)]
     rounds = numbers[ROUNDS]
@@ -240,7 +243,7 @@ def test_forks_and_kills_while_threads_hold_locks(region):
     import threading
 
     lock, event = Lock.at(region, 0, create=True), Event.at(region, 192, create=True)
-    stop = time.monotonic() + SECONDS
+    stop = time.monotonic() + max(SECONDS, 1)
 
     def hold_and_let_go():
         while time.monotonic() < stop:

@@ -77,6 +77,8 @@ def test_when_the_time_is_up_a_timeout_error_says_so(channel):
             channel.send(bytes(16 << 10), timeout=0)
     with pytest.raises(TimeoutError), channel.loan(16 << 10, timeout=0.01):
         pass
+    with pytest.raises(TypeError, match="timeout"):
+        channel.send(bytes(16 << 10), False)
     for bad in (-1, float("nan")):
         with pytest.raises(ValueError, match="timeout"):
             channel.send(bytes(16 << 10), bad)

@@ -198,7 +198,7 @@ SMALL_SHM = """
 import errno, os, pathlib, mmkit
 def left(): return os.listdir("/dev/shm")
 try: mmkit.Channel("big", 4 << 20, create=True)
-except mmkit.SyscallError as error: assert error.errno == errno.ENOSPC and "full" in str(error), error
+except mmkit.SyscallError as error: assert error.errno == errno.ENOSPC and "left of 1 MiB" in str(error), error
 else: raise AssertionError("no error")
 assert left() == [], left()
 with mmkit.Channel("fits", 600 << 10, create=True) as one, mmkit.Channel("fits") as other:

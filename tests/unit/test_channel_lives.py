@@ -57,6 +57,39 @@ def test_only_its_maker_removes_the_name_at_the_end_of_a_block(name):
     assert not os.path.exists(f"/dev/shm/{name}")
 
 
+def test_leaving_the_block_under_a_live_view_raises_and_changes_nothing(name):
+    with pytest.raises(BufferError, match="alive"), Channel(name, CAPACITY, create=True) as channel:
+        channel.send(b"x")
+        with pytest.raises(BufferError), channel.recv_view() as view:
+            rest = view[:]
+        loan = channel.loan(1)
+        loan.__enter__()
+    assert os.path.exists(f"/dev/shm/{name}")
+    rest.release()
+    loan.__exit__(None, None, None)
+    with channel:
+        pass
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+def test_a_persistent_channel_outlives_its_makers_block(name):
+    with Channel(name, CAPACITY, create=True, persist=True) as channel:
+        channel.send(b"for later")
+    with Channel(name) as later:
+        assert later.recv(0) == b"for later"
+        later.unlink()
+
+
+def test_opening_another_one_with_the_same_object_is_refused_and_changes_nothing(name, channel):
+    channel.send(b"x")
+    for arguments in ((name + "_2", CAPACITY, True), (channel.name,)):
+        with pytest.raises(ValueError, match="was opened with this object"):
+            channel.__init__(*arguments)
+    assert not os.path.exists(f"/dev/shm/{name}_2")
+    assert channel.recv(0) == b"x"
+    channel.unlink()
+
+
 def test_close_and_unlink_go_in_either_order(name):
     for first, second in (("close", "unlink"), ("unlink", "close")):
         channel = Channel(name, CAPACITY, create=True)
@@ -136,6 +169,45 @@ def test_threads_share_one_channel_object(any_channel):
     for worker in workers:
         worker.join()
     assert sorted(received) == [(number, i) for number in range(threads) for i in range(count)]
+
+
+def while_space_is_taken(monkeypatch, act):
+    """Have another thread act, once, whenever somebody next takes space for a lane."""
+    take = mmkit.shared.channel.reserve
+    left = [act]
+
+    def slowly(*arguments):
+        if left:
+            thread = threading.Thread(target=left.pop())
+            thread.start()
+            thread.join()
+        take(*arguments)
+
+    monkeypatch.setattr(mmkit.shared.channel, "reserve", slowly)
+
+
+def test_while_a_new_writers_space_is_taken_other_threads_run_and_send_too(channel, monkeypatch):
+    channel.send(b"first lane")
+    lane = os.fstat(channel.fileno()).st_size - mmkit.PAGE_SIZE
+    while_space_is_taken(monkeypatch, lambda: second.send(b"quicker"))
+    with Channel(channel.name) as second:
+        second.send(b"slower")
+        assert sorted(channel.recv(0) for _ in range(3)) == [b"first lane", b"quicker", b"slower"]
+    with Channel(channel.name) as third:
+        third.send(b"in the same lane")
+    assert os.fstat(channel.fileno()).st_size == mmkit.PAGE_SIZE + 2 * lane
+
+
+def test_a_channel_closed_while_its_space_is_taken_says_so(channel, monkeypatch):
+    channel.send(b"first lane")
+    while_space_is_taken(monkeypatch, lambda: second.close())
+    second = Channel(channel.name)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(mmkit.ClosedError):
+        second.send(b"x")
+    assert set(os.listdir("/proc/self/fd")) <= before
+    with Channel(channel.name) as third:
+        third.send(b"x")
 
 
 def test_close_is_refused_while_another_thread_waits_in_a_call(channel):
@@ -288,6 +360,28 @@ def test_a_signal_handler_may_close_the_channel_whose_wait_it_interrupts(name, c
                 channel.recv(30) if call == "recv" else channel.send(bytes(2000), 30)
 
     in_child(close_in_the_middle)
+
+
+def test_signals_while_space_for_a_further_lane_is_reserved_do_not_make_the_first_message_fail(name):
+    # Before Linux 6.18 a signal ends fallocate(2) on tmpfs.
+    def interrupted():
+        times = 0
+
+        def interrupt(*_):
+            nonlocal times
+            times += 1
+            if times < 5:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+        signal.signal(signal.SIGALRM, interrupt)
+        with Channel(name) as other:
+            interrupt()
+            other.send(b"second")
+
+    with Channel(name, 64 << 20, create=True) as channel:
+        channel.send(b"first")
+        in_child(interrupted)
+        assert {channel.recv(0), channel.recv(0)} == {b"first", b"second"}
 
 
 @pytest.mark.parametrize("call", ["recv", "send"])
@@ -444,6 +538,15 @@ def test_while_somebody_mends_a_successor_waits_and_is_not_told_that_the_dead_li
             with pytest.raises(TimeoutError):
                 successor.recv(0)
         assert successor.recv(10) == b"two"
+
+
+def test_while_somebody_mends_the_successor_of_a_dead_writer_waits_too(name):
+    with Channel(name, CAPACITY, create=True, single=True) as channel, Channel(name) as successor:
+        killed(lambda: successor.send(b"one"))
+        with stopped_while_mending(channel), pytest.raises(TimeoutError):
+            successor.send(b"two", 0)
+        successor.send(b"two", 10)
+        assert [channel.recv(0), channel.recv(0)] == [b"one", b"two"]
 
 
 def test_a_stopped_mender_keeps_no_new_writer_out(channel):

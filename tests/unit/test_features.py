@@ -21,6 +21,7 @@ from support import (
     areas,
     in_child,
     locked_bytes,
+    locks,
     needs_root,
     perms,
     refuse_calls,
@@ -270,6 +271,7 @@ def test_too_many_open_files_are_no_answer():
     assert in_child(attempt) == (errno.EMFILE, True)
 
 
+@locks
 @needs_root
 def test_what_a_limit_forbids_does_not_work_here():
     def attempt():

@@ -4,20 +4,18 @@ import os
 import re
 import signal
 import subprocess
-from bisect import bisect_right
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.cells import cell_len
 
 from mmkit import maps
 from mmkit.errors import Error, SyscallError
 from mmkit.flags import Prot
 from mmkit.maps import Area, Areas, Kind, process
-from mmkit.maps.picture import draw
+from saved_maps import PROGRAM_TEXT
 from support import in_child, needs_root, run, sanitized
 
 PAGE = mmap.PAGESIZE
@@ -334,33 +332,6 @@ def test_a_process_of_one_thread_finds_each_of_its_areas_as_it_reads_them():
     assert {"anonymous", "bss", "data", "heap", "library", "stack", "text"} <= set(result.stdout.split())
 
 
-PROGRAM_TEXT = b"""\
-400000-401000 r--p 00000000 fe:00 7                                      /bin/program
-401000-402000 r-xp 00001000 fe:00 7                                      /bin/program
-402000-403000 r--p 00002000 fe:00 7                                      /bin/program
-403000-404000 rw-p 00003000 fe:00 7                                      /bin/program
-404000-408000 rw-p 00000000 00:00 0
-408000-409000 ---p 00000000 00:00 0
-500000-600000 rw-p 00000000 00:00 0                                      [heap]
-7f0000000000-7f0000001000 rw-p 00000000 00:00 0                          [anon:arena]
-7f0000001000-7f0000002000 rw-s 00000000 00:01 9                          [anon_shmem:shared arena]
-7f0000002000-7f0000003000 r--p 00000000 fe:00 8                          /opt/plugin
-7f0000003000-7f0000004000 rw-p 00000000 00:00 0
-7f0000004000-7f0000005000 r-xp 00001000 fe:00 8                          /opt/plugin
-7f0000005000-7f0000006000 r--p 00000000 fe:00 9                          /opt/lib.so.1.2
-7f0000006000-7f0000007000 r--p 00000000 fe:00 10                         /opt/lib.so.txt
-7f0000007000-7f0000008000 rw-s 00000000 00:05 11                         /dev/dri/card0
-7f0000008000-7f0000009000 rw-s 00000000 00:0e 12                         anon_inode:[perf_event]
-7f0000009000-7f000000a000 rw-s 00000000 00:0e 13                         /secretmem (deleted)
-7f000000a000-7f000000b000 rw-s 00000000 00:01 14                         /SYSV0000beef (deleted)
-7f000000b000-7f000000c000 rw-s 00000000 00:01 15                         /SYSV0000beef
-7f000000c000-7f000000d000 rw-p 00000000 00:06 4                          /dev/zero
-7f000000d000-7f000000e000 rw-p 00000000 00:22 4                          /dev/hugepages/pool
-7ffc00000000-7ffc00001000 rw-p 00000000 00:00 0                          [stack:77]
-ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
-"""
-
-
 def test_all_kinds_are_told_from_saved_text():
     areas = Areas.parse(PROGRAM_TEXT, program=b"/bin/program")
     assert [str(area.kind) for area in areas] == [
@@ -604,90 +575,6 @@ def test_text_that_is_none_is_counted_and_overlaps_are_cut():
     areas = Areas.parse(b"nonsense\n1000-3000 r--p 00000000 00:00 0 \n2000-4000 rw-p 00000000 00:00 0 \n")
     assert (areas.malformed, areas.torn, areas.pid, areas.program) == (1, True, 0, None)
     assert [(area.start, area.end) for area in areas] == [(0x1000, 0x3000), (0x3000, 0x4000)]
-
-
-# The picture
-
-
-def edges(picture):
-    return [int(line[:18], 16) for line in picture.splitlines() if line[:18].strip() and line[19] in "┌├└┏┗"]
-
-
-def test_the_picture_has_the_real_addresses_from_the_top_down(child):
-    areas = maps.read(child)
-    picture = maps.layout(child)
-    found = edges(picture)
-    assert found == sorted(found, reverse=True)
-    assert found[0] == (1 << 64) - 1
-    assert found[-1] == 0
-    for kind in ("stack", "heap", "text"):
-        for area in areas.where(kind=kind):
-            assert area.start in found
-            assert area.end in found
-    starts = sorted(found[3:])
-    for area in areas:
-        if area.end < 1 << 63:
-            box = bisect_right(starts, area.start)
-            assert area.end <= starts[box]
-
-
-@sanitized
-def test_the_picture_fits_in_80_columns_without_colour(child):
-    for picture in (maps.layout(), maps.layout(child)):
-        assert max(map(len, picture.splitlines())) <= 80
-        assert picture.replace("\n", "").isprintable()
-        for word in (
-            "kernel space",
-            "stack",
-            "mmap area",
-            "libraries",
-            "heap (brk)",
-            "data",
-            "rodata",
-            "text",
-        ):
-            assert word in picture
-
-
-def test_the_sizes_in_the_picture_cover_the_whole_user_space():
-    text = b"400000-401000 r-xp 0 fe:00 7 /bin/program\n7ffc00000000-7ffc00001000 rw-p 0 00:00 0 [stack]\n"
-    picture = draw(Areas.parse(text, program=b"/bin/program"))
-    assert [line.split("┊")[2].strip() for line in picture.splitlines() if "┊" in line][2] == "4 MiB"
-
-
-def test_the_sizes_of_the_boxes_are_what_is_mapped_and_add_up_to_the_title():
-    text = b"10000-30000 r--p 0 00:00 0 \n50000-60000 r--p 0 00:00 0 \n7ffc00000000-7ffc00004000 rw-p 0 00:00 0 [stack]\n"
-    lines = draw(Areas.parse(text)).splitlines()
-    assert lines[1].strip() == "a process: 3 areas, 208 KiB mapped"
-    sizes = {
-        line.split("│")[1].split("  ")[0].strip(): line.split("│")[2].strip() for line in lines if "│" in line
-    }
-    assert sizes["stack"] == "16 KiB"
-    assert sizes["mmap area: 2 areas"] == "192 KiB"
-    assert any("free between them" in line and line.endswith(" 128 KiB") for line in lines)
-
-
-def test_a_hostile_or_scattered_map_still_makes_a_picture():
-    scattered = b"".join(
-        b"%x-%x r-xp 0 fe:00 %d /%d\xff\x1b%s.so\n" % (i << 37, (i << 37) + 4096, i, i, b"x" * 99)
-        for i in range(1, 800)
-    )
-    for text in (b"", b"1000-2000 r--p 00000000 00:00 0 \n", scattered, PROGRAM_TEXT):
-        picture = draw(Areas.parse(text, program=b"/" + b"p" * 300))
-        assert max(map(len, picture.splitlines())) <= 80
-        assert len(picture.splitlines()) < 200
-        assert picture.replace("\n", "").isprintable()
-
-
-def test_wide_letters_count_as_the_columns_that_they_take():
-    text = "7f0000000000-7f0000001000 r-xp 00000000 fe:00 7 /lib/%s.so\n" % ("中" * 38)
-    text += "ffffffffff600000-ffffffffff601000 r-xp 00000000 00:00 0 /%s\n" % ("中" * 99)
-    picture = draw(Areas.parse(text.encode(), program=("/" + "中" * 99).encode()))
-    widths = [cell_len(line) for line in picture.splitlines()]
-    assert max(widths) <= 80
-    sides = [line for line in picture.splitlines() if line.rstrip().endswith("iB")]
-    assert "中" in picture
-    assert len({cell_len(line) for line in sides}) == 1
 
 
 def test_a_signal_does_not_disturb_a_reading():

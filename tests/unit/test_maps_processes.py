@@ -163,6 +163,7 @@ def test_what_looks_like_a_stack_has_the_sizes_of_one(guard, size, kind):
     assert Areas.parse(text.encode())[1].kind is kind
 
 
+@sanitized
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of exit is that of x86-64")
 def test_a_process_that_goes_on_without_its_main_thread_is_read_through_another():
     code = THREADS + "print(flush=True)\nimport ctypes; ctypes.CDLL(None).syscall(60, 0)"

@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mmkit
 from mmkit import SharedMemory, shared
+from mmkit.shared import files
 from segment_tools import HERE, names
 from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run
 
@@ -92,7 +95,10 @@ def test_a_removed_segment_still_has_its_name_in_maps(name):
         assert mmkit.maps.find(ours.region.address).path == f"/dev/shm/{name}".encode()
         ours.unlink()
         area = mmkit.maps.find(ours.region.address)
-        assert (area.path, area.deleted) == (f"/dev/shm/{name}".encode(), True)
+        # As it was set aside to be removed.
+        assert area.deleted
+        assert area.path.startswith(b"/dev/shm/.mmkit-removing-")
+        assert area.path.endswith(b"-" + name.encode())
 
 
 @needs_root
@@ -261,3 +267,130 @@ def test_a_segments_text_names_it(name):
         assert repr(reader) == f"<SharedMemory {name!r} closed>"
     with SharedMemory.memfd(10, name="frames") as segment:
         assert repr(segment) == "<SharedMemory memfd:frames 10 bytes>"
+
+
+@pytest.mark.parametrize(
+    "kind", [partial(SharedMemory, size=PAGE), shared.Lock, partial(shared.Channel, capacity=4096)]
+)
+def test_who_takes_the_name_from_a_maker_at_that_very_instant_shares_nothing_with_it(name, kind, monkeypatch):
+    path = Path("/dev/shm", name)
+    open_named = files._open_named
+
+    def when_another_has_the_name(fd, name):
+        path.unlink()
+        path.write_bytes(b"theirs" * PAGE)
+        return open_named(fd, name)
+
+    monkeypatch.setattr(files, "_open_named", when_another_has_the_name)
+    ours = kind(name, create=True)
+    if isinstance(ours, SharedMemory):
+        ours.buf[:4] = b"ours"
+    with pytest.raises(FileNotFoundError):
+        ours.unlink()
+    ours.close()
+    assert path.read_bytes() == b"theirs" * PAGE
+
+
+@pytest.fixture
+def at_renaming(monkeypatch):
+    """Have something happen when a name was looked at and is about to be set aside; and something after that."""
+
+    def happens(before, after=lambda: None):
+        rename = os.rename
+
+        def late(path, aside):
+            monkeypatch.setattr(os, "rename", rename)
+            before()
+            rename(path, aside)
+            after()
+
+        monkeypatch.setattr(os, "rename", late)
+
+    return happens
+
+
+def set_aside(name):
+    return {left for left in names() if left.startswith(".mmkit-removing") and name in left}
+
+
+def replace(path, contents):
+    """Give a name to another file."""
+    path.unlink()
+    path.write_bytes(contents)
+
+
+@pytest.mark.parametrize(
+    "kind", [partial(SharedMemory, size=PAGE), shared.Lock, partial(shared.Channel, capacity=4096)]
+)
+def test_what_takes_the_name_while_it_is_removed_keeps_it(name, kind, at_renaming):
+    path = Path("/dev/shm", name)
+    ours = kind(name, create=True)
+    at_renaming(lambda: replace(path, b"theirs"))
+    with pytest.raises(FileNotFoundError):
+        ours.unlink()
+    ours.close()
+    assert path.read_bytes() == b"theirs"
+    assert not set_aside(name)
+
+
+def test_nobody_loses_a_name_to_what_is_put_back(name, at_renaming):
+    path = Path("/dev/shm", name)
+    ours = SharedMemory(name, create=True, size=PAGE)
+    at_renaming(lambda: replace(path, b"second"), lambda: path.write_bytes(b"third"))
+    with pytest.raises(FileNotFoundError):
+        ours.unlink()
+    ours.close()
+    assert path.read_bytes() == b"third"
+    # The second has lost its name to the third. Whose it is, nobody can tell: it stays.
+    shared.reap()
+    (aside,) = set_aside(name)
+    assert Path("/dev/shm", aside).read_bytes() == b"second"
+    os.link(f"/dev/shm/{aside}", f"/dev/shm/{name}-second")
+    shared.reap()
+    assert not set_aside(name)
+    assert Path(f"/dev/shm/{name}-second").read_bytes() == b"second"
+
+
+def test_what_its_remover_died_over_is_removed_by_reap_once_nobody_has_it(name, monkeypatch):
+    ours = SharedMemory(name, create=True, size=PAGE, persist=True)
+    pid = os.fork()
+    if pid == 0:
+        monkeypatch.setattr(os, "unlink", lambda _path: os.kill(os.getpid(), signal.SIGKILL))
+        ours.unlink()
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    with pytest.raises(FileNotFoundError):
+        SharedMemory(name)
+    shared.reap()
+    assert set_aside(name)
+    ours.close()
+    shared.reap()
+    assert not set_aside(name)
+
+
+def test_an_interrupt_while_a_name_is_removed_leaves_it(name):
+    ours = SharedMemory(name, create=True, size=PAGE)
+    with pytest.raises(KeyboardInterrupt):
+        files.remove(name, ours._identity, unless=lambda: signal.raise_signal(signal.SIGINT))
+    assert name in names()
+    ours.unlink()
+    assert not {left for left in names() if name in left}
+    ours.close()
+
+
+def test_who_opens_what_is_being_reaped_gets_it_with_its_name(name, at_renaming):
+    pid = os.fork()
+    if pid == 0:
+        SharedMemory(name, create=True, size=PAGE)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+    def open_it():
+        # Without O_NONBLOCK it would wait; the kernel asks for the lease back either way.
+        with pytest.raises(BlockingIOError):
+            os.open(f"/dev/shm/{name}", os.O_RDWR | os.O_NONBLOCK)
+
+    at_renaming(open_it)
+    assert shared.reap() == []
+    assert name in names()
+    assert [segment.name for segment in shared.reap()] == [name]

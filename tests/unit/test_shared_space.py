@@ -43,6 +43,22 @@ def limited_group():
 
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer's shadow memory counts too")
+def test_a_further_writer_that_the_control_group_cannot_hold_is_told_so_and_the_channel_goes_on(
+    name, limited_group
+):
+    def write():
+        limited_group.write_text(str(os.getpid()))
+        with pytest.raises(mmkit.OutOfMemory, match="control group's limit in .*mmkit-test"):
+            mmkit.Channel(name).send(b"one lane too many")
+
+    with mmkit.Channel(name, 2 * LIMIT, create=True) as channel:
+        channel.send(b"before")
+        in_child(write)
+        channel.send(b"after")
+        assert [channel.recv(0), channel.recv(0)] == [b"before", b"after"]
+
+
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer's shadow memory counts too")
 def test_more_than_the_control_group_may_have_is_an_error_and_not_a_kill(limited_group):
     def make(how):
         limited_group.write_text(str(os.getpid()))
@@ -58,6 +74,7 @@ def test_more_than_the_control_group_may_have_is_an_error_and_not_a_kill(limited
             lambda: SharedMemory(create=True, size=2 * LIMIT),
             lambda: SharedMemory.memfd(2 * LIMIT),
             lambda: mmkit.SystemVMemory(size=2 * LIMIT, create=True),
+            lambda: mmkit.Channel("mmkit-test-too-large", 2 * LIMIT, create=True),
         ):
             with pytest.raises(
                 mmkit.OutOfMemory, match="control group's limit in .*mmkit-test.* leaves .* MiB"

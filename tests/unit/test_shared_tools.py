@@ -1,6 +1,7 @@
 """Promises of `mmkit.shared.segments`, of `reap`, and of ``mmkit shm``."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -28,8 +30,9 @@ from segment_tools import (
     names,
     needs_mounts,
     new_ipc_namespace,
+    unshare,
 )
-from support import NOBODY, PAGE, in_child, needs_root
+from support import NOBODY, PAGE, in_child, needs_root, x86_64
 
 KEY = 0x6D6E0000 | os.getpid() & 0xFFFF
 
@@ -208,6 +211,53 @@ def test_what_a_user_may_not_look_at_is_unknown_and_never_free(name):
         assert in_child(look_at_system_v, user=NOBODY) == ((), True, True, False)
 
 
+LOOK = """
+import sys
+from mmkit import shared
+found = [each for each in shared.segments() if each.name == sys.argv[1]]
+print([(each.attached, each.creator_alive, len(each.holders)) for each in found])
+"""
+
+
+def look_from(name, script):
+    """What a new interpreter sees of a segment, started by a script of the shell."""
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", LOOK, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=HERE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+@needs_mounts
+def test_where_proc_hides_processes_nobody_is_said_to_have_nobody(name):
+    hide = "mount -t proc -o hidepid=2 none /proc && "
+    user = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "
+    with another_process(lambda: SharedMemory(name, create=True, size=1, mode=0o644)):
+        assert look_from(name, hide + user + '"$@"') == "[(None, None, 0)]"
+        # From root nothing is hidden.
+        assert look_from(name, hide + '"$@"') == "[(True, True, 1)]"
+    plainly = look_from(name, '"$@"')
+    assert look_from(name, hide + '"$@"') == plainly in ("[(False, False, 0)]", "[(None, False, 0)]")
+    assert look_from(name, hide + user + '"$@"') == "[(None, False, 0)]"
+
+
+@needs_mounts
+@pytest.mark.parametrize("proc", ["--mount-proc", ""])
+def test_in_a_pid_namespace_others_may_have_what_nobody_there_has(name, proc):
+    inside = f'unshare --pid --fork {proc} "$@"'
+    with another_process(lambda: SharedMemory(name, create=True, size=1)):
+        assert look_from(name, inside) in ("[(None, None, 0)]", "[(True, None, 1)]")
+    assert look_from(name, inside) == "[(None, None, 0)]"
+    assert name not in [each.name for each in in_a_pid_namespace(shared.reap)]
+
+
+def in_a_pid_namespace(function):
+    def inside():
+        unshare(0x20000000)
+        return in_child(function)
+
+    return in_child(inside)
+
+
 # ---- reaping -----------------------------------------------------------------------------------------
 
 
@@ -230,6 +280,33 @@ def test_what_a_dead_maker_left_is_reaped_and_its_kin_stay(name):
         assert left == {f"{name}-{kind}" for kind in ("persist", "alive", "foreign")}
         assert found(kind="systemv", name=f"{KEY:#010x}") == []
         assert shared.reap() == []
+
+
+def test_channels_and_locks_bear_their_makers_record_and_say_what_they_are_for(name):
+    pid = by_the_dead(
+        lambda: (
+            shared.Channel(f"{name}-leak", 4096, create=True),
+            shared.Channel(f"{name}-kept", 4096, create=True, persist=True),
+            [kind(f"{name}-{kind.__name__}", create=True) for kind in (shared.Lock, shared.Barrier)],
+        )
+    )
+    listed = {each.name: each for each in shared.segments() if each.name.startswith(name)}
+    assert {(each.creator, each.creator_alive, each.made_by_mmkit) for each in listed.values()} == {
+        (pid, False, True)
+    }
+    persistent = {f"{name}-{kind}" for kind in ("kept", "Lock", "Barrier")}
+    assert {each.name for each in listed.values() if each.persist} == persistent
+    with shared.Channel(f"{name}-leak"):
+        assert shared.reap() == []
+    assert [each.name for each in shared.reap()] == [f"{name}-leak"]
+    assert {left for left in names() if left.startswith(name)} == persistent
+
+
+def test_the_channel_of_a_living_maker_stays_though_nobody_has_it(name):
+    channel = shared.Channel(name, 4096, create=True)
+    channel.close()
+    assert shared.reap() == []
+    channel.unlink()
 
 
 @pytest.mark.parametrize("how", ["mapped", "mapped for reading", "open", "on its way"])
@@ -279,6 +356,32 @@ def test_a_later_process_with_the_makers_number_is_not_the_maker(name):
         assert mine._replace(time_namespace=1).creator_lives() is None
         assert mine._replace(start=0).creator_lives() is None
         assert mine._replace(pid=1 << 40).creator_lives() is None
+
+
+@x86_64
+def test_a_maker_whose_first_thread_has_ended_lives(name):
+    end, end_writer = os.pipe()
+
+    def wait():
+        os.close(end_writer)
+        os.read(end, 1)
+        os._exit(0)
+
+    pid = os.fork()
+    if pid == 0:
+        SharedMemory(name, create=True, size=1).close()
+        threading.Thread(target=wait).start()
+        ctypes.CDLL(None).syscall(60, 0)  # exit(2): this thread alone
+    try:
+        while b") Z " not in Path(f"/proc/{pid}/stat").read_bytes():
+            threading.Event().wait(0.001)
+        assert one(name=name).creator_alive is True
+        assert shared.reap() == []
+    finally:
+        os.close(end)
+        os.close(end_writer)
+        os.waitpid(pid, 0)
+    assert [segment.name for segment in shared.reap()] == [name]
 
 
 def test_what_the_list_said_of_the_maker_is_asked_again_once_nobody_can_interfere(name):
@@ -390,6 +493,32 @@ def test_where_files_have_no_attributes_the_record_stands_beside(name):
         assert names() == set()
 
     in_child(everything)
+
+
+@needs_root
+def test_a_record_that_another_writer_wrote_on_a_segment_proves_nothing(name):
+    def forge():
+        dead = by_the_dead(lambda: None)
+        forged = record.make_record(persist=False)._replace(pid=dead)
+        os.setxattr(f"/dev/shm/{name}", record.ATTRIBUTE, forged.encode())
+
+    def kept():
+        return SharedMemory(name, create=True, size=1, mode=0o666, persist=True)
+
+    pid = by_the_dead(kept)
+    in_child(forge, user=NOBODY)
+    segment = one(name=name)
+    assert (segment.creator, segment.persist) == (pid, True)
+    assert shared.reap() == []
+    assert name in names()
+
+
+def test_a_segment_that_others_may_write_is_reaped_with_the_record_beside_it(name):
+    before = names()
+    by_the_dead(lambda: SharedMemory(name, create=True, size=1, mode=0o660))
+    assert len(names() - before) == 2
+    assert [segment.name for segment in shared.reap()] == [name]
+    assert not names() - before
 
 
 @needs_root

@@ -5,6 +5,7 @@ import ctypes
 import errno
 import hmac
 import json
+import multiprocessing.reduction  # noqa: F401 - later, without rights, it may not be found
 import os
 import re
 import resource
@@ -20,6 +21,7 @@ import pytest
 import mmkit
 from mmkit import linux, maps
 from mmkit.flags import IpcFlag, LockFlag, ShmCommand
+from mmkit.shared.array_type import SharedArray
 from mmkit.tour import SECTIONS, Outcome, run
 from mmkit.tour.pictures import Fill
 from support import NOBODY, SANITIZED, in_child, left_for_good, needs_root, x86_64
@@ -137,6 +139,13 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "Secret": mmkit.Secret,
         "key": mmkit.Secret,
         "hmac": hmac,
+        "heap": mmkit.Heap,
+        "block": mmkit.Block,
+        "shared": mmkit.shared,
+        "memory": mmkit.SystemVMemory,
+        "lock": mmkit.shared.Lock,
+        "channel": mmkit.Channel,
+        "array": SharedArray,
         "Prot": mmkit.Prot,
         "Advice": mmkit.Advice,
         "MapFlag": mmkit.MapFlag,

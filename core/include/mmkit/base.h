@@ -22,7 +22,7 @@ enum {
     MMK_ETHREADS = 4103,     /* not while the process has other threads */
     MMK_ECORRUPT = 4110,     /* the contents are damaged, or are something else */
     MMK_EFORMAT = 4111,      /* the contents have a format that this version does not know */
-    MMK_EOTHERPIDS = 4112,   /* made in another PID namespace: nobody here can tell who of its users lives */
+    MMK_EOTHERPIDS = 4112,   /* made in another PID or time namespace: nobody here can tell who of its users lives */
     MMK_ENOTBLOCK = 4120,    /* no live block of the heap is there: freed already, or never allocated */
 };
 

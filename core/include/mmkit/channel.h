@@ -34,15 +34,18 @@ enum {
     MMK_CHANNEL_AT_MOST_ONCE = 2, /* what a dead reader had taken is gone, not delivered again */
 };
 
+/* Why there is no writing: every lane has a living writer, and there may be one lane more. */
+enum { MMK_ENOLANE = 4140 };
+
 #define MMK_CHANNEL_MAGIC "mmkchan\n"
 
 typedef struct mmk_channel_header {
     char magic[8];
     uint32_t version;
     uint32_t flags;
-    uint64_t capacity;      /* of each lane, in bytes */
-    uint64_t lane_bytes;    /* from one lane to the next */
-    uint64_t pid_namespace; /* claims mean something only there */
+    uint64_t capacity;   /* of each lane, in bytes */
+    uint64_t lane_bytes; /* from one lane to the next */
+    uint64_t namespaces; /* of pids and of time (process.h): claims mean something only there */
     uint64_t creator;
     _Alignas(64) _Atomic uint64_t lanes;                        /* how many the file holds */
     _Atomic uint64_t mender;                                    /* who mends */
@@ -64,6 +67,7 @@ typedef struct mmk_channel {
     atomic_int reader;          /* -1: none */
     uint64_t owner;             /* what is written into claims */
     _Atomic uint64_t last_mend; /* nanoseconds */
+    atomic_size_t last_length;  /* of the message taken last */
     atomic_uint takes_left;     /* before the next look at the clock */
     atomic_uint takes_a_clock;
     atomic_uint next; /* the lane to look at first */
@@ -81,13 +85,17 @@ typedef struct mmk_channel_message {
     unsigned lane;
 } mmk_channel_message;
 
-/* Make an empty file of this process's into a channel: header and first lane, with all space reserved.
+/* How many bytes the file of a channel has with so many lanes. The caller reserves them (fallocate(2)), since it takes
+ * long, and knows what limits there are: where a store finds no space left, the process gets SIGBUS.
+ * pre: capacity is within MMK_LANE_CAPACITY_MIN and _MAX */
+MMK_API uint64_t mmk_channel_bytes(uint64_t capacity, unsigned lanes);
+
+/* Make a file of this process's into a channel of one lane: write the header.
  *
- * fd       open for reading and writing, with nothing in it and no name yet (O_TMPFILE): a creator that dies here
- *          leaves nothing, and nobody meets half a channel
- * returns  0, or what fallocate(2), mmap(2) say: -ENOSPC, -EFBIG, -ENOMEM, …
- *          -EINTR   a signal came while space was reserved: call again
- *          -EINVAL  capacity outside MMK_LANE_CAPACITY_MIN and _MAX, or unknown flags
+ * fd       open for reading and writing, mmk_channel_bytes(capacity, 1) zeros, and no name yet (O_TMPFILE): a creator
+ *          that dies here leaves nothing, and nobody meets half a channel
+ * returns  0, or what pwrite(2) says
+ *          -EINVAL  capacity outside MMK_LANE_CAPACITY_MIN and _MAX, unknown flags, or a shorter file
  *          -ENOENT, …  /proc is not there
  * The capacity is rounded up to whole units. */
 MMK_API MMK_MUST_CHECK int mmk_channel_format(int fd, uint64_t capacity, uint32_t flags);
@@ -97,7 +105,7 @@ MMK_API MMK_MUST_CHECK int mmk_channel_format(int fd, uint64_t capacity, uint32_
  * returns  0, or what fstat(2), mmap(2) say
  *          -MMK_ECORRUPT    it is no channel: no magic, or sizes that do not fit the file
  *          -MMK_EFORMAT    made by a version that this one does not know
- *          -MMK_EOTHERPIDS  made in another PID namespace */
+ *          -MMK_EOTHERPIDS  made in another PID namespace, or another time namespace */
 MMK_API MMK_MUST_CHECK int mmk_channel_attach(mmk_channel *channel, int fd);
 
 /* Give up the claims and unmap. pre: no message is reserved or taken, no call runs. Harmless when closed. */
@@ -113,9 +121,17 @@ MMK_API void mmk_channel_leave(mmk_channel *channel);
  *
  * returns  as mmk_lane_reserve, and
  *          -EBUSY  every lane has a living writer (one, with SINGLE)
- *          -EAGAIN also: there was none to be had just now, since somebody mends, or another was quicker
- *          -ENOSPC, …  as fallocate(2): there is no space for a further lane */
+ *          -EAGAIN also: there was none to be had just now, since somebody mends
+ *          -MMK_ENOLANE  there is none, but may be: mmk_channel_add_lane, and try again */
 MMK_API MMK_MUST_CHECK int mmk_channel_reserve(mmk_channel *channel, size_t length, mmk_channel_message *message);
+/* Have one lane more than `lanes`, of which the caller has reserved the space, up to mmk_channel_bytes(capacity,
+ * lanes + 1). Any number of threads and processes at a time: they add one lane. Who dies before has left space that
+ * the next one uses.
+ *
+ * lanes    channel->mapped, as it was before the space was reserved
+ * returns  0: there is one more, or another was quicker; or what fstat(2), mmap(2) say
+ *          -EINVAL  the file is too short, or the channel has MMK_CHANNEL_WRITERS lanes */
+MMK_API MMK_MUST_CHECK int mmk_channel_add_lane(mmk_channel *channel, unsigned lanes);
 /* The message is there for readers once this has begun; wakes a parked one. */
 MMK_API void mmk_channel_commit(mmk_channel *channel, const mmk_channel_message *message);
 MMK_API void mmk_channel_abandon(mmk_channel *channel, const mmk_channel_message *message);
@@ -136,7 +152,8 @@ MMK_API void mmk_channel_give_back(mmk_channel *channel, const mmk_channel_messa
 /* Wait until take, or reserve, is worth trying again: spin, then sleep for at most a slice (futex.h). Whoever has slept
  * a slice for nothing looks for the dead and mends what they left.
  *
- * spin_ns      how long to look before sleeping, at most: after spins in vain only now and then
+ * spin_ns      how long to look before sleeping, at most: after spins in vain only now and then, and for a message
+ *              longer, where the last was a large one; 0: not at all
  * deadline_ns  of mmk_now; MMK_FOREVER: none
  * returns  0           try
  *          -EAGAIN     a slice has passed, or a signal came: try, and wait again

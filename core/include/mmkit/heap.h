@@ -17,6 +17,12 @@
  *     MMK_HEAP_REGION  the region that the caller gives, which cannot be closed meanwhile. In a shared one all of the
  *                      heap lies inside it, linked by offsets, under a robust lock: other processes attach to it
  *
+ * A heap of guarded blocks (`guard`) has each block on pages of its own, in front of a page without access, and freed
+ * blocks without access, too, until 256 MiB more were freed: what runs past the end of a block, or into a freed one,
+ * gets SIGSEGV at that instruction, after one line on standard error that names the block. Bytes that share the block's
+ * pages are looked at when it is freed: there the line comes then, and abort(3). It takes two pages for each block, and
+ * before Linux 6.13 two areas of vm.max_map_count.
+ *
  * The caller owns the mmk_heap and keeps it at one address from open to dispose; in a program that forks, not on a
  * thread's stack.
  *
@@ -24,8 +30,9 @@
  * Fork:    the child has the heap as its parent had it, with the lock free. Signals: none of these.
  * A smashed head of a private heap ends the process with one line on standard error: what follows from wrong sizes
  * cannot be undone, and nobody but this process can have done it. In a shared heap it may have been another process:
- * there every call answers -MMK_ECORRUPT from then on. A process that is killed inside a call leaves a shared heap as
- * it was before the call: the next one finds the lock of the dead and puts back what had changed.
+ * there every call answers -MMK_ECORRUPT from then on; so it does when the file under it was made shorter. A process
+ * that is killed inside a call leaves a shared heap as it was before the call: the next one finds the lock of the dead
+ * and puts back what had changed.
  */
 #ifndef MMKIT_HEAP_H
 #define MMKIT_HEAP_H
@@ -75,6 +82,8 @@ typedef struct mmk_heap {
     mmk_heap_source source;
     pthread_mutex_t lock;
     struct heap_shared *shared; /* a shared heap: what stands at its start; else NULL */
+    struct heap_watch *watch;   /* a shared heap whose file others can make shorter: see heap_watch.c; else NULL */
+    struct heap_guard *guard;   /* a heap of guarded blocks; else NULL */
     mmk_break_piece piece;      /* MMK_HEAP_SBRK: where the last piece without a hole starts */
     char *fresh;                /* [fresh, fresh_end): nobody ever wrote there, but for heads and links: zeros */
     char *fresh_end;
@@ -89,6 +98,7 @@ typedef struct mmk_heap_request {
     mmk_region *region; /* MMK_HEAP_REGION: writable; no mapping is made, and the heap lies inside it */
     size_t offset;      /* MMK_HEAP_REGION: where in it to start, a multiple of 16 */
     size_t limit;       /* bytes that the source may give at most; 0: as many as there are */
+    bool guard;         /* MMK_HEAP_MMAP: guarded blocks, for finding mistakes */
 } mmk_heap_request;
 
 typedef struct mmk_heap_stats {
@@ -121,7 +131,8 @@ typedef struct mmk_heap_block {
 /* Start an empty heap.
  *
  * returns  0
- *          -EINVAL      an offset that is not a multiple of 16, or a region too small for one block
+ *          -EINVAL      an offset that is not a multiple of 16, a region too small for one block, or guarded blocks of
+ *                       another source than MMK_HEAP_MMAP
  *          -EACCES      the region is not writable throughout
  *          -EEXIST      a heap is there already, in a shared region
  *          -ENOMEM      no memory

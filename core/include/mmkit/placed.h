@@ -46,16 +46,14 @@ typedef enum mmk_placed_kind {
     MMK_BARRIER = 6,
 } mmk_placed_kind;
 
-/* Why there is no object to be had at a place. */
+/* Why there is no object to be had at a place; MMK_EFORMAT and MMK_EOTHERPIDS besides. */
 enum {
-    MMK_ENOTHING = 4128,   /* the place is empty */
-    MMK_EALIEN = 4129,     /* something else is there */
-    MMK_EHALFMADE = 4130,  /* whoever was making it died before it was done */
-    MMK_EVERSION = 4131,   /* of a version that this library does not know */
-    MMK_EKIND = 4132,      /* an object of another kind */
-    MMK_ENAMESPACE = 4133, /* made in another PID or time namespace */
-    MMK_EBOOT = 4134,      /* made before this boot */
-    MMK_EABI = 4135,       /* made with a libc whose mutexes are others */
+    MMK_ENOTHING = 4128,  /* the place is empty */
+    MMK_EALIEN = 4129,    /* something else is there */
+    MMK_EHALFMADE = 4130, /* whoever was making it died before it was done */
+    MMK_EKIND = 4132,     /* an object of another kind */
+    MMK_EBOOT = 4134,     /* made before this boot */
+    MMK_EABI = 4135,      /* made with a libc whose mutexes are others */
 };
 
 typedef struct mmk_placed {

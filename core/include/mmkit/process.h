@@ -32,10 +32,25 @@ MMK_API MMK_MUST_CHECK int mmk_process_self(mmk_process *self);
 /* The calling thread's identifier, as gettid(2), without a system call but for a thread's first. */
 MMK_API uint32_t mmk_thread_id(void);
 
-/* Is the process gone, be it as a zombie, or so that a thread has its number now? Who cannot be looked at (hidepid, no
- * descriptor left) is not gone. With an unknown start, a pid that a process has is not gone. pidfd_open(2), Linux 5.3;
- * kill(2) where it is not there or refused. */
+typedef enum mmk_life {
+    MMK_LIFE_UNKNOWN, /* it cannot be looked at (hidepid, no descriptor left), or its start is not known */
+    MMK_LIFE_LASTS,
+    MMK_LIFE_ENDED, /* be it as a zombie, or so that a thread has its number now */
+} mmk_life;
+
+/* Does the process still live? pidfd_open(2), Linux 5.3; kill(2) where it is not there or refused. */
+MMK_API mmk_life mmk_process_life(const mmk_process *process);
+
+/* Is it known to have ended? */
 MMK_API bool mmk_process_is_gone(const mmk_process *process);
+
+/* When the process that has a pid started. proc_pid_stat(5).
+ * returns  0; -errno where it cannot be looked at, and start is 0 */
+MMK_API int mmk_process_start(uint32_t pid, uint64_t *start);
+
+/* Which boot this is: what proc_sys_kernel(5) has as random/boot_id, as 16 bytes.
+ * returns  0; -errno where it cannot be read */
+MMK_API MMK_MUST_CHECK int mmk_process_boot(uint8_t boot[16]);
 
 /* Where a pid and a start mean what they say: the inodes of the caller's PID namespace, in the lower half, and of its
  * time namespace, in the upper; that is 0 in a kernel that has none. pid_namespaces(7), time_namespaces(7).

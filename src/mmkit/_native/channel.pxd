@@ -5,10 +5,6 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef extern from "mmkit/process.h" nogil:
     uint32_t mmk_process_generation
 
-cdef extern from "mmkit/futex.h" nogil:
-    uint64_t MMK_FOREVER
-    uint64_t mmk_now()
-
 cdef extern from "mmkit/lane.h" nogil:
     uint64_t MMK_LANE_CAPACITY_MIN
     uint64_t MMK_LANE_CAPACITY_MAX
@@ -24,6 +20,7 @@ cdef extern from "mmkit/lane.h" nogil:
     size_t mmk_lane_longest(const mmk_lane *lane)
 
 cdef extern from "mmkit/channel.h" nogil:
+    int MMK_ENOLANE
     int MMK_CHANNEL_WRITERS
     int MMK_CHANNEL_READERS
     int MMK_CHANNEL_SINGLE
@@ -40,6 +37,7 @@ cdef extern from "mmkit/channel.h" nogil:
         uint32_t generation
         int lane
         int reader
+        unsigned mapped
         mmk_lane *lanes
 
     ctypedef struct mmk_channel_message:
@@ -49,6 +47,8 @@ cdef extern from "mmkit/channel.h" nogil:
     ctypedef struct mmk_channel_wait:
         pass
 
+    uint64_t mmk_channel_bytes(uint64_t capacity, unsigned lanes)
+    int mmk_channel_add_lane(mmk_channel *channel, unsigned lanes)
     int mmk_channel_format(int fd, uint64_t capacity, uint32_t flags)
     int mmk_channel_attach(mmk_channel *channel, int fd)
     void mmk_channel_close(mmk_channel *channel)

@@ -5,10 +5,14 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, P
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
-from libc.errno cimport EAGAIN, EBUSY, EINTR, EMSGSIZE, ETIMEDOUT
+from libc.errno cimport EAGAIN, EBUSY, EMSGSIZE, ETIMEDOUT
 from libc.string cimport memcpy
 
 from mmkit._native.channel cimport *
+from mmkit._native.descriptor cimport Descriptor
+from mmkit._native.placed cimport as_deadline
+
+from os import dup
 
 from mmkit.errors import ClosedError, Error
 from mmkit.hints import failure, size
@@ -27,13 +31,18 @@ CAPACITY_MIN = MMK_LANE_CAPACITY_MIN
 CAPACITY_MAX = MMK_LANE_CAPACITY_MAX
 
 
+def channel_bytes(uint64_t capacity) -> int:
+    """Return how many bytes the file of a channel has, with one lane."""
+    return mmk_channel_bytes(capacity, 1)
+
+
 def format_file(int fd, uint64_t capacity, *, bint single, bint at_most_once):
-    """Make an empty, nameless file into a channel (mmk_channel_format).
+    """Make a file with space and without a name into a channel (mmk_channel_format).
 
     Parameters
     ----------
     fd
-        Open for reading and writing.
+        Open for reading and writing, with `channel_bytes` zeros.
     capacity
         Bytes that one writer may have under way.
     single
@@ -44,16 +53,12 @@ def format_file(int fd, uint64_t capacity, *, bint single, bint at_most_once):
     Raises
     ------
     SyscallError
-        ``ENOSPC``: no room in /dev/shm. ``EFBIG``: beyond RLIMIT_FSIZE.
+        /proc is not there.
     """
     cdef uint32_t flags = (MMK_CHANNEL_SINGLE if single else 0) | (MMK_CHANNEL_AT_MOST_ONCE if at_most_once else 0)
-    cdef int error = -EINTR
-    while error == -EINTR:
-        with nogil:
-            error = mmk_channel_format(fd, capacity, flags)
-        PyErr_CheckSignals()
+    cdef int error = mmk_channel_format(fd, capacity, flags)
     if error:
-        raise failure(error, "posix_fallocate", None, (fd, 0, size(capacity)))
+        raise failure(error, "channel", None, (fd, size(capacity)))
 
 
 cdef class ChannelHandle:
@@ -61,6 +66,7 @@ cdef class ChannelHandle:
 
     cdef mmk_channel handle
     cdef object label
+    cdef object take_space
     cdef uint64_t spin_ns
     cdef Py_ssize_t running  # operations without the GIL
     cdef Py_ssize_t views
@@ -75,13 +81,21 @@ cdef class ChannelHandle:
         # Views and operations keep the object: there are none.
         mmk_channel_close(&self.handle)
 
-    def _attach(self, int fd, str name, double spin):
-        """Open the channel in a file; fd is the object's from then on."""
+    def _attach(self, Descriptor file not None, str name not None, double spin, take_space):
+        """Open the channel in a file, and take that over; take_space(fd, start, end, name) is for further lanes."""
+        if self.label is not None:
+            raise ValueError(f"channel {self.label!r} was opened with this object: make another one for {name!r}")
         self.label = name
+        self.take_space = take_space
         self.spin_ns = <uint64_t>(spin * 1e9)
-        cdef int error = mmk_channel_attach(&self.handle, fd)
+        cdef int error = mmk_channel_attach(&self.handle, file.give_up())
         if error:
             raise failure(error, "channel", None, (name,))
+
+    @property
+    def name(self) -> str:
+        """As it appears in /dev/shm."""
+        return self.label
 
     @property
     def closed(self) -> bool:
@@ -161,15 +175,6 @@ cdef class ChannelHandle:
         return 0
 
     @cython.final
-    cdef uint64_t deadline(self, object timeout) except? 0:
-        if timeout is None:
-            return MMK_FOREVER
-        cdef double seconds = timeout
-        if not seconds >= 0:
-            raise ValueError(f"a timeout is at least 0 seconds, or None: not {timeout!r}")
-        return MMK_FOREVER if seconds > 9e9 else mmk_now() + <uint64_t>(seconds * 1e9)
-
-    @cython.final
     cdef object refusal(self, int error, str kind, int most):
         """What to raise when no claim could be made, or the core refused."""
         if error != -EBUSY:
@@ -186,7 +191,7 @@ cdef class ChannelHandle:
         cdef int error = mmk_channel_reserve(&self.handle, length, message)
         if error == 0:
             return 0
-        if error == -EAGAIN or error == -EINTR:
+        if error == -EAGAIN or error == -MMK_ENOLANE:
             return self.reserve_later(length, timeout, message)
         if error == -EMSGSIZE:
             raise ValueError(
@@ -197,12 +202,16 @@ cdef class ChannelHandle:
 
     @cython.final
     cdef int reserve_later(self, size_t length, object timeout, mmk_channel_message *message) except -1:
-        cdef uint64_t deadline = self.deadline(timeout), spin = self.spin_ns
+        cdef uint64_t deadline = as_deadline(timeout), spin = self.spin_ns
         cdef int outcome = 0, error = -EAGAIN
         cdef bint patient = True
         cdef mmk_channel_wait wait
         self.check_open()  # what converts a timeout may close
-        while error == -EAGAIN or error == -EINTR:
+        while error == -EAGAIN or error == -MMK_ENOLANE:
+            if error == -MMK_ENOLANE:
+                self.add_lane()
+                error = mmk_channel_reserve(&self.handle, length, message)
+                continue
             if outcome == -ETIMEDOUT:
                 raise TimeoutError(f"channel {self.label!r}: no room for {size(length)} within {timeout} s")
             mmk_channel_plan_wait(&self.handle, patient, &wait)
@@ -216,6 +225,19 @@ cdef class ChannelHandle:
             if outcome == -EAGAIN:
                 spin = 0
             error = mmk_channel_reserve(&self.handle, length, message)
+        if error:
+            raise self.refusal(error, "writer", MMK_CHANNEL_WRITERS)
+        return 0
+
+    @cython.final
+    cdef int add_lane(self) except -1:
+        """Take space for one writer more, without the GIL, which others may have used to close; and have its lane."""
+        cdef unsigned lanes = self.handle.mapped
+        cdef uint64_t start = mmk_channel_bytes(self.handle.capacity, lanes)
+        with Descriptor(dup, self.handle.fd) as file:
+            self.take_space(file.fileno(), start, mmk_channel_bytes(self.handle.capacity, lanes + 1), self.label)
+        self.check_open()
+        cdef int error = mmk_channel_add_lane(&self.handle, lanes)
         if error:
             raise self.refusal(error, "writer", MMK_CHANNEL_WRITERS)
         return 0
@@ -255,6 +277,8 @@ cdef class ChannelHandle:
             No further writer can be had: 256 are alive, or one with ``single=True``.
         SyscallError
             ``ENOSPC``: the process's first message, and no space for its lane in /dev/shm.
+        OutOfMemory
+            The same, and a control group's limit would not hold it (the kernel would kill).
         CorruptError
             Somebody has damaged the channel.
         ClosedError
@@ -312,7 +336,7 @@ cdef class ChannelHandle:
 
     @cython.final
     cdef int take_later(self, object timeout, mmk_channel_message *message) except -1:
-        cdef uint64_t deadline = self.deadline(timeout), spin = self.spin_ns
+        cdef uint64_t deadline = as_deadline(timeout), spin = self.spin_ns
         cdef int outcome = 0, error = -EAGAIN
         self.check_open()  # what converts a timeout may close
         while error == -EAGAIN:
@@ -358,20 +382,18 @@ cdef class ChannelHandle:
         """
         cdef mmk_channel_message message
         cdef bytes copy
-        cdef char *to
         self.take(timeout, &message)
+        cdef bint quick = message.message.length <= QUICK
+        cdef char *source = message.message.data if quick else NULL
         try:
-            if message.message.length <= QUICK:
-                copy = PyBytes_FromStringAndSize(message.message.data, <Py_ssize_t>message.message.length)
-            else:
-                copy = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>message.message.length)
+            copy = PyBytes_FromStringAndSize(source, <Py_ssize_t>message.message.length)
         except BaseException:
             mmk_channel_give_back(&self.handle, &message)
             raise
-        if message.message.length <= QUICK:
+        if quick:
             mmk_channel_finish(&self.handle, &message)
             return copy
-        to = PyBytes_AS_STRING(copy)
+        cdef char *to = PyBytes_AS_STRING(copy)
         self.running += 1
         with nogil:
             memcpy(to, message.message.data, message.message.length)

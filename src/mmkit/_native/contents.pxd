@@ -1,10 +1,10 @@
 """The class through which a region's contents are read and written."""
 
 from mmkit._native.fault cimport mmk_fault
-from mmkit._native.region cimport MappedRegion
+from mmkit._native.pages cimport RegionPages
 
 
-cdef class RegionContents(MappedRegion):
+cdef class RegionContents(RegionPages):
     cdef Py_ssize_t position
 
     cdef object refusal(self, long code, size_t offset, const mmk_fault *fault)

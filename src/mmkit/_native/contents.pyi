@@ -2,9 +2,9 @@ from typing import SupportsIndex, overload
 
 from _typeshed import ReadableBuffer
 
-from mmkit._native.region import MappedRegion
+from mmkit._native.pages import RegionPages
 
-class RegionContents(MappedRegion):
+class RegionContents(RegionPages):
     @overload
     def __getitem__(self, key: SupportsIndex, /) -> int: ...
     @overload

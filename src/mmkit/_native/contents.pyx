@@ -13,8 +13,8 @@ from cpython.slice cimport PySlice_AdjustIndices, PySlice_Check, PySlice_Unpack
 
 from mmkit._native.base cimport MMK_ECLOSED
 from mmkit._native.fault cimport mmk_fault
+from mmkit._native.pages cimport RegionPages
 from mmkit._native.region cimport (
-    MappedRegion,
     mmk_access_find,
     mmk_access_load,
     mmk_access_move,
@@ -63,7 +63,7 @@ cdef inline Py_ssize_t within(Py_ssize_t position, Py_ssize_t size) noexcept:
     return position if position < size else size
 
 
-cdef class RegionContents(MappedRegion):
+cdef class RegionContents(RegionPages):
     """What a program reads and writes. `mmkit.Region` is the public class."""
 
     @cython.final

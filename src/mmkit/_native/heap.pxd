@@ -38,6 +38,7 @@ cdef extern from "mmkit/heap.h" nogil:
         mmk_region *region
         size_t offset
         size_t limit
+        bool guard
 
     ctypedef struct mmk_heap_stats:
         size_t live_bytes

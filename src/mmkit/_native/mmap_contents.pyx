@@ -10,15 +10,15 @@ from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from libc.errno cimport errno
 
 from mmkit._native.contents cimport RegionContents
-from mmkit._native.region cimport (
+from mmkit._native.pages cimport (
     may_block,
     mmk_advice_destroys,
     mmk_region_advise,
     mmk_region_destroy,
     mmk_region_guard,
     mmk_region_unguard,
-    span,
 )
+from mmkit._native.region cimport span
 
 from mmkit.flags import Advice
 from mmkit.hints import failure

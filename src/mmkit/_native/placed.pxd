@@ -23,9 +23,7 @@ cdef extern from "mmkit/placed.h" nogil:
     int MMK_ENOTHING
     int MMK_EALIEN
     int MMK_EHALFMADE
-    int MMK_EVERSION
     int MMK_EKIND
-    int MMK_ENAMESPACE
     int MMK_EBOOT
     int MMK_EABI
 

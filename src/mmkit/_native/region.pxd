@@ -1,4 +1,4 @@
-"""core/include/mmkit/region.h and what acts on a region; and the class that holds one."""
+"""core/include/mmkit/region.h and how a region's contents are reached; and the class that holds one."""
 
 cimport cython
 from libc.stdint cimport uint64_t
@@ -53,35 +53,11 @@ cdef extern from "mmkit/region.h" nogil:
     bool mmk_region_has_views(mmk_region *region)
 
 cdef extern from "mmkit/protect.h" nogil:
-    int mmk_region_protect(mmk_region *region, size_t offset, size_t length, int prot, bool force)
-    int mmk_region_cover(mmk_region *region, mmk_cover *cover, size_t offset, size_t length, int prot, bool force)
-    int mmk_region_uncover(mmk_region *region, mmk_cover *cover, bool force)
-    int mmk_region_guard(mmk_region *region, size_t offset, size_t length, bool force)
     int mmk_region_prot_of_range(mmk_region *region, size_t offset, size_t length)
-    int mmk_region_unguard(mmk_region *region, size_t offset, size_t length)
-
-cdef extern from "mmkit/advice.h" nogil:
-    bool mmk_advice_destroys(const mmk_region *region, int advice)
-    int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advice)
-    int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool write)
-    int mmk_region_discard(mmk_region *region, size_t offset, size_t length, bool force)
-    int mmk_region_destroy(mmk_region *region, size_t offset, size_t length, int advice, bool force)
 
 cdef extern from "mmkit/storage.h" nogil:
-    int mmk_region_flush(mmk_region *region, size_t offset, size_t length, int flags)
     int mmk_region_file_size(mmk_region *region, uint64_t *size)
     int mmk_region_add_seals(mmk_region *region, int seals)
-    int mmk_region_punch(mmk_region *region, size_t offset, size_t length, bool force, mmk_fault *fault)
-
-cdef extern from "mmkit/residency.h" nogil:
-    int mmk_region_lock(mmk_region *region, size_t offset, size_t length)
-    int mmk_region_unlock(mmk_region *region, size_t offset, size_t length)
-    int mmk_region_resident(mmk_region *region, size_t offset, size_t length, int pagemap, size_t *bytes)
-    int mmk_region_cached(mmk_region *region, size_t offset, size_t length, size_t *bytes)
-
-cdef extern from "mmkit/resize.h" nogil:
-    int mmk_region_resize(mmk_region *region, size_t asked, mmk_range *vacated)
-    int mmk_region_resize_with_file(mmk_region *region, size_t asked, mmk_range *vacated)
 
 cdef extern from "mmkit/access.h" nogil:
     int mmk_access_load(mmk_region *region, size_t offset, void *into, size_t length, mmk_fault *fault)
@@ -101,12 +77,6 @@ cdef struct span:
     size_t length
     size_t offset
     size_t covered
-
-
-cdef inline bint may_block(int advice) noexcept:
-    """Everything but advice that only marks the area walks pages, and may wait for them."""
-    # NORMAL RANDOM SEQUENTIAL, DONTFORK DOFORK, HUGEPAGE NOHUGEPAGE DONTDUMP DODUMP WIPEONFORK KEEPONFORK
-    return not (0 <= advice <= 2 or 10 <= advice <= 11 or 14 <= advice <= 19)
 
 
 cdef class MappedRegion:
@@ -133,9 +103,6 @@ cdef class MappedRegion:
     cdef tuple covered(self, span pages)
     cdef object fail(self, long code, str call, span pages, tuple arguments=*)
     cdef object answer(self, long error, str call, span pages, tuple arguments=*)
-    cdef tuple flush_pages(self, span pages, int flags)
-    cdef object resize_failure(self, long code, size_t length)
-    cdef object punch_failure(self, long code, span pages, const mmk_fault *fault)
     cdef object bad_access(self, const mmk_fault *fault)
     cdef mmk_view *open_view(self, size_t offset, size_t length, bint must_write, bint *writable) except NULL
     cdef void close_view(self, mmk_view *view) noexcept

@@ -7,6 +7,7 @@ import click
 from mmkit.cli.doctor import doctor
 from mmkit.cli.maps import maps
 from mmkit.cli.output import Commands
+from mmkit.cli.run import run
 from mmkit.cli.secret import secret
 from mmkit.cli.shm import shm
 from mmkit.cli.tour import tour
@@ -24,4 +25,5 @@ main.add_command(tour)
 main.add_command(maps)
 main.add_command(doctor)
 main.add_command(shm)
+main.add_command(run)
 main.add_command(secret)

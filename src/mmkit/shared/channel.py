@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import warnings
-from pathlib import Path
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
-from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, format_file
+from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, channel_bytes, format_file
+from mmkit._native.descriptor import Descriptor
 from mmkit._native.region import adopt_methods
-from mmkit.hints import failure, size
-from mmkit.shared.names import DIRECTORY, check_name, path_of
+from mmkit.hints import size
+from mmkit.shared import files
+from mmkit.shared.names import check_name
+from mmkit.shared.ownership import owns
+from mmkit.shared.record import Record, process_identity
+from mmkit.shared.reserve import reserve
 
 __all__ = ["Channel"]
 
 #: How long a receiver looks before it sleeps, in seconds: several times what a peer needs for an answer.
 SPIN = 50e-6
-
-# NONBLOCK: a FIFO of that name must not be waited for.
-_ATTACHING = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @adopt_methods
@@ -55,6 +55,9 @@ class Channel(ChannelHandle):
     spin
         Seconds to look for a message, or for room, before sleeping, at most: where that was in vain it is
         left out. 0 saves processor time.
+    persist
+        When creating: it is to outlive this process, with what was sent. It has no owner, only `unlink`
+        removes it, and `mmkit.shared.reap` leaves it alone.
 
     Raises
     ------
@@ -63,15 +66,20 @@ class Channel(ChannelHandle):
     SyscallError
         ``EEXIST``: the name is taken. ``ENOENT``: no such channel. ``EACCES``: not allowed. ``ENOSPC``:
         /dev/shm is full. ``EFBIG``: beyond RLIMIT_FSIZE.
+    OutOfMemory
+        A control group's limit would not hold it (the kernel would kill), or no address space is left.
     CorruptError
         What the name stands for is no channel, or a damaged one.
     Error
-        It was made in another PID namespace.
+        It was made in another PID namespace, or another time namespace.
 
     References
     ----------
     shm_overview(7), futex(2)
     """
+
+    _identity: files.Identity
+    _owner: Record | None = None
 
     def __init__(
         self,
@@ -83,46 +91,31 @@ class Channel(ChannelHandle):
         delivery: Literal["at-least-once", "at-most-once"] = "at-least-once",
         single: bool = False,
         spin: float = SPIN,
+        persist: bool = False,
     ) -> None:
-        self._name = check_name(name)
-        self._creator = 0
+        name = check_name(name)
         if not 0 <= spin <= 1:
             raise ValueError(f"spin has 0 to 1 seconds, not {spin!r}")
         if delivery not in ("at-least-once", "at-most-once"):
             raise ValueError(f"delivery is 'at-least-once' or 'at-most-once', not {delivery!r}")
-        if create:
-            self._create(
-                _check_capacity(capacity), _check_mode(mode), single, delivery == "at-most-once", spin
-            )
-        elif capacity is not None:
-            raise ValueError("capacity belongs to create=True: a channel that exists has one")
-        else:
-            self._attach(_open(path_of(self._name), _ATTACHING), self._name, spin)
-        status = os.fstat(self.fileno())
-        self._identity = status.st_dev, status.st_ino
+        if not create:
+            if capacity is not None:
+                raise ValueError("capacity belongs to create=True: a channel that exists has one")
+            self._use(name, spin, None, files.open_named(name))
+            return
+        bytes_ = _check_capacity(capacity)
 
-    def _create(self, capacity: int, mode: int, single: bool, at_most_once: bool, spin: float) -> None:
-        """Make the whole channel in a file without a name, and name it last: nobody meets half of one."""
-        fd = _open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-        try:
-            format_file(fd, capacity, single=single, at_most_once=at_most_once)
-            os.fchmod(fd, mode)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._attach(fd, self._name, spin)
-        try:
-            # Only with a directory given does Python call linkat(2), which can follow the link.
-            os.link(f"/proc/self/fd/{fd}", path_of(self._name), src_dir_fd=fd, follow_symlinks=True)
-        except OSError as error:
-            self.close()
-            raise failure(-(error.errno or 0), "link", None, (path_of(self._name),)) from None
-        self._creator = os.getpid()
+        def complete(fd: int) -> None:
+            reserve(fd, 0, channel_bytes(bytes_), name)
+            format_file(fd, bytes_, single=single, at_most_once=delivery == "at-most-once")
 
-    @property
-    def name(self) -> str:
-        """As it appears in /dev/shm."""
-        return self._name
+        use = partial(self._use, name, spin, None if persist else process_identity())
+        files.make(name, files.check_mode(mode), complete, use, persist=persist)
+
+    def _use(self, name: str, spin: float, owner: Record | None, file: Descriptor) -> None:
+        identity = files.identity_of(file.fileno())
+        self._attach(file, name, spin, reserve)
+        self._identity, self._owner = identity, owner
 
     def unlink(self) -> None:
         """Remove the name: nobody else can open the channel, and who has it keeps it.
@@ -132,15 +125,8 @@ class Channel(ChannelHandle):
         SyscallError
             ``ENOENT``: it is gone already, or stands for something else now, which is left alone.
         """
-        self._creator = 0
-        path = Path(path_of(self._name))
-        try:
-            status = path.lstat()
-            if (status.st_dev, status.st_ino) != self._identity:
-                raise FileNotFoundError(errno.ENOENT, "")
-            path.unlink()
-        except OSError as error:
-            raise failure(-(error.errno or 0), "shm_unlink", None, (self._name,)) from None
+        self._owner = None
+        files.remove(self.name, self._identity)
 
     def __enter__(self) -> Self:
         self.fileno()
@@ -149,10 +135,12 @@ class Channel(ChannelHandle):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._creator == os.getpid():
+        owned = owns(self._owner)
+        # First: where a view is alive, nothing is changed.
+        self.close()
+        if owned:
             with contextlib.suppress(FileNotFoundError):
                 self.unlink()
-        self.close()
 
     def __del__(self) -> None:
         if not self.closed:
@@ -160,8 +148,8 @@ class Channel(ChannelHandle):
 
     def __repr__(self) -> str:
         if self.closed:
-            return f"<Channel {self._name!r} closed>"
-        return f"<Channel {self._name!r} of {size(self.capacity)}>"
+            return f"<Channel {self.name!r} closed>"
+        return f"<Channel {self.name!r} of {size(self.capacity)}>"
 
 
 def _check_capacity(capacity: int | None) -> int:
@@ -170,16 +158,3 @@ def _check_capacity(capacity: int | None) -> int:
     if not CAPACITY_MIN <= capacity <= CAPACITY_MAX:
         raise ValueError(f"a capacity has {size(CAPACITY_MIN)} to {size(CAPACITY_MAX)}, not {capacity} bytes")
     return capacity
-
-
-def _open(path: str, flags: int) -> int:
-    try:
-        return os.open(path, flags, 0o600)
-    except OSError as error:
-        raise failure(-(error.errno or 0), "open", None, (path,)) from None
-
-
-def _check_mode(mode: int) -> int:
-    if mode & ~0o777:
-        raise ValueError(f"mode has the nine permission bits: {mode:#o} has more")
-    return mode

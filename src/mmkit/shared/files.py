@@ -7,6 +7,8 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
+from typing import TypeVar
 
 from mmkit._native.descriptor import Descriptor
 from mmkit.backing import set_size
@@ -14,8 +16,8 @@ from mmkit.errors import Error
 from mmkit.flags import Prot
 from mmkit.hints import failure, size
 from mmkit.region import Region
-from mmkit.shared.names import DIRECTORY, HIDDEN, path_of
-from mmkit.shared.record import drop_beside, write_beside, write_on
+from mmkit.shared.names import DIRECTORY, MAKING, name_aside, path_of
+from mmkit.shared.record import drop_beside, mark
 from mmkit.shared.reserve import reserve, write
 
 __all__ = [
@@ -26,10 +28,14 @@ __all__ = [
     "check_mode",
     "create",
     "identity_of",
+    "make",
+    "open_named",
     "remove",
 ]
 
 _READ_WRITE = Prot.READ | Prot.WRITE
+
+T = TypeVar("T")
 
 #: Device and inode number: what tells a segment from a later one of the same name.
 Identity = tuple[int, int]
@@ -51,8 +57,33 @@ def check_mode(mode: int) -> int:
     return mode
 
 
-def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end: bytes = b"") -> Region:
-    """Make a segment, complete (with what `end` holds in its last bytes), give it its name, and map it.
+def make(
+    name: str,
+    mode: int,
+    complete: Callable[[int], object],
+    use: Callable[[Descriptor], T],
+    *,
+    persist: bool,
+) -> T:
+    """Make a segment's file: complete first, then with its name, then in use; or not at all.
+
+    Parameters
+    ----------
+    name
+        As `check_name` gives it.
+    mode
+        Permission bits, exactly.
+    complete
+        Gives a descriptor's empty file its space and contents.
+    use
+        Takes over the file, opened by its name.
+    persist
+        Whether it is meant to outlive this process: what its record says.
+
+    Returns
+    -------
+    object
+        What `use` returns.
 
     Raises
     ------
@@ -61,49 +92,49 @@ def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end
     """
     file, temporary = _open_unnamed()
     fd = file.fileno()
+    identity = identity_of(fd)
     try:
-        beside = _complete(fd, name, length, mode, space, persist, end)
-        try:
-            _give_name(fd, temporary, name)
-        except BaseException:
-            if beside:
-                drop_beside("posix", os.fstat(fd).st_ino)
-            raise
-        return _map_named(fd, name, length)
+        complete(fd)
+        mark(fd, mode, persist)
+        os.fchmod(fd, mode)  # it may forbid even its owner all this
+        _give_name(fd, temporary, name)
+        return use(_open_named(fd, name))
+    except BaseException:
+        with contextlib.suppress(Error):
+            remove(name, identity)
+        drop_beside("posix", identity[1])
+        raise
     finally:
         file.close()
         if temporary:
             os.unlink(temporary)
 
 
-def _complete(fd: int, name: str, length: int, mode: int, space: bool, persist: bool, end: bytes) -> bool:
-    """Give a new file all that a segment has but its name; whether its record stands beside it."""
-    set_size(fd, length)
-    if space:
-        reserve(fd, 0, length, name)
-    if end:
-        write(fd, end, length - len(end), name)
-    marked = write_on(fd, persist)
-    os.fchmod(fd, mode)  # it may forbid even its owner all this
-    if not marked:
-        write_beside("posix", os.fstat(fd).st_ino, persist)
-    return not marked
-
-
-def _map_named(fd: int, name: str, length: int) -> Region:
-    """Map a file that has just got its name, by that name: else /proc/PID/maps called it #123 for ever."""
+def _open_named(fd: int, name: str) -> Descriptor:
+    """Open a file that has just got its name, by that name: else /proc/PID/maps called it #123 for ever."""
     try:
-        own = Descriptor(os.open, path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        own = Descriptor(os.open, path_of(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        own = Descriptor(os.dup, fd)  # a mode that forbids it, or somebody has removed it again
-    try:
-        if identity_of(own.fileno()) != identity_of(fd):
-            os.dup2(fd, own.fileno(), inheritable=False)
-        return Region._of_segment(name, length, _READ_WRITE, file=own)
-    except BaseException:
-        with contextlib.suppress(Error):
-            remove(name, identity_of(fd))
-        raise
+        return Descriptor(os.dup, fd)  # a mode that forbids it, or somebody has removed it again
+    if identity_of(own.fileno()) != identity_of(fd):
+        os.dup2(fd, own.fileno(), inheritable=False)
+    return own
+
+
+def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end: bytes = b"") -> Region:
+    """Make a segment of bytes (the last ones are `end`), and map it; as `make`."""
+
+    def complete(fd: int) -> None:
+        set_size(fd, length)
+        if space:
+            reserve(fd, 0, length, name)
+        if end:
+            write(fd, end, length - len(end), name)
+
+    def use(file: Descriptor) -> Region:
+        return Region._of_segment(name, length, _READ_WRITE, file=file)
+
+    return make(name, mode, complete, use, persist=persist)
 
 
 def _open_unnamed() -> tuple[Descriptor, str | None]:
@@ -117,7 +148,7 @@ def _open_unnamed() -> tuple[Descriptor, str | None]:
 
 
 def _open_temporary() -> tuple[Descriptor, str]:
-    path = path_of(f"{HIDDEN}making-{secrets.token_hex(8)}")
+    path = path_of(f"{MAKING}{secrets.token_hex(8)}")
     try:
         return Descriptor(os.open, path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), path
     except OSError as error:
@@ -136,23 +167,24 @@ def _give_name(fd: int, temporary: str | None, name: str) -> None:
         raise failure(-(error.errno or 0), "linkat", None, ("/proc/self/fd", path_of(name))) from None
 
 
-def _open(path: str, flags: int) -> Descriptor:
+def open_named(name: str, *, readonly: bool = False) -> Descriptor:
+    """Open what has a name, whoever made it."""
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
     try:
-        # A FIFO of that name must not be waited for.
-        return Descriptor(os.open, path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-    except BlockingIOError:
-        # It is a file, then, and `reap` has a lease on it for a moment: that is waited for.
-        return Descriptor(os.open, path, flags)
+        try:
+            # A FIFO of that name must not be waited for.
+            return Descriptor(os.open, path_of(name), flags | os.O_NONBLOCK)
+        except BlockingIOError:
+            # It is a file, then, and `reap` has a lease on it for a moment: that is waited for.
+            return Descriptor(os.open, path_of(name), flags)
+    except OSError as error:
+        how = "O_RDONLY" if readonly else "O_RDWR"
+        raise failure(-(error.errno or 0), "shm_open", None, (name, how)) from None
 
 
 def attach(name: str, least: int, *, readonly: bool) -> Region:
     """Map the segment of a name, whoever made it."""
-    try:
-        file = _open(path_of(name), (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        how = "O_RDONLY" if readonly else "O_RDWR"
-        raise failure(-(error.errno or 0), "shm_open", None, (name, how)) from None
-    with file:
+    with open_named(name, readonly=readonly) as file:
         length = check_file(file.fileno(), repr(name), least)
         return Region._of_segment(name, length, Prot.READ if readonly else _READ_WRITE, file=file)
 
@@ -180,16 +212,38 @@ def check_file(fd: int, what: str, least: int) -> int:
     return status.st_size
 
 
-def remove(name: str, identity: Identity) -> None:
-    """Remove a name from /dev/shm, if it is still this segment's."""
-    path = path_of(name)
+def remove(name: str, identity: Identity, *, unless: Callable[[], bool] = lambda: False) -> None:
+    """Remove a name from /dev/shm, if it is still this segment's.
+
+    Between a look at a name and unlink(2) it can become another's. So it is set aside, to a name that nobody
+    else has, looked at there, and put back if it is another's, or `unless` says so. Who dies in between
+    leaves it aside: `reap` goes on from there.
+    """
+    path, aside = path_of(name), path_of(name_aside(name, identity[1]))
     try:
-        status = os.lstat(path)
-        if (status.st_dev, status.st_ino) != identity:
-            raise failure(-errno.ENOENT, "shm_unlink", None, (name,))
-        os.unlink(path)
-    except OSError as error:
-        if isinstance(error, Error):
+        _check_identity(path, identity)
+        os.rename(path, aside)
+        try:
+            _check_identity(aside, identity)
+            if unless():
+                raise FileNotFoundError(errno.ENOENT, "")
+            os.unlink(aside)
+        except BaseException:
+            _put_back(aside, path)
             raise
+    except OSError as error:
         raise failure(-(error.errno or 0), "shm_unlink", None, (name,)) from None
     drop_beside("posix", identity[1])
+
+
+def _check_identity(path: str, identity: Identity) -> None:
+    status = os.lstat(path)
+    if (status.st_dev, status.st_ino) != identity:
+        raise FileNotFoundError(errno.ENOENT, "")
+
+
+def _put_back(aside: str, path: str) -> None:
+    # Not by rename(2), which would take the name away from whoever has it by now.
+    with contextlib.suppress(OSError):
+        os.link(aside, path, follow_symlinks=False)
+        os.unlink(aside)

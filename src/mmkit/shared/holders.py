@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmkit.maps import Areas, Kind
+from mmkit.shared.names import path_of
 
 __all__ = ["Found", "Holder", "Scan", "scan"]
 
 _PIECE = 1 << 18
+_SHM = path_of("")
 #: What lines of /proc/PID/maps about shared memory hold. The others need not be taken apart.
-_SIGNS = (b"/dev/shm/", b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem:")
+_SIGNS = (_SHM.encode(), b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem:")
 #: How the links in /proc/PID/fd to shared memory begin.
-_LINKS = ("/dev/shm/", "/memfd:")
+_LINKS = (_SHM, "/memfd:")
 _KINDS = (Kind.SHM, Kind.MEMFD, Kind.SYSTEMV, Kind.ANONYMOUS, Kind.HUGETLB)
 _PF_KTHREAD = 0x00200000
+#: The inode number that the kernel gives it: PROC_PID_INIT_INO.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
 class Holder(NamedTuple):
@@ -78,26 +82,34 @@ class Found:
 
 
 class Scan(NamedTuple):
-    """All shared memory that processes have, and the processes that could not be looked at."""
+    """All shared memory that processes have, and whether each process of the machine could be looked at."""
 
     found: dict[Key, Found]
-    unseen: frozenset[int]
+    complete: bool
 
 
 def scan() -> Scan:
     """Look at every process. What begins and ends meanwhile may be missed."""
     found: dict[Key, Found] = {}
-    unseen = set()
+    complete = _shows_everybody()
     for pid in _pids():
         try:
             _look_at_mappings(pid, found)
             _look_at_descriptors(pid, found)
         except PermissionError:
-            if not _is_kernel_thread(pid):
-                unseen.add(pid)
+            complete = complete and _is_kernel_thread(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return Scan(found, frozenset(unseen))
+    return Scan(found, complete)
+
+
+def _shows_everybody() -> bool:
+    """Whether /proc has every process: not so in a PID namespace, nor where it is mounted with hidepid=."""
+    try:
+        # What hidepid= hides, it hides of the first process first.
+        return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE and os.path.exists("/proc/1")
+    except OSError:
+        return False
 
 
 def _pids() -> Iterator[int]:
@@ -161,7 +173,7 @@ def _look_at_descriptors(pid: int, found: dict[Key, Found]) -> None:
 def _add_descriptor(pid: int, link: str, target: bytes, found: dict[Key, Found]) -> None:
     status = os.stat(link)
     deleted = target.endswith(b" (deleted)")
-    kind = Kind.SHM if target.startswith(b"/dev/shm/") else Kind.MEMFD
+    kind = Kind.SHM if target.startswith(_SHM.encode()) else Kind.MEMFD
     key = Key(kind, status.st_dev, status.st_ino, 0)
     memory = found.setdefault(key, Found(target.removesuffix(b" (deleted)"), deleted))
     memory.opened.add(pid)

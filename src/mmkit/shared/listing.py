@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from mmkit.maps import Kind
 from mmkit.shared.holders import Found, Holder, Key, Scan, scan
-from mmkit.shared.names import DIRECTORY, HIDDEN
-from mmkit.shared.record import Record, process_identity, read_beside, read_on, start_time
+from mmkit.shared.names import DIRECTORY, HIDDEN, name_before
+from mmkit.shared.record import Record, process_identity, read_beside, read_mark, read_on, start_time
 
 __all__ = ["Segment", "segments", "system_v_rows"]
 
@@ -112,7 +112,7 @@ def _maker(record: Record | None) -> tuple[int | None, bool | None, bool, bool]:
 
 
 def _attached(holders: tuple[Holder, ...], seen: Scan) -> bool | None:
-    return True if holders else None if seen.unseen else False
+    return True if holders else False if seen.complete else None
 
 
 # ---- /dev/shm ---------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def _posix(rest: dict[Key, Found], seen: Scan) -> Iterator[Segment]:
 def _named(entry: os.DirEntry[str], status: os.stat_result, rest: dict[Key, Found], seen: Scan) -> Segment:
     memory = rest.pop(Key(Kind.SHM, status.st_dev, status.st_ino, 0), None)
     holders = memory.holders if memory else ()
-    record = read_on(entry.path) or read_beside("posix", status.st_ino, status.st_uid)
+    record = read_mark(entry.path, status)
     return Segment(
         "posix",
         entry.name,
@@ -240,7 +240,7 @@ def _without_name(key: Key, memory: Found) -> Segment:
 
 def _name_of(kind: str, path: str) -> str:
     if kind == "posix":
-        return path.removeprefix(f"{DIRECTORY}/")
+        return name_before(path.removeprefix(f"{DIRECTORY}/"))
     if kind == "memfd":
         return path.removeprefix("/memfd:")
     if kind == "systemv":

@@ -69,7 +69,8 @@ class Lock(_PlainLock, LockObject):
     create
         Make it. Otherwise it must be there.
     mode
-        Permission bits of a new segment, less the umask. Whoever uses it must be able to write it.
+        Permission bits of a new segment, exactly: the umask does not count. Whoever uses it must be able to
+        write it.
 
     Raises
     ------

@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 import secrets
 
-__all__ = ["DIRECTORY", "HIDDEN", "check_name", "make_name", "path_of"]
+__all__ = [
+    "ASIDE",
+    "DIRECTORY",
+    "HIDDEN",
+    "MAKING",
+    "RECORD",
+    "check_name",
+    "make_name",
+    "name_aside",
+    "name_before",
+    "path_of",
+]
 
 #: Where the C library's shm_open(3) has its objects, on every Linux.
 DIRECTORY = "/dev/shm"
 
 #: How the names begin of what mmkit keeps there for itself.
 HIDDEN = ".mmkit-"
+#: What is not complete yet; what was to be removed, or came in between; what is known about a segment.
+MAKING, ASIDE, RECORD = (f"{HIDDEN}{what}-" for what in ("making", "removing", "record"))
 
 _LONGEST = 255
 
@@ -47,6 +60,16 @@ def check_name(name: str) -> str:
 def path_of(name: str) -> str:
     """Return where a name appears."""
     return f"{DIRECTORY}/{name}"
+
+
+def name_aside(name: str, inode: int) -> str:
+    """Return what to call a file that is removed: with its name, which who has it sees in /proc/PID/maps."""
+    return os.fsdecode(os.fsencode(f"{ASIDE}{inode}-{secrets.token_hex(4)}-{name}")[:_LONGEST])
+
+
+def name_before(name: str) -> str:
+    """Return what a file was called, before `name_aside` if it was set aside."""
+    return name.removeprefix(ASIDE).split("-", 2)[-1] if name.startswith(ASIDE) else name
 
 
 def make_name() -> str:

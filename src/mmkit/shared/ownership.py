@@ -10,7 +10,13 @@ from typing import Self
 from mmkit.region import Region
 from mmkit.shared.record import Record, process_identity
 
-__all__ = ["Owned"]
+__all__ = ["Owned", "owns"]
+
+
+def owns(owner: Record | None) -> bool:
+    """Whether what was made by a process is this process's; None stands for nobody."""
+    # The first is true in a child that was forked behind Python's back, too.
+    return owner is not None and owner is process_identity() and owner.pid == os.getpid()
 
 
 class Owned:
@@ -37,9 +43,7 @@ class Owned:
     @property
     def owned(self) -> bool:
         """Whether this process made it, and has not removed it since."""
-        owner = self._owner
-        # The first is true in a child that was forked behind Python's back, too.
-        return owner is not None and owner is process_identity() and owner.pid == os.getpid()
+        return owns(self._owner)
 
     @property
     def region(self) -> Region:

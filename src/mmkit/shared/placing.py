@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from mmkit.errors import ClosedError, Error
-from mmkit.shared.named import attached_segment, close_if_unused, identity, new_segment, remove_name
-
-if TYPE_CHECKING:
-    from mmkit.region import Region
+from mmkit._native.descriptor import Descriptor
+from mmkit.errors import ClosedError
+from mmkit.region import Region
+from mmkit.shared import files
+from mmkit.shared.named import close_if_unused, mapping
+from mmkit.shared.names import check_name
+from mmkit.shared.reserve import reserve
 
 __all__ = ["Meeting"]
 
@@ -21,7 +24,7 @@ class Meeting:
     SIZE: ClassVar[int]
 
     name: str | None
-    _inode: tuple[int, int] | None = None
+    _identity: files.Identity | None = None
     _region: Region | None = None
 
     if TYPE_CHECKING:
@@ -37,34 +40,43 @@ class Meeting:
 
     def _settle(self, name: str, create: bool, mode: int, *arguments: Any) -> None:  # noqa: ANN401
         """Make or find the segment of a name, and take place in it."""
-        self.name = name
-        label = f"{type(self).__name__} {name!r}"
-        made = None
-        if create:
-            with new_segment(name, self.SIZE, mode) as region:
-                self._place(region, 0, True, *arguments, label)
-                self._leave()
-                made = identity(region)
-        # Also who has made it attaches by the name, which /proc/PID/maps has then.
-        while self._region is None:
-            # Another thread, or a signal handler of this one, may close the mapping before this stands in it.
-            with contextlib.suppress(ClosedError):
-                self._attach(name, made, arguments, label)
+        self.name = check_name(name)
+        label = f"{type(self).__name__} {self.name!r}"
+        if not create:
+            self._meet(arguments, label, files.open_named(self.name))
+            return
+        if files.check_mode(mode) & 0o600 != 0o600:
+            raise ValueError(f"mode must let the owner read and write, as {mode:#o} does not")
+        # Nobody owns it: it is there for whoever comes, and the mark of a dead holder is not lost.
+        complete, use = partial(self._write, arguments, label), partial(self._meet, arguments, label)
+        files.make(self.name, mode, complete, use, persist=True)
 
-    def _attach(
-        self, name: str, made: tuple[int, int] | None, arguments: tuple[Any, ...], label: str
-    ) -> None:
-        region = attached_segment(name, self.SIZE, type(self).__name__)
+    def _write(self, arguments: tuple[Any, ...], label: str, fd: int) -> None:
+        """Make the whole thing in a new file; nobody stands in it then."""
+        reserve(fd, 0, self.SIZE, label)
+        region = Region.file(fd, mode="r+")
+        try:
+            self._place(region, 0, True, *arguments, label)
+            self._leave()
+        finally:
+            close_if_unused(region)
+
+    def _meet(self, arguments: tuple[Any, ...], label: str, file: Descriptor) -> None:
+        """Take place in the file's one mapping of this process."""
+        with file:
+            while self._region is None:
+                # Another thread, or a signal handler of this one, may close the mapping before that.
+                with contextlib.suppress(ClosedError):
+                    self._stand_in(mapping(file.fileno(), self.SIZE, label), arguments, label)
+
+    def _stand_in(self, region: Region, arguments: tuple[Any, ...], label: str) -> None:
         try:
             self._place(region, 0, False, *arguments, label)
-            inode = identity(region)
-            if made not in (None, inode):
-                self._leave()
-                raise Error(f"{label}: another process has removed it and made another, within an instant")
+            self._identity = files.identity_of(region.fileno())
         except BaseException:
             close_if_unused(region)
             raise
-        self._inode, self._region = inode, region
+        self._region = region
 
     @classmethod
     def _settle_at(cls, region: Region, offset: int, create: bool, *arguments: Any) -> Self:  # noqa: ANN401
@@ -96,16 +108,15 @@ class Meeting:
         Raises
         ------
         SyscallError
-            ``ENOENT``: the name is gone already. ``EACCES``, ``EPERM``: the segment is another user's.
-        Error
-            The name was given to another segment since: that was not removed.
+            ``ENOENT``: the name is gone already, or another segment's since. ``EACCES``, ``EPERM``: it
+            belongs to another user.
         """
         if self.name is None:
             self._remove()
             self.close()
         else:
-            assert self._inode is not None
-            remove_name(self.name, self._inode)
+            assert self._identity is not None
+            files.remove(self.name, self._identity)
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         if self.name is None:
@@ -116,7 +127,7 @@ class Meeting:
         return f"<{self._label}{', closed' if self.closed else ''}>"
 
     def __del__(self) -> None:
-        if self._inode is None or self.closed:
+        if self._identity is None or self.closed:
             return
         try:
             warnings.warn(f"{self._label} was not closed", ResourceWarning, stacklevel=2, source=self)

@@ -15,14 +15,15 @@ import os
 import signal
 from collections.abc import Iterator
 
+from mmkit._native.descriptor import Descriptor
 from mmkit._native.ipc import shmctl
 from mmkit.errors import Error
 from mmkit.flags import ShmCommand
 from mmkit.hints import failure
 from mmkit.shared import files
 from mmkit.shared.listing import Segment, record_of_system_v, segments, system_v_rows
-from mmkit.shared.names import DIRECTORY, HIDDEN, check_name, path_of
-from mmkit.shared.record import Record, drop_beside, process_identity, read_beside, read_on
+from mmkit.shared.names import ASIDE, DIRECTORY, MAKING, RECORD, check_name, path_of
+from mmkit.shared.record import Record, drop_beside, process_identity, read_beside, read_mark
 
 __all__ = ["reap", "remove_name"]
 
@@ -44,6 +45,11 @@ def reap(dry_run: bool = False) -> list[Segment]:
     -------
     list of Segment
         What was removed, or would be.
+
+    Notes
+    -----
+    Who opens a segment while it is looked at keeps it, with its name. A System V segment can be attached
+    between the look at its count and its removal: who does so keeps the memory, and the key is gone.
 
     References
     ----------
@@ -80,12 +86,12 @@ def _reap_posix(name: str, identity: files.Identity, dry_run: bool) -> bool:
         if fd is None or files.identity_of(fd) != identity:
             return False
         # What was read before may have been written by somebody who was still at it.
-        if not _is_leaked(read_on(fd) or read_beside("posix", identity[1], os.fstat(fd).st_uid)):
+        if not _is_leaked(read_mark(fd, os.fstat(fd))):
             return False
         if dry_run:
             return True
         try:
-            files.remove(name, identity)
+            files.remove(name, identity, unless=lambda: _is_wanted(fd))
         except Error:
             return False
         return True
@@ -97,24 +103,23 @@ def _leased(path: str) -> Iterator[int | None]:
 
     Who opens it meanwhile waits for the block to end.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        yield None
-        return
-    try:
-        # Who opens it has the kernel tell us, by SIGIO, which kills: let it be a signal that does nothing.
-        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError:
-        # EAGAIN: somebody has it. EACCES: another user's. EINVAL: no file system for that.
-        os.close(fd)
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    how = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = stack.enter_context(Descriptor(os.open, path, how)).fileno()
+            # Who opens it has the kernel tell us, by SIGIO, which kills: let it be one that does nothing.
+            fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError:
+            # EAGAIN: somebody has it. EACCES: another user's. EINVAL: no file system for that.
+            yield None
+        else:
+            yield fd
+
+
+def _is_wanted(fd: int) -> bool:
+    """Whether somebody is waiting in open(2) for a lease to end."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK
 
 
 def _reap_system_v(identifier: int, dry_run: bool) -> bool:
@@ -136,26 +141,29 @@ def _reap_system_v(identifier: int, dry_run: bool) -> bool:
 
 def _drop_remains() -> None:
     """Remove records of segments that are gone, and files that their maker died over."""
-    inodes = set()
-    hidden = []
+    inodes = {}
     with contextlib.suppress(OSError), os.scandir(DIRECTORY) as entries:
-        for entry in entries:
-            inodes.add(entry.inode())
-            if entry.name.startswith(HIDDEN):
-                hidden.append(entry.name)
-    for name in hidden:
-        kind, _, rest = name.removeprefix(HIDDEN).partition("-")
-        if kind == "making":
-            _drop_unfinished(path_of(name))
-        elif kind == "record":
-            _drop_record(rest, inodes)
+        inodes = {entry.name: entry.inode() for entry in entries}
+    for name, inode in inodes.items():
+        if name.startswith(MAKING):
+            _drop_unnamed(name, is_nobodys=True)
+        elif name.startswith(ASIDE):
+            _drop_unnamed(name, is_nobodys=name.removeprefix(ASIDE).startswith(f"{inode}-"))
+        elif name.startswith(RECORD):
+            _drop_record(name.removeprefix(RECORD), set(inodes.values()))
 
 
-def _drop_unfinished(path: str) -> None:
-    # Its maker has it open, as long as it lives.
-    with _leased(path) as fd, contextlib.suppress(OSError):
-        if fd is not None:
-            os.unlink(path)
+def _drop_unnamed(name: str, *, is_nobodys: bool) -> None:
+    """Remove what somebody died over who was making or removing it; who lives has it open, or is about to.
+
+    What came in between when a name was removed is `reap`'s only if it is leaked, or has got its name back.
+    """
+    with _leased(path_of(name)) as fd, contextlib.suppress(OSError):
+        if fd is None:
+            return
+        status = os.fstat(fd)
+        if is_nobodys or status.st_nlink > 1 or _is_leaked(read_mark(fd, status)):
+            os.unlink(path_of(name))
 
 
 def _drop_record(what: str, inodes: set[int]) -> None:
@@ -193,11 +201,9 @@ def remove_name(name: str) -> None:
     """
     bare = check_name(name)
     try:
-        fd = os.open(path_of(bare), os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = Descriptor(os.open, path_of(bare), os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         raise failure(-(error.errno or errno.ENOENT), "shm_open", None, (bare,)) from None
-    try:
-        files.check_kind(fd, repr(bare))
-        files.remove(bare, files.identity_of(fd))
-    finally:
-        os.close(fd)
+    with file:
+        files.check_kind(file.fileno(), repr(bare))
+        files.remove(bare, files.identity_of(file.fileno()))

@@ -1,8 +1,8 @@
 """Who made a segment: the record that lets `reap` prove that it was leaked.
 
 The record stands in the extended attribute ``user.mmkit`` of the segment itself. Where there are none (tmpfs
-before Linux 6.6, System V memory), it stands in a file of its own in /dev/shm, with `HIDDEN` in front of its
-name. docs/shared-memory.md draws it.
+before Linux 6.6, System V memory), and where others than its owner may write it, it stands in a file of its
+own in /dev/shm, with `HIDDEN` in front of its name. docs/shared-memory.md draws it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import errno
 import os
 import time
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmkit._native.descriptor import Descriptor
-from mmkit.shared.names import DIRECTORY, HIDDEN
+from mmkit._native.process import lives, start_of, this_process
+from mmkit.shared.names import RECORD, path_of
 
 __all__ = [
     "Record",
     "drop_beside",
     "make_record",
+    "mark",
     "process_identity",
     "read_beside",
+    "read_mark",
     "read_on",
     "start_time",
     "write_beside",
@@ -88,74 +90,28 @@ class Record(NamedTuple):
             return False
         if (self.pid_namespace, self.time_namespace) != (here.pid_namespace, here.time_namespace):
             return None
-        return _lives(self.pid, self.start)
-
-
-def _lives(pid: int, start: int) -> bool | None:
-    try:
-        # Not /proc alone: where it is mounted with hidepid=, what one may not see is not there.
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    except OverflowError:
-        return None
-    state, begun = _state_and_start(f"/proc/{pid}/stat")
-    if not start or not begun:
-        return None
-    # What is left of a zombie is its number.
-    return begun == start and state not in ("Z", "X")
+        return lives(self.pid, self.start) if self.start else None
 
 
 def start_time(pid: int) -> float | Literal[False] | None:
     """Return when a process began, in seconds since the epoch; False if it is gone, None if nobody tells."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if lives(pid, 0) is False:
         return False
-    except (PermissionError, OverflowError):
-        pass
-    state, start = _state_and_start(f"/proc/{pid}/stat")
-    if state in ("Z", "X"):
-        return False
+    start = start_of(pid)
     if not start:
         return None
     now = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return now + start / os.sysconf("SC_CLK_TCK")
 
 
-def _state_and_start(path: str) -> tuple[str, int]:
-    try:
-        # The second field is the program's name in parentheses, and may hold anything.
-        fields = Path(path).read_bytes().rpartition(b")")[2].split()
-        return fields[0].decode("ascii"), int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return "", 0
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path).st_ino
-    except OSError:
-        return 0
-
-
 @cache
 def process_identity() -> Record:
     """Return what a record says of this process."""
-    boot = ""
+    start, boot, pids, times = this_process()
+    ipc = 0
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return Record(
-        pid=os.getpid(),
-        start=_state_and_start("/proc/self/stat")[1],
-        boot=boot or "unknown",
-        pid_namespace=_inode("/proc/self/ns/pid"),
-        time_namespace=_inode("/proc/self/ns/time"),
-        ipc_namespace=_inode("/proc/self/ns/ipc"),
-        persist=False,
-    )
+        ipc = os.stat("/proc/self/ns/ipc").st_ino
+    return Record(os.getpid(), start, boot, pids, times, ipc, persist=False)
 
 
 def make_record(persist: bool) -> Record:
@@ -204,7 +160,7 @@ def read_on(file: int | str) -> Record | None:
 
 
 def _path_beside(kind: str, number: int) -> str:
-    return f"{DIRECTORY}/{HIDDEN}record-{kind}-{number}"
+    return path_of(f"{RECORD}{kind}-{number}")
 
 
 def write_beside(kind: str, number: int, persist: bool) -> None:
@@ -246,3 +202,21 @@ def drop_beside(kind: str, number: int) -> None:
     if os.access(path, os.F_OK, follow_symlinks=False):
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+# ---- of a file in /dev/shm ----------------------------------------------------------------------------
+
+#: Who may write a file may write its attributes: that somebody other than its owner did not, the mode says.
+_OTHERS_WRITE = 0o022
+
+
+def mark(fd: int, mode: int, persist: bool) -> None:
+    """Write this process's record of a new file that is going to have a mode."""
+    if mode & _OTHERS_WRITE or not write_on(fd, persist):
+        write_beside("posix", os.fstat(fd).st_ino, persist)
+
+
+def read_mark(file: int | str, status: os.stat_result) -> Record | None:
+    """Read the record of a file, as far as only its owner can have written it."""
+    record = None if status.st_mode & _OTHERS_WRITE else read_on(file)
+    return record or read_beside("posix", status.st_ino, status.st_uid)

@@ -152,7 +152,7 @@ def _too_much(call: str, limit: str, room: int) -> SyscallError:
         errno.ENOMEM,
         call,
         f"Not tried: {limit} leaves {size(max(room, 0))}, and beyond it the kernel would kill the process. "
-        "Raise the limit, ask for less, or take space only when it is used with reserve=False.",
+        "Raise the limit, ask for less, or have a segment take space only when it is used: reserve=False.",
     )
 
 

@@ -17,6 +17,7 @@ from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import permissions
 from mmkit.tour.owned_segment import owned
 from mmkit.tour.pictures import Strip, earlier, strip
+from mmkit.tour.standing_on_it import channel, dead_holder, named_array, system_v_memory
 from mmkit.tour.step import Step
 
 __all__ = ["SECTION"]
@@ -217,5 +218,5 @@ SECTION = Section(
         "number, POSIX a name as files have. Both kinds live until they are removed, even without any "
         "process."
     ),
-    scenes=(system_v, posix, owned),
+    scenes=(system_v, posix, owned, system_v_memory, dead_holder, channel, named_array),
 )

@@ -149,6 +149,11 @@ class Step:
         self.calls[-1].errno = errno_name(error)
         self.calls[-1].raised = raised(error)
 
+    def raises(self, remark: str, error: Exception | None) -> None:
+        """Write down what C was told by the last statement, and what mmkit raised."""
+        self.calls[-1].remark = remark
+        self.calls[-1].raised = raised(error) if error else ""
+
     def faulted(self, death: Death | None, fault: MemoryFault | None) -> None:
         """Write down what the last access came to: bare, and by mmkit."""
         call = self.calls[-1]

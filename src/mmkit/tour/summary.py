@@ -18,7 +18,7 @@ __all__ = ["IMPORTS", "Tally", "document", "tally"]
 IMPORTS = (
     "import hmac, os, tempfile",
     "from mmkit import Advice, MapFlag, Prot, Region, Secret, SharedMemory",
-    "from mmkit import linux, maps, peek, poke",
+    "from mmkit import linux, maps, peek, poke, shared",
     "from mmkit.flags import IpcFlag, LockFlag, ShmCommand",
     "from mmkit.secret import find_copies",
 )

@@ -1,0 +1,77 @@
+#!/bin/sh
+# Break the handling of faults in each of these ways and see its tests notice.
+#     fault_mutants.sh BUILD_DIR [PART_OF_A_NAME]        (where libmmkit_internals.a is)
+set -eu
+core=$(cd "$(dirname "$0")/.." && pwd)
+library=$1/libmmkit_internals.a
+only=${2:-}
+telling='not so|fault|Killed'
+. "$core/tests/mutants.sh"
+
+# A test with an object in front of the archive, whose own is left out: run_linked TEST [OBJECT]
+run_linked() {
+    compile_broken "$work/tests/$1.c" ${2:+"$2"} "$library" -o "$work/test"
+    run_test "$work/test" 60
+}
+
+# mutant NAME FILE SED TEST...: one of the tests must notice.
+mutant() {
+    name=$1 file=$2
+    break_code "$1" "$2" "$3" || return 0
+    shift 3
+    compile_broken -c "$work/$file" -o "$work/broken.o"
+    for test; do
+        run_linked "$test" "$work/broken.o"
+        [ $status = 0 ] || break
+    done
+    judge "$name"
+}
+
+for test in test_fault_hooks test_fork test_guarded test_readers test_registry test_signals test_signals_in_front; do
+    run_linked $test
+    [ $status = 0 ] || { echo "$test fails on the code as it is" >&2; cat "$work/said" >&2; exit 1; }
+done
+
+mutant "a change does not wait for the handlers" src/registry.c '/^void registry_end_removal/,/^}/s/readers_wait();//' \
+    test_fault_hooks test_registry
+mutant "the tables of old are used again at once" src/ranges.c 's/readers_wait();//' test_registry test_readers
+mutant "a reader does not look twice" src/readers.c \
+    's/if (atomic_load(&readers.current) == counter)/if (1)/' test_readers
+mutant "a reader leaves before it has read" src/readers.c \
+    's/return counter;/return readers_leave(counter), counter;/;/^void readers_leave/,/^}/s/atomic_fetch_sub/if (0) atomic_fetch_sub/' test_readers test_fault_hooks
+mutant "a child keeps the readers that it has not" src/registry.c 's/readers_forget();//' test_fork test_fault_hooks
+mutant "no second try" src/fault.c '/^static bool may_have_been_mended/,/^}/s/return changed.*/return false;/' \
+    test_fault_hooks
+mutant "a second try without an end" src/fault.c 's/return changed && fault_self.tries++ < TRIES/return true/' \
+    test_fault_hooks test_guarded
+mutant "a removal is counted when it begins only" src/registry.c \
+    '/^static void end_removal/,/^}/s/atomic_fetch_add(&removals, 1);//' test_fault_hooks test_readers test_registry
+mutant "a hook's answer is not asked" src/fault.c 's/bool mended = hook.*/bool mended = hook != NULL;/' test_fault_hooks
+mutant "a mended fault is passed on" src/fault.c 's/(is_mended_by_hook(address, write) || /(/' test_fault_hooks
+mutant "a signal that was sent is taken for a fault" src/fault.c \
+    '/^bool fault_settle/,/^}/s/if (!fault_is_synchronous(info))/if (0)/' test_signals test_signals_in_front test_guarded
+mutant "what is sent during an access is lost" src/fault.c \
+    '/^static bool put_off_if_touching/,/^}/s/fault_self.was_sent = true;//' test_signals test_guarded
+mutant "writes are told as reads" src/fault.c '/^static bool was_write/,/^}/s/return .*/return false;/' test_fault_hooks
+mutant "the handler takes any program counter for its own" src/fault.c 's/if (!is_in_leaf(context))/if (0)/' \
+    test_signals test_signals_in_front test_fault_hooks
+mutant "handlers are asked from the oldest on" src/signals.c \
+    's/for (; level >= 0; level--) {/for (int last = level, l = level = 0; l <= last; level = ++l) {/' test_signals test_signals_in_front
+mutant "the handler in front is asked again by who passes on" src/signals.c \
+    '/^static int level_for/,/^}/{s/int next = highest\[which\] + 1;/int next = front[which] < 0 ? 0 : front[which];/}' \
+    test_signals_in_front test_signals
+mutant "who installs the same handler again is asked twice" src/signals.c \
+    's/take_out_below(which, level, &found);//' test_signals_in_front test_signals
+mutant "the interpreter's handler that returns ends it" src/signals.c \
+    's/if (!synchronous || !is_interpreters(a))/if (1)/' test_signals test_signals_in_front
+mutant "a fault is ignored where the process ignores the signal" src/signals.c \
+    's/if (code_of(a) == (uintptr_t)SIG_IGN \&\& !synchronous)/if (code_of(a) == (uintptr_t)SIG_IGN)/' \
+    test_signals test_signals_in_front
+mutant "C code that calls sigaction after us stays in front" src/signals.c \
+    '/^bool signals_come_first/,/^}/s/come_first_for_both();/if (!atomic_load(\&installed)) come_first_for_both();/' \
+    test_signals_in_front test_signals
+mutant "a thread that blocks the signals is not looked at" src/signals.c \
+    's/return sigismember(&blocked, SIGSEGV).*/return false;/' test_signals test_guarded
+mutant "errno is not put back" src/signals.c 's/^    errno = saved;//' test_signals test_signals_in_front
+
+exit $escaped
