@@ -24,6 +24,7 @@ __all__ = [
     "memory_fault",
     "placed_failure",
     "size",
+    "status_value",
 ]
 
 # core/include/mmkit/base.h
@@ -69,8 +70,8 @@ def flag_names(flags: int) -> str:
     return name if name and not name.startswith("UNKNOWN") else f"{int(flags):#x}"
 
 
-def _status_value(field: str) -> int | None:
-    """Read a kB field of /proc/self/status, in bytes."""
+def status_value(field: str) -> int | None:
+    """Read a kB field of /proc/self/status, in bytes; None where it does not say."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -83,7 +84,7 @@ def _limit(which: int) -> int | None:
 
 
 def _lock_limit_hint(_call: str) -> str:
-    limit, used = _limit(resource.RLIMIT_MEMLOCK), _status_value("VmLck")
+    limit, used = _limit(resource.RLIMIT_MEMLOCK), status_value("VmLck")
     if limit is None:
         return (
             "The range holds a page that cannot be brought in: a hole, a guard, or past the end of the file."
@@ -109,7 +110,7 @@ def count_areas() -> int:
 
 
 def _address_space_hint(_call: str) -> str:
-    limit, used = _limit(resource.RLIMIT_AS), _status_value("VmSize")
+    limit, used = _limit(resource.RLIMIT_AS), status_value("VmSize")
     if limit is not None:
         return (
             f"RLIMIT_AS is {size(limit)}, {size(used or 0)} of it is used. "

@@ -1,6 +1,7 @@
 """The examples: each runs by itself, does what its docstring says, and leaves nothing behind."""
 
 import ast
+import contextlib
 import errno
 import functools
 import os
@@ -29,6 +30,7 @@ PUBLIC_MODULES = {
     "mmkit.heap",
     "mmkit.linux",
     "mmkit.maps",
+    "mmkit.secret",
     "mmkit.shared",
     "mmkit.snapshot",
 }
@@ -456,3 +458,35 @@ def test_shared_array_is_filled_by_every_process_and_read_without_copying():
     assert shown.count("filled: True") == 4
     assert "written there, read here: [1, 2, 3]" in shown
     assert "still reads True" in shown
+
+
+@locks
+def test_secure_memory_leaves_nothing_and_finds_what_is_careless():
+    pytest.importorskip("cryptography")
+    text = output("secure_memory")
+    assert re.search(r"36 bytes at 0x[0-9a-f]+, ---p; locked; in no core dump; zeros in a child", text)
+    assert re.findall(r"(\w+): (\d) full and (\d) partial copies", text) == [
+        ("password", "0", "0"),
+        ("key", "0", "0"),
+        ("password", "1", "0"),
+    ]
+    assert "a forked child has none of its parent's secrets" in text
+
+
+@locks
+def test_secure_memory_asks_at_the_terminal():
+    pytest.importorskip("cryptography")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, str(PROGRAMS["secure_memory"]), "--ask"])
+    shown = b""
+    while b"characters: " not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"correct horse battery\n")
+    with contextlib.suppress(OSError):  # EIO: it has ended
+        while piece := os.read(terminal, 1000):
+            shown += piece
+    os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert b"correct" not in shown
+    assert b"key: 0 full and 0 partial copies" in shown

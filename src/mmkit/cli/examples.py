@@ -27,6 +27,7 @@ CHAPTERS = (
     "Protection",
     "Advice",
     "Locking",
+    "Secrets",
     "Memory",
     "Heap",
     "Pools",
