@@ -4,7 +4,7 @@ A password comes in (`--ask` prompts for it at the terminal; else another proces
 key is derived from it into its place, a message is signed with the key; and then the whole process is
 searched for copies of both. For comparison the password is made a `bytes` object, once. Deriving needs the
 cryptography package, which writes its result into a buffer: pip install 'mmkit[secret]'.
-In C: mlock(2), mprotect(2), madvise(2), termios(3), explicit_bzero(3).
+In C: mlock(2), mprotect(2), madvise(2), tcsetattr(3), explicit_bzero(3).
 Belongs to the chapter "Secrets" (docs/secret.md).
 """
 
