@@ -39,11 +39,20 @@ def unshare(flags: int) -> None:
         raise OSError(ctypes.get_errno(), "unshare")
 
 
-def mount_over_dev_shm(kind: str, options: str) -> None:
-    """Give this process, alone, another /dev/shm."""
+def _mount_alone(kind: str, options: str, where: str) -> None:
     unshare(_CLONE_NEWNS)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    subprocess.run(["mount", "-t", kind, "-o", options, "none", "/dev/shm"], check=True)
+    subprocess.run(["mount", "-t", kind, "-o", options, "none", where], check=True)
+
+
+def mount_over_dev_shm(kind: str, options: str) -> None:
+    """Give this process, alone, another /dev/shm."""
+    _mount_alone(kind, options, "/dev/shm")
+
+
+def hide_proc_sys() -> None:
+    """Have this process, alone, see processes only in /proc, as services do with ProcSubset=pid."""
+    _mount_alone("proc", "subset=pid", "/proc")
 
 
 def behind_a_small_tmpfs(function: Callable[[], Any], size: str) -> Callable[[], Any]:

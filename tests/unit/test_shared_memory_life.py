@@ -368,6 +368,24 @@ def test_what_its_remover_died_over_is_removed_by_reap_once_nobody_has_it(name, 
     assert not set_aside(name)
 
 
+def test_reap_may_finish_what_is_being_removed(name, at_renaming):
+    ours = SharedMemory(name, create=True, size=PAGE)
+    ours.close()
+    at_renaming(lambda: None, shared.reap)
+    ours.unlink()
+    assert not {left for left in names() if name in left}
+
+
+def test_an_interrupt_as_a_name_is_set_aside_leaves_it(name, at_renaming):
+    ours = SharedMemory(name, create=True, size=PAGE)
+    at_renaming(lambda: None, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        ours.unlink()
+    assert name in names()
+    ours.unlink()
+    ours.close()
+
+
 def test_an_interrupt_while_a_name_is_removed_leaves_it(name):
     ours = SharedMemory(name, create=True, size=PAGE)
     with pytest.raises(KeyboardInterrupt):

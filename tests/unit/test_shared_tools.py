@@ -26,6 +26,7 @@ from mmkit.shared import reaping, record
 from segment_tools import (
     HERE,
     behind_a_small_tmpfs,
+    hide_proc_sys,
     mount_over_dev_shm,
     names,
     needs_mounts,
@@ -352,10 +353,28 @@ def test_a_later_process_with_the_makers_number_is_not_the_maker(name):
         assert mine.creator_lives() is True
         assert mine._replace(start=mine.start - 1).creator_lives() is False
         assert mine._replace(boot="another").creator_lives() is False
+        assert mine._replace(boot="another", pid_namespace=1).creator_lives() is None
         assert mine._replace(pid_namespace=1).creator_lives() is None
         assert mine._replace(time_namespace=1).creator_lives() is None
         assert mine._replace(start=0).creator_lives() is None
         assert mine._replace(pid=1 << 40).creator_lives() is None
+
+
+@needs_mounts
+def test_a_maker_is_not_dead_where_proc_does_not_tell_which_boot_it_is(name):
+    def make():
+        segment = SharedMemory(name, create=True, size=1)
+        segment.close()
+        return segment
+
+    with another_process(lambda: hide_proc_sys() or make()):
+        assert one(name=name).creator_alive is None
+        assert shared.reap() == []
+        assert name in names()
+    os.unlink(f"/dev/shm/{name}")
+    with another_process(make):
+        assert in_child(lambda: hide_proc_sys() or shared.reap()) == []
+        assert name in names()
 
 
 @x86_64

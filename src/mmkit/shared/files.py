@@ -222,15 +222,17 @@ def remove(name: str, identity: Identity, *, unless: Callable[[], bool] = lambda
     path, aside = path_of(name), path_of(name_aside(name, identity[1]))
     try:
         _check_identity(path, identity)
-        os.rename(path, aside)
         try:
+            os.rename(path, aside)
             _check_identity(aside, identity)
             if unless():
                 raise FileNotFoundError(errno.ENOENT, "")
             os.unlink(aside)
-        except BaseException:
-            _put_back(aside, path)
-            raise
+        except BaseException as error:
+            # Where the kernel finds nothing aside, `reap` has gone on from there already.
+            if not (isinstance(error, FileNotFoundError) and error.filename == aside):
+                _put_back(aside, path)
+                raise
     except OSError as error:
         raise failure(-(error.errno or 0), "shm_unlink", None, (name,)) from None
     drop_beside("posix", identity[1])
