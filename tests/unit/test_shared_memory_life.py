@@ -17,7 +17,7 @@ import pytest
 import mmkit
 from mmkit import SharedMemory, shared
 from mmkit.shared import files
-from segment_tools import HERE, names
+from segment_tools import HERE, mount_over_dev_shm, names, needs_mounts
 from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run
 
 # ---- owners -----------------------------------------------------------------------------------------
@@ -366,6 +366,22 @@ def test_what_its_remover_died_over_is_removed_by_reap_once_nobody_has_it(name, 
     ours.close()
     shared.reap()
     assert not set_aside(name)
+
+
+@needs_mounts
+def test_what_is_not_removed_gets_its_name_back_where_there_is_no_inode_for_a_second_one(name):
+    def everything():
+        mount_over_dev_shm("tmpfs", "nr_inodes=9,mode=1777")
+        with SharedMemory(name, create=True, size=1) as ours:
+            with pytest.raises(OSError, match="No space left"):
+                for number in range(9):
+                    Path(f"/dev/shm/{number}").touch()
+            before = names()
+            with pytest.raises(FileNotFoundError):
+                files.remove(name, ours._identity, unless=lambda: True)
+            assert names() == before
+
+    in_child(everything)
 
 
 def test_reap_may_finish_what_is_being_removed(name, at_renaming):

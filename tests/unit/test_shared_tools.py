@@ -540,6 +540,37 @@ def test_a_segment_that_others_may_write_is_reaped_with_the_record_beside_it(nam
     assert not names() - before
 
 
+def test_a_segment_that_gets_its_name_at_the_last_moment_keeps_its_record(name, monkeypatch):
+    by_the_dead(lambda: SharedMemory(name, create=True, size=1, mode=0o660))
+    path, hidden = f"/dev/shm/{name}", f"/dev/shm/{name}-hidden"
+    os.mkdir(hidden)
+    os.rename(path, f"{hidden}/{name}")
+    read_beside = reaping.read_beside
+
+    def late(*arguments):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{hidden}/{name}", path)
+        return read_beside(*arguments)
+
+    monkeypatch.setattr(reaping, "read_beside", late)
+    shared.reap()
+    os.rmdir(hidden)
+    assert one(name=name).made_by_mmkit
+    assert [segment.name for segment in shared.reap()] == [name]
+
+
+def test_the_record_of_a_system_v_segment_goes_after_it_and_not_before():
+    pid = by_the_dead(lambda: SystemVMemory(KEY, PAGE, create=True, persist=True))
+    segment = one(kind="systemv", creator=pid)
+    beside = f".mmkit-record-systemv-{segment.id}"
+    shared.reap()
+    assert beside in names()
+    linux.shmctl(segment.id, ShmCommand.RMID)
+    by_the_dead(lambda: record.write_beside("systemv", 1 << 40, False))
+    shared.reap()
+    assert not names() & {beside, f".mmkit-record-systemv-{1 << 40}"}
+
+
 @needs_root
 def test_a_record_beside_that_another_user_wrote_proves_nothing():
     number = 2**62 + os.getpid()

@@ -245,7 +245,14 @@ def _check_identity(path: str, identity: Identity) -> None:
 
 
 def _put_back(aside: str, path: str) -> None:
-    # Not by rename(2), which would take the name away from whoever has it by now.
     with contextlib.suppress(OSError):
-        os.link(aside, path, follow_symlinks=False)
-        os.unlink(aside)
+        try:
+            # Not by rename(2), which would take the name away from whoever has it by now.
+            os.link(aside, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # A second name takes an inode, and there is none: so nobody can have made anything there either.
+            os.rename(aside, path)
+        else:
+            os.unlink(aside)
