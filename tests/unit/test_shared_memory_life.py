@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import mmkit
 from mmkit import SharedMemory, shared
-from mmkit.shared import files
+from mmkit.shared import files, record
 from segment_tools import HERE, mount_over_dev_shm, names, needs_mounts
 from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run
 
@@ -30,6 +31,29 @@ def test_the_owners_block_removes_and_an_attachers_does_not(name):
         assert name in names()
     assert name not in names()
     assert not ours.owned
+
+
+def test_threads_that_make_their_first_ones_at_one_time_own_them(name):
+    def make_two():
+        both, this_process = threading.Barrier(2, timeout=30), record.this_process
+
+        def together():
+            both.wait()
+            return this_process()
+
+        def make(suffix):
+            with shared.Channel(name + suffix, 4096, create=True):
+                both.wait()
+
+        record.this_process = together
+        threads = [threading.Thread(target=make, args=(suffix,)) for suffix in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return {left for left in names() if left.startswith(name)}
+
+    assert in_child(make_two) == set()
 
 
 @pytest.mark.parametrize("end", ["exit", "return", "kill"])
