@@ -469,8 +469,8 @@ def memory_fault(
 # ---- locks and the like -----------------------------------------------------------------------------
 
 _NO_BOOT = (
-    "It must tell which process and which boot this is, and /proc/sys/kernel/random/boot_id, or /proc itself, "
-    "is not there: ProcSubset=pid hides the former from a service."
+    "It must tell which process and boot this is, and /proc/sys/kernel/random/boot_id, or /proc itself, is "
+    "not there: ProcSubset=pid hides the former from a service."
 )
 _PLACED_HINTS = {
     ("acquire", errno.EDEADLK): "This thread has it already; an RLock can be taken again.",
