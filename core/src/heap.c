@@ -72,10 +72,9 @@ static inline bool is_large(const mmk_heap *heap, size_t size)
 }
 
 /* Zeros: what was never written to is not touched. */
-static void zero_block(const block *head, const char *fresh, bool is_fresh_after)
+static void zero_block(char *bytes, size_t size, const char *fresh, bool is_fresh_after)
 {
-    char *bytes = bytes_of(head);
-    size_t size = asked_of(head), dirty = size;
+    size_t dirty = size;
     if (is_fresh_after) {
         size_t used = fresh > bytes + sizeof(links) ? (size_t)(fresh - bytes) : sizeof(links);
         dirty = used < size ? used : size;
@@ -87,74 +86,59 @@ static MMK_MUST_CHECK int alloc_block(mmk_heap *heap, size_t size, size_t align,
 {
     if (size > MMK_HEAP_LARGEST || align > MMK_HEAP_LARGEST - size)
         return -ENOMEM;
-    uint32_t units = units_for(size);
-    size_t slack = (size_t)(units - 1) * UNIT - size;
+    uint32_t units = units_for(size), stack = stack_of(units);
+    size_t slack = slack_for(size, units);
+    block *head = unpark(heap, units, align, slack, false);
     /* One of this size waits, and was not to be had: unless it is for its alignment, it is damaged. */
-    int error = units < PARKED_SIZES && heap->control->parked[units] ? blocks_settle(heap) : 0;
-    if (error)
-        return error;
-    block *head = unpark_last(heap, units, align, slack);
-    error = head ? 0 : blocks_take(heap, units, align, slack, &head);
+    int error = !head && stack != PARKED_LARGER && heap->control->parked[stack] ? blocks_settle(heap) : 0;
+    if (!head && !error)
+        error = blocks_take(heap, units, align, slack, &head);
     if (error)
         return error;
     open_bytes(heap, head);
-    char *end = (char *)block_after(head), *fresh = heap->fresh;
-    bool is_fresh_after = end > fresh && end <= heap->fresh_end;
-    if (is_fresh_after)
-        heap->fresh = end;
+    char *fresh = heap->fresh;
+    spend_fresh(heap, head);
     if (zero)
-        zero_block(head, fresh, is_fresh_after);
+        zero_block(bytes_of(head), size, fresh, heap->fresh != fresh);
     *bytes = bytes_of(head);
     return 0;
 }
 
-/* A small block of a size that was freed lately: what most calls ask for. returns false where none waits. */
-static inline bool alloc_parked(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
+__attribute__((noinline)) static int alloc_locked(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
 {
-    if (!heap->open || size > (PARKED_SIZES - 2) * UNIT || align > MMK_HEAP_ALIGNMENT)
-        return false;
-    uint32_t units = units_for(size);
-    block *head = unpark(heap, units, (size_t)(units - 1) * UNIT - size);
-    if (!head)
-        return false;
-    open_bytes(heap, head);
-    if (zero)
-        memset(bytes_of(head), 0, size);
-    *bytes = bytes_of(head);
-    count_live(heap, size);
-    return true;
-}
-
-__attribute__((noinline)) static int alloc_slowly(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
-{
-    if (!heap->open)
-        return -MMK_ECLOSED;
+    if (size == 0 || !is_power_of_two(align))
+        return -EINVAL;
     if (align < MMK_HEAP_ALIGNMENT)
         align = MMK_HEAP_ALIGNMENT;
-    int error;
-    if (heap->guard)
+    int locked = heap_lock(heap);
+    if (locked < 0)
+        return locked;
+    int error = -MMK_ECLOSED;
+    if (heap->open && heap->guard)
         error = guard_alloc(heap, size, align, zero, bytes);
-    else if (is_large(heap, size))
-        error = large_alloc(heap, size, align, bytes);
-    else
-        error = alloc_block(heap, size, align, zero, bytes);
+    else if (heap->open)
+        error =
+            is_large(heap, size) ? large_alloc(heap, size, align, bytes) : alloc_block(heap, size, align, zero, bytes);
     if (!error)
         count_live(heap, size);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
+/* What most calls ask for, a size that was freed lately, is had without a lock and without calling anything: a function
+ * that calls nothing saves no registers, and saving them costs as much as all else. */
 int mmk_heap_alloc(mmk_heap *heap, size_t size, size_t align, bool zero, void **bytes)
 {
-    if (__builtin_expect(size == 0 || !is_power_of_two(align), false))
-        return -EINVAL;
-    int locked = heap_lock(heap);
-    if (__builtin_expect(locked < 0, false))
-        return locked;
-    int error = 0;
-    if (!alloc_parked(heap, size, align, zero, bytes))
-        error = alloc_slowly(heap, size, align, zero, bytes);
-    heap_unlock(heap, locked);
-    return error;
+    if (is_all_ours(heap) && !zero && align == MMK_HEAP_ALIGNMENT && size - 1 < MMK_HEAP_LARGE - 1) {
+        uint32_t units = units_for(size);
+        block *head = unpark(heap, units, MMK_HEAP_ALIGNMENT, slack_for(size, units), true);
+        if (__builtin_expect(head != NULL, true)) {
+            open_bytes(heap, head);
+            count_live(heap, size);
+            *bytes = bytes_of(head);
+            return 0;
+        }
+    }
+    return alloc_locked(heap, size, align, zero, bytes);
 }
 
 /* ---- free, resize, size ---- */
@@ -172,60 +156,52 @@ static inline MMK_MUST_CHECK int look_up(mmk_heap *heap, const void *bytes, bloc
         return *large ? 0 : -MMK_ENOTBLOCK;
     }
     *head = head_of(bytes);
-    block copy = read_head(bytes);
-    if (__builtin_expect(copy.sum != sum_of_head_at(heap, &copy, offset_of(heap, *head)), false)) {
-        bool is_wiped = copy.state == WIPED && copy.units == 0 && copy.sum == 0;
+    words copy = words_of_any(bytes);
+    if (!fits(heap, copy, offset_of(heap, *head))) {
+        bool is_wiped = copy.sizes == 0 && copy.rest == 0;
         return is_wiped ? -MMK_ENOTBLOCK
                         : heap_damaged(heap, *head, "the head of a block is smashed, or no block was ever here");
     }
-    return copy.state == LIVE ? 0 : -MMK_ENOTBLOCK;
+    return state_of(copy) == LIVE ? 0 : -MMK_ENOTBLOCK;
 }
 
-static MMK_MUST_CHECK int free_found(mmk_heap *heap, block *head, large_block *large)
+static MMK_MUST_CHECK int free_found(mmk_heap *heap, void *bytes)
 {
+    block *head;
+    large_block *large;
+    int error = look_up(heap, bytes, &head, &large);
+    if (error)
+        return error;
     size_t size = head ? asked_of(head) : large->size;
-    int error = head ? blocks_give(heap, head) : large_free(heap, large);
+    error = head ? blocks_give(heap, head) : large_free(heap, large);
     if (!error)
         count_freed(heap, size);
     return error;
 }
 
-/* A small live block that is as it should be, with room to wait: what most calls free. returns false otherwise. */
-static inline bool free_parked(mmk_heap *heap, void *bytes)
-{
-    block *head = head_of(bytes);
-    if (!heap->open || (uintptr_t)bytes % UNIT || !is_in_slice(heap, head))
-        return false;
-    words both = words_of_any(bytes);
-    size_t size = ((both.sizes & UINT32_MAX) - 1) * UNIT - (both.rest & UINT16_MAX);
-    if (state_of(both) != LIVE || !fits(heap, both, offset_of(heap, head)) || !park(heap, head, both))
-        return false;
-    count_freed(heap, size);
-    return true;
-}
-
-__attribute__((noinline)) static int free_slowly(mmk_heap *heap, void *bytes)
-{
-    if (!heap->open)
-        return -MMK_ECLOSED;
-    if (heap->guard)
-        return guard_free(heap, bytes);
-    block *head;
-    large_block *large;
-    int error = look_up(heap, bytes, &head, &large);
-    return error ? error : free_found(heap, head, large);
-}
-
-int mmk_heap_free(mmk_heap *heap, void *bytes)
+__attribute__((noinline)) static int free_locked(mmk_heap *heap, void *bytes)
 {
     int locked = heap_lock(heap);
-    if (__builtin_expect(locked < 0, false))
+    if (locked < 0)
         return locked;
-    int error = 0;
-    if (!free_parked(heap, bytes))
-        error = free_slowly(heap, bytes);
-    heap_unlock(heap, locked);
-    return error;
+    int error = -MMK_ECLOSED;
+    if (heap->open)
+        error = heap->guard ? guard_free(heap, bytes) : free_found(heap, bytes);
+    return (int)heap_unlock(heap, locked, error);
+}
+
+/* As mmk_heap_alloc: a live block that is as it should be, and has room to wait. */
+int mmk_heap_free(mmk_heap *heap, void *bytes)
+{
+    block *head = head_of(bytes);
+    if (is_all_ours(heap) && (uintptr_t)bytes % UNIT == 0 && is_in_newest_slice(heap, head)) {
+        words both = words_of_any(bytes);
+        if (__builtin_expect(park(heap, head, both, true), true)) {
+            count_freed(heap, asked_of_words(both));
+            return 0;
+        }
+    }
+    return free_locked(heap, bytes);
 }
 
 /* pre: the block cannot have the size where it is. */
@@ -251,15 +227,13 @@ static MMK_MUST_CHECK int resize_block(mmk_heap *heap, block *head, size_t size)
     if (is_large(heap, size) || size > MMK_HEAP_LARGEST)
         return -ENOMEM;
     uint32_t units = units_for(size);
-    size_t slack = (size_t)(units - 1) * UNIT - size;
+    size_t slack = slack_for(size, units);
     ASAN_UNPOISON_MEMORY_REGION(bytes_of(head), room_of(head));
     int error = units > head->units ? source_back(heap, head + units + LEAST_UNITS) : 0;
     if (!error)
         error = blocks_fit(heap, head, units, slack);
     open_bytes(heap, head);
-    char *end = (char *)block_after(head);
-    if (end > heap->fresh && end <= heap->fresh_end)
-        heap->fresh = end;
+    spend_fresh(heap, head);
     return error;
 }
 
@@ -293,8 +267,7 @@ int mmk_heap_resize(mmk_heap *heap, void **bytes, size_t size, size_t align)
     int error = -MMK_ECLOSED;
     if (heap->open)
         error = heap->guard ? guard_resize(heap, bytes, size, align) : resize_found(heap, bytes, size, align);
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
 ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
@@ -309,15 +282,14 @@ ssize_t mmk_heap_size(mmk_heap *heap, const void *bytes)
     } else if (heap->guard) {
         answer = guard_size(heap, bytes);
     } else if (slice && (uintptr_t)bytes % UNIT == 0) {
-        block copy = read_head(bytes);
-        if (copy.state == LIVE && copy.sum == sum_of_head_at(heap, &copy, offset_of(heap, head_of(bytes))))
-            answer = (ssize_t)asked_of(&copy);
+        words copy = words_of_any(bytes);
+        if (state_of(copy) == LIVE && fits(heap, copy, offset_of(heap, head_of(bytes))))
+            answer = (ssize_t)asked_of_words(copy);
     } else if (!slice) {
         const large_block *large = large_find(heap, bytes);
         answer = large ? (ssize_t)large->size : answer;
     }
-    heap_unlock(heap, locked);
-    return answer;
+    return heap_unlock(heap, locked, answer);
 }
 
 int mmk_heap_trim(mmk_heap *heap)
@@ -326,6 +298,5 @@ int mmk_heap_trim(mmk_heap *heap)
     if (__builtin_expect(locked < 0, false))
         return locked;
     int error = heap->open ? source_trim(heap) : -MMK_ECLOSED;
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }

@@ -99,41 +99,37 @@ static MMK_MUST_CHECK int merge_parked(mmk_heap *heap, uint64_t offset)
     return blocks_merge(heap, head);
 }
 
-static MMK_MUST_CHECK int settle_last(mmk_heap *heap)
+static MMK_MUST_CHECK int empty_stack(mmk_heap *heap, uint32_t stack)
 {
-    uint64_t last = heap->control->parked_last;
-    heap->control->parked_last = 0;
-    return last ? merge_parked(heap, last) : 0;
+    heap_control *control = heap->control;
+    int error = 0;
+    while (!error && control->parked[stack]) {
+        uint64_t top = control->parked[stack];
+        control->parked[stack] = is_parked(heap, top) ? parked_below(heap, block_at(heap, top)) : 0;
+        control->parked_count[stack]--;
+        error = merge_parked(heap, top);
+    }
+    return error;
 }
 
 int blocks_settle(mmk_heap *heap)
 {
-    heap_control *control = heap->control;
-    for (uint32_t units = LEAST_UNITS; units < PARKED_SIZES; units++)
-        while (control->parked[units]) {
-            uint64_t top = control->parked[units];
-            control->parked[units] = is_parked(heap, top) ? parked_below(heap, block_at(heap, top)) : 0;
-            control->parked_count[units]--;
-            int error = merge_parked(heap, top);
-            if (error)
-                return error;
-        }
-    return settle_last(heap);
+    int error = 0;
+    for (uint32_t stack = 0; !error && stack < PARKED_SIZES; stack++)
+        error = empty_stack(heap, stack);
+    return error;
 }
 
 int blocks_give(mmk_heap *heap, block *head)
 {
-    if (park(heap, head, words_of(head)))
+    words both = words_of(head);
+    if (park(heap, head, both, false))
         return 0;
-    if (head->units < PARKED_SIZES)
+    if (stack_of(head->units) != PARKED_LARGER || state_of(both) != LIVE)
         return blocks_merge(heap, head);
-    int error = settle_last(heap);
-    if (error)
-        return error;
-    write_state(heap, head, words_of(head), PARKED, 0);
-    close_bytes(heap, head);
-    heap->control->parked_last = offset_of(heap, head);
-    return 0;
+    /* The one that waits makes room. */
+    int error = empty_stack(heap, PARKED_LARGER);
+    return error || park(heap, head, words_of(head), false) ? error : blocks_merge(heap, head);
 }
 
 /* ---- cutting ---- */

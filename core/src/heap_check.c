@@ -111,20 +111,18 @@ static MMK_MUST_CHECK int check_lists(mmk_heap *heap, tally *found)
 static MMK_MUST_CHECK int check_parked(mmk_heap *heap, tally *found)
 {
     const heap_control *control = heap->control;
-    for (uint32_t units = 0; units < PARKED_SIZES; units++) {
+    for (uint32_t stack = 0; stack < PARKED_SIZES; stack++) {
         unsigned count = 0;
-        for (uint64_t offset = control->parked[units]; offset; offset = parked_below(heap, block_at(heap, offset))) {
-            if (!is_parked(heap, offset) || block_at(heap, offset)->units != units || count == PARKED_MOST)
-                return report(heap, found, block_at(heap, offset), "the link of a freed block led astray");
+        for (uint64_t offset = control->parked[stack]; offset; offset = parked_below(heap, block_at(heap, offset))) {
+            block *head = block_at(heap, offset);
+            if (!is_parked(heap, offset) || stack_of(head->units) != stack || count == stack_most(stack))
+                return report(heap, found, head, "the link of a freed block led astray");
             count++;
         }
-        if (count != control->parked_count[units])
+        if (count != control->parked_count[stack])
             return report(heap, found, NULL, "the freed blocks that wait are not as many as were counted");
         found->waiting += count;
     }
-    if (control->parked_last && !is_parked(heap, control->parked_last))
-        return report(heap, found, block_at(heap, control->parked_last), "the block freed last is not");
-    found->waiting += control->parked_last != 0;
     return 0;
 }
 
@@ -164,28 +162,45 @@ static MMK_MUST_CHECK int check_counts(mmk_heap *heap, tally *found)
     return 0;
 }
 
+static MMK_MUST_CHECK int check_all(mmk_heap *heap, tally *found)
+{
+    int error = heap->open ? 0 : -MMK_ECLOSED;
+    for (unsigned i = 0; !error && i < heap->slice_count; i++)
+        error = check_slice(heap, &heap->slices[i], found);
+    if (!error)
+        error = check_lists(heap, found);
+    if (!error)
+        error = check_parked(heap, found);
+    if (!error)
+        error = check_guarded(heap, found);
+    if (!error)
+        error = check_counts(heap, found);
+    return error;
+}
+
+/* A shared heap that is known to be damaged lets nobody in: look from outside. */
+static MMK_MUST_CHECK int check_from_outside(mmk_heap *heap, tally *found)
+{
+    int error = watch_begin(heap);
+    if (error)
+        return error;
+    error = check_all(heap, found);
+    if (!error)
+        error = report(heap, found, NULL, "what was damaged cannot be found any more");
+    return watch_end(heap) ? -MMK_ECORRUPT : error;
+}
+
 int mmk_heap_check(mmk_heap *heap, mmk_heap_damage *damage)
 {
     tally found = {.damage = damage};
     *damage = (mmk_heap_damage){0};
-    int locked = heap_lock(heap);
-    /* A shared heap that is known to be damaged lets nobody in: look from outside. */
-    if (locked < 0 && locked != -MMK_ECORRUPT)
-        return locked;
-    int error = heap->open ? 0 : -MMK_ECLOSED;
-    for (unsigned i = 0; !error && i < heap->slice_count; i++)
-        error = check_slice(heap, &heap->slices[i], &found);
-    if (!error)
-        error = check_lists(heap, &found);
-    if (!error)
-        error = check_parked(heap, &found);
-    if (!error)
-        error = check_guarded(heap, &found);
-    if (!error)
-        error = check_counts(heap, &found);
+    int locked = heap_lock(heap), error;
     if (locked >= 0)
-        heap_unlock(heap, locked);
-    else if (!error)
-        error = report(heap, &found, NULL, "what was damaged cannot be found any more");
+        error = (int)heap_unlock(heap, locked, check_all(heap, &found));
+    else
+        error = locked == -MMK_ECORRUPT ? check_from_outside(heap, &found) : locked;
+    uintptr_t torn = watch_torn(heap);
+    if (error == -MMK_ECORRUPT && torn)
+        *damage = (mmk_heap_damage){.what = "its file was made shorter, or cannot be read there", .address = torn};
     return error;
 }

@@ -24,8 +24,8 @@ static uintptr_t first_good_behind(const mmk_heap *heap, const heap_slice *slice
     if (end - smashed > SEARCH / UNIT)
         end = smashed + SEARCH / UNIT;
     for (const block *head = smashed + 1; head < end; head++) {
-        block copy = read_head(head + 1);
-        if (copy.state != WIPED && copy.sum == sum_of_head_at(heap, &copy, offset_of(heap, head)))
+        words copy = words_of_any(head + 1);
+        if (state_of(copy) != WIPED && fits(heap, copy, offset_of(heap, head)))
             return (uintptr_t)head;
     }
     return 0;

@@ -15,11 +15,18 @@ static void before_fork(void)
         pthread_mutex_lock(&heap->lock);
 }
 
-static void after_fork(void)
+static void after_fork_in_parent(void)
 {
     for (mmk_heap *heap = heaps; heap; heap = heap->next)
         pthread_mutex_unlock(&heap->lock);
     pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+    for (mmk_heap *heap = heaps; heap; heap = heap->next)
+        watch_forked(heap);
+    after_fork_in_parent();
 }
 
 /* Handlers run before a fork in the reverse of the order in which they were registered: later than the registry, so
@@ -27,7 +34,7 @@ static void after_fork(void)
 static void handle_fork(void)
 {
     registry_handle_fork();
-    pthread_atfork(before_fork, after_fork, after_fork);
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 void fork_watch(mmk_heap *heap)
@@ -53,4 +60,14 @@ void fork_forget(mmk_heap *heap)
     if (heap->next)
         heap->next->previous = heap->previous;
     pthread_mutex_unlock(&lock);
+}
+
+bool fork_knows_neighbour(const mmk_heap *heap)
+{
+    pthread_mutex_lock(&lock);
+    const mmk_heap *other = heaps;
+    while (other && (other == heap || other->region != heap->region))
+        other = other->next;
+    pthread_mutex_unlock(&lock);
+    return other != NULL;
 }

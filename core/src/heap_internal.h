@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <mmkit/heap.h>
 #include <mmkit/sys.h>
@@ -29,7 +30,8 @@ enum {
     LEVELS = 29,     /* sizes below 16 units; then a power of two each, up to 2**32 units */
     SLICES = 256,
     PARKED_SIZES = 66, /* units: blocks below wait on a stack of their size, up to 1 KiB and the head */
-    PARKED_MOST = 7,   /* blocks on such a stack */
+    PARKED_LARGER = 0, /* the stack of all others */
+    PARKED_MOST = 7,   /* blocks on a stack of one size; of all others: 1 */
 };
 
 typedef enum block_state {
@@ -80,11 +82,11 @@ typedef struct heap_control {
     uint64_t heads[LEVELS][SUBLEVELS]; /* offset of the first block; 0: none */
     uint64_t parked[PARKED_SIZES];     /* offset of the top block of a stack; 0: none. See heap_parking.h */
     uint8_t parked_count[PARKED_SIZES];
-    uint64_t parked_last; /* offset of the larger block freed last; 0: none */
-    uint64_t victim;      /* offset of the free block that is on no list, to be cut from; 0: none */
+    uint64_t victim; /* offset of the free block that is on no list, to be cut from; 0: none */
+    /* Apart: side by side, they are loaded as one word of a vector, which waits for the stores of both. */
     size_t live_bytes;
-    size_t live_blocks;
     size_t peak_bytes;
+    size_t live_blocks;
     size_t mapped_bytes;
     size_t large_blocks;
     large_block *large;
@@ -98,9 +100,10 @@ static inline uint64_t offset_of(const mmk_heap *heap, const block *head)
     return (uint64_t)((const char *)head - heap->origin);
 }
 
+/* A smashed link may lead anywhere. */
 static inline block *block_at(const mmk_heap *heap, uint64_t offset)
 {
-    return (block *)(heap->origin + offset);
+    return (block *)((uintptr_t)heap->origin + offset);
 }
 
 /* A head is read and written as two words: a store of a field would keep a following load of a word waiting. */
@@ -119,22 +122,36 @@ static inline words words_of(const block *head)
 }
 
 /* Keyed, and of the place, too: a head copied elsewhere is no head there. One multiplication of 64 by 64 bits. */
-static inline uint32_t sum_of_words(const mmk_heap *heap, words head, uint64_t offset)
+static inline uint32_t sum_of_sizes(const mmk_heap *heap, uint64_t sizes, uint64_t offset)
 {
-    uint64_t rest = (head.rest & UINT32_MAX) ^ offset << 28 ^ heap->key;
-    __extension__ unsigned __int128 product = (unsigned __int128)(head.sizes ^ heap->key) * (rest | 1);
-    return (uint32_t)((uint64_t)product ^ (uint64_t)(product >> 64)) ^ (uint32_t)(rest >> 32);
+    uint64_t place = offset << 28 ^ heap->key;
+    __extension__ unsigned __int128 product = (unsigned __int128)(sizes ^ heap->key) * (place | 1);
+    return (uint32_t)((uint64_t)product ^ (uint64_t)(product >> 64) ^ place >> 32);
 }
 
-static inline uint32_t sum_of_head_at(const mmk_heap *heap, const block *head, uint64_t offset)
+/* The second word of a head. What a block is comes last into the sum, so that another state costs no second
+ * multiplication by the key; the number is odd: no two states and slacks have the same. */
+static inline uint64_t rest_of(uint32_t sum_of_its_sizes, block_state state, size_t slack)
 {
-    return sum_of_words(heap, words_of(head), offset);
+    uint32_t what = (uint16_t)slack | (uint32_t)state << 16;
+    return what | (uint64_t)(sum_of_its_sizes ^ what * UINT32_C(0x9e3779b1)) << 32;
+}
+
+static inline block_state state_of(words head)
+{
+    return (block_state)(head.rest >> 16 & 0xff);
+}
+
+static inline size_t slack_of(words head)
+{
+    return head.rest & UINT16_MAX;
 }
 
 /* Does the second word of a head fit the first, and its place? */
 static inline bool fits(const mmk_heap *heap, words head, uint64_t offset)
 {
-    return __builtin_expect(head.rest >> 32 == sum_of_words(heap, head, offset), true);
+    uint64_t right = rest_of(sum_of_sizes(heap, head.sizes, offset), state_of(head), slack_of(head));
+    return __builtin_expect(head.rest == right, true);
 }
 
 static inline bool is_head(const mmk_heap *heap, const block *head)
@@ -151,14 +168,6 @@ static inline words words_of_any(const void *bytes)
 {
     const volatile uint64_t *place = (const volatile uint64_t *)bytes - 2;
     return (words){place[0], place[1]};
-}
-
-static inline block read_head(const void *bytes)
-{
-    words copy = words_of_any(bytes);
-    block head;
-    memcpy(&head, &copy, sizeof head);
-    return head;
 }
 
 /* A head as it was, for putting it back: docs/heap.md. */
@@ -196,24 +205,16 @@ static inline void commit(mmk_heap *heap)
 static inline void write_head(mmk_heap *heap, block *head, uint32_t units, uint32_t before, block_state state,
                               size_t slack)
 {
-    words both = {units | (uint64_t)before << 32, (uint16_t)slack | (uint64_t)state << 16};
-    both.rest |= (uint64_t)sum_of_words(heap, both, offset_of(heap, head)) << 32;
+    words both = {.sizes = units | (uint64_t)before << 32};
+    both.rest = rest_of(sum_of_sizes(heap, both.sizes, offset_of(heap, head)), state, slack);
     note(heap, head);
     memcpy(head, &both, sizeof both);
 }
 
-/* Change what a block is: the first word stays. */
-static inline void write_state(mmk_heap *heap, block *head, words before, block_state state, size_t slack)
+/* Change what a block is: the first word stays. pre: the head is noted. */
+static inline void write_rest(block *head, uint64_t rest)
 {
-    before.rest = (uint16_t)slack | (uint64_t)state << 16;
-    before.rest |= (uint64_t)sum_of_words(heap, before, offset_of(heap, head)) << 32;
-    note(heap, head);
-    memcpy((char *)head + sizeof before.sizes, &before.rest, sizeof before.rest);
-}
-
-static inline block_state state_of(words head)
-{
-    return (block_state)(head.rest >> 16 & 0xff);
+    memcpy((char *)head + sizeof(uint64_t), &rest, sizeof rest);
 }
 
 static inline char *bytes_of(const block *head)
@@ -231,6 +232,14 @@ static inline block *block_after(const block *head)
     return (block *)head + head->units;
 }
 
+/* Say of a block that is about to be written to that what it reaches over is no longer fresh. */
+static inline void spend_fresh(mmk_heap *heap, const block *head)
+{
+    char *end = (char *)block_after(head);
+    if (end > heap->fresh && end <= heap->fresh_end)
+        heap->fresh = end;
+}
+
 static inline block *block_before(const block *head)
 {
     return (block *)head - head->before;
@@ -241,15 +250,25 @@ static inline size_t room_of(const block *head)
     return ((size_t)head->units - 1) * UNIT;
 }
 
-static inline size_t asked_of(const block *head)
+static inline size_t asked_of_words(words head)
 {
-    return room_of(head) - head->slack;
+    return ((head.sizes & UINT32_MAX) - 1) * UNIT - slack_of(head);
 }
 
+static inline size_t asked_of(const block *head)
+{
+    return asked_of_words(words_of(head));
+}
+
+/* pre: size is not 0, so that there is room for the links. */
 static inline uint32_t units_for(size_t size)
 {
-    size_t units = 1 + (size + UNIT - 1) / UNIT;
-    return (uint32_t)(units < LEAST_UNITS ? LEAST_UNITS : units);
+    return (uint32_t)(1 + (size + UNIT - 1) / UNIT);
+}
+
+static inline size_t slack_for(size_t size, uint32_t units)
+{
+    return (size_t)(units - 1) * UNIT - size;
 }
 
 /* Somebody's bytes, exactly as many as asked for; and nobody's, but for the links. Of a shared heap nothing is
@@ -304,15 +323,7 @@ void blocks_keep(mmk_heap *heap, block *head);
 MMK_MUST_CHECK int source_grow(mmk_heap *heap, uint32_t units);
 
 /* The slice that has this address between its first head and its END; NULL: none. */
-static inline const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
-{
-    for (unsigned i = heap->slice_count; i-- > 0;) {
-        const heap_slice *slice = &heap->slices[i];
-        if ((uintptr_t)address - (uintptr_t)slice->start < (size_t)(slice->end - UNIT - slice->start))
-            return slice;
-    }
-    return NULL;
-}
+const heap_slice *source_slice_of(const mmk_heap *heap, const void *address);
 
 MMK_MUST_CHECK int source_open(mmk_heap *heap, const mmk_heap_request *request, bool joins);
 
@@ -324,10 +335,21 @@ void source_close(mmk_heap *heap);
 void source_dispose(mmk_heap *heap);
 MMK_MUST_CHECK int source_trim(mmk_heap *heap);
 
+static inline bool is_in_newest_slice(const mmk_heap *heap, const void *address)
+{
+    return __builtin_expect((uintptr_t)address - heap->newest < heap->newest_length, true);
+}
+
 static inline bool is_in_slice(const mmk_heap *heap, const void *address)
 {
-    return __builtin_expect((uintptr_t)address - heap->newest < heap->newest_length, true) ||
-           source_slice_of(heap, address);
+    return is_in_newest_slice(heap, address) || source_slice_of(heap, address);
+}
+
+/* May a first touch of a page find nothing to back it, and be answered by a signal? A full tmpfs, a pool of huge pages
+ * in which none were reserved. */
+static inline bool source_may_lack_memory(const mmk_region *region)
+{
+    return region->fd >= 0 || (region->flags & MAP_HUGETLB && region->flags & MAP_NORESERVE);
 }
 
 /* Make sure that writing before this address finds memory, where it might not: a full tmpfs answers with a signal.
@@ -377,24 +399,52 @@ void guard_dispose(mmk_heap *heap);
 /* Have the heap's lock taken around fork(2), and free in the child; stop that. */
 void fork_watch(mmk_heap *heap);
 void fork_forget(mmk_heap *heap);
+/* Is another heap in the same region? */
+bool fork_knows_neighbour(const mmk_heap *heap);
 
 /* ---- shared heaps: heap_shared.c ---- */
 
 /* Make a heap at an offset of the region, or join the one that is there. pre: the region is shared, and viewed. */
-MMK_MUST_CHECK int shared_create(mmk_heap *heap, size_t offset, size_t length);
-MMK_MUST_CHECK int shared_join(mmk_heap *heap, size_t offset, size_t length);
+MMK_MUST_CHECK int shared_open(mmk_heap *heap, size_t offset, size_t length, bool joins);
 
 /* Take the lock, and put right what somebody who died with it left. returns 0, -MMK_ECLOSED, -MMK_ECORRUPT. */
 MMK_MUST_CHECK int shared_enter(mmk_heap *heap);
-void shared_leave(mmk_heap *heap);
+/* returns 0, -MMK_ECORRUPT where something was missing since */
+MMK_MUST_CHECK int shared_leave(mmk_heap *heap);
 
 /* Nobody shall use it any more: it is damaged. */
 void shared_give_up(mmk_heap *heap);
 
+/* ---- files that others make shorter: heap_watch.c ---- */
+
+typedef struct heap_watch heap_watch;
+typedef union robust_mutex robust_mutex;
+enum { HEAP_WATCH_ROOM = 256 }; /* bytes */
+
+/* Watch the region of a shared heap, if need be. room: of HEAP_WATCH_ROOM zeros. */
+MMK_MUST_CHECK int watch_open(mmk_heap *heap, void *room, robust_mutex *mutex);
+void watch_close(mmk_heap *heap);
+
+/* Around everything that touches a shared heap. returns 0, or -MMK_ECORRUPT: something was missing, now or before.
+ * watch_begin then has not begun. */
+MMK_MUST_CHECK int watch_begin(mmk_heap *heap);
+MMK_MUST_CHECK int watch_end(mmk_heap *heap);
+
+/* The first address that was missing; 0: none was. */
+uintptr_t watch_torn(const mmk_heap *heap);
+
+/* In the child. */
+void watch_forked(mmk_heap *heap);
+
 /* ---- the lock ---- */
 
-/* A process with one thread has nobody to lock out, and nobody can come in before it leaves.
- * returns what heap_unlock wants to know, or a negative error: then it is not locked. */
+/* Can nobody else come in? A process with one thread has nobody to lock out of a private heap. */
+static inline bool is_all_ours(const mmk_heap *heap)
+{
+    return __builtin_expect(mmk_is_single_threaded() && heap->open && !heap->shared && !heap->guard, true);
+}
+
+/* returns what heap_unlock wants to know, or a negative error: then it is not locked. */
 static inline int heap_lock(mmk_heap *heap)
 {
     if (__builtin_expect(heap->shared != NULL, false))
@@ -405,12 +455,16 @@ static inline int heap_lock(mmk_heap *heap)
     return 1;
 }
 
-static inline void heap_unlock(mmk_heap *heap, int locked)
+/* returns the answer of the call, or why that is none. */
+static inline MMK_MUST_CHECK ssize_t heap_unlock(mmk_heap *heap, int locked, ssize_t answer)
 {
-    if (__builtin_expect(heap->shared != NULL, false))
-        shared_leave(heap);
-    else if (locked)
+    if (__builtin_expect(heap->shared != NULL, false)) {
+        int error = shared_leave(heap);
+        return error ? error : answer;
+    }
+    if (locked)
         pthread_mutex_unlock(&heap->lock);
+    return answer;
 }
 
 static inline void count_live(mmk_heap *heap, size_t size)

@@ -14,6 +14,7 @@ static MMK_MUST_CHECK int take_record(mmk_heap *heap, large_block **large)
         return error;
     write_head(heap, head, head->units, head->before, RECORD, head->slack);
     ASAN_UNPOISON_MEMORY_REGION(bytes_of(head), room_of(head));
+    spend_fresh(heap, head);
     *large = (large_block *)bytes_of(head);
     **large = (large_block){0};
     return 0;

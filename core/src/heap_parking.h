@@ -30,6 +30,16 @@ static inline uint64_t parked_below(const mmk_heap *heap, block *head)
     return hide_parked(heap, head, *parked_link(head));
 }
 
+static inline uint32_t stack_of(uint32_t units)
+{
+    return units < PARKED_SIZES ? units : PARKED_LARGER;
+}
+
+static inline unsigned stack_most(uint32_t stack)
+{
+    return stack == PARKED_LARGER ? 1 : PARKED_MOST;
+}
+
 /* Is there a parked block at this offset, which a smashed link may have led to? */
 static inline bool is_parked(const mmk_heap *heap, uint64_t offset)
 {
@@ -40,46 +50,47 @@ static inline bool is_parked(const mmk_heap *heap, uint64_t offset)
     return fits(heap, both, offset) && state_of(both) == PARKED;
 }
 
-/* Take a block of exactly this size, which is below PARKED_SIZES. NULL: none waits, or what waits is damaged, which
- * merging it will say. */
-static inline block *unpark(mmk_heap *heap, uint32_t units, size_t slack)
+/* Both of these can be told to be quick: to call nothing, which they can in a heap that is all ours, and for a block
+ * in its newest slice; others they leave alone. */
+
+/* Take a block of exactly this size, so aligned. NULL: none waits, or one that is damaged, as merging it will say. */
+static inline block *unpark(mmk_heap *heap, uint32_t units, size_t align, size_t slack, bool is_quick)
 {
     heap_control *control = heap->control;
-    uint64_t offset = control->parked[units];
+    uint32_t stack = stack_of(units);
+    uint64_t offset = control->parked[stack];
     block *head = block_at(heap, offset);
-    if (!offset || __builtin_expect(!is_parked(heap, offset) || head->units != units, false))
+    if (!offset || offset % UNIT || !(is_in_newest_slice(heap, head) || (!is_quick && source_slice_of(heap, head))))
         return NULL;
-    control->parked[units] = parked_below(heap, head);
-    control->parked_count[units]--;
-    write_state(heap, head, words_of(head), LIVE, slack);
+    words both = words_of(head);
+    uint32_t sum = sum_of_sizes(heap, both.sizes, offset);
+    if (both.rest != rest_of(sum, PARKED, 0) || (uint32_t)both.sizes != units ||
+        (align > UNIT && (uintptr_t)bytes_of(head) & (align - 1)))
+        return NULL;
+    if (!is_quick)
+        note(heap, head);
+    write_rest(head, rest_of(sum, LIVE, slack));
+    control->parked[stack] = parked_below(heap, head);
+    control->parked_count[stack]--;
     return head;
 }
 
-/* Free a live block without merging it. returns false if there is no room: it has to be merged. */
-static inline bool park(mmk_heap *heap, block *head, words both)
+/* Free a live block without merging it. returns false if it is none, or there is no room: it has to be merged. */
+static inline bool park(mmk_heap *heap, block *head, words both, bool is_quick)
 {
     heap_control *control = heap->control;
-    uint32_t units = (uint32_t)both.sizes;
-    if (units >= PARKED_SIZES || control->parked_count[units] == PARKED_MOST)
+    uint32_t stack = stack_of((uint32_t)both.sizes);
+    uint32_t sum = sum_of_sizes(heap, both.sizes, offset_of(heap, head));
+    if (both.rest != rest_of(sum, LIVE, slack_of(both)) || control->parked_count[stack] == stack_most(stack))
         return false;
-    write_state(heap, head, both, PARKED, 0);
+    if (!is_quick)
+        note(heap, head);
+    write_rest(head, rest_of(sum, PARKED, 0));
     close_bytes(heap, head);
-    *parked_link(head) = hide_parked(heap, head, control->parked[units]);
-    control->parked[units] = offset_of(heap, head);
-    control->parked_count[units]++;
+    *parked_link(head) = hide_parked(heap, head, control->parked[stack]);
+    control->parked[stack] = offset_of(heap, head);
+    control->parked_count[stack]++;
     return true;
-}
-
-/* The same for larger blocks. */
-static inline block *unpark_last(mmk_heap *heap, uint32_t units, size_t align, size_t slack)
-{
-    uint64_t offset = heap->control->parked_last;
-    block *head = block_at(heap, offset);
-    if (!offset || (uintptr_t)bytes_of(head) & (align - 1) || !is_parked(heap, offset) || head->units != units)
-        return NULL;
-    heap->control->parked_last = 0;
-    write_state(heap, head, words_of(head), LIVE, slack);
-    return head;
 }
 
 #endif

@@ -16,7 +16,7 @@
 
 #define MAGIC UINT64_C(0x706165682d6b6d6d) /* "mmk-heap" in little-endian order */
 
-enum { VERSION = 1, BOOT_ID = 36 };
+enum { VERSION = 2, BOOT_ID = 36 };
 
 typedef struct heap_shared {
     _Atomic uint64_t magic; /* written last */
@@ -93,7 +93,8 @@ static bool chain_is_whole(mmk_heap *heap, const heap_slice *slice)
 /* Merge the free blocks that follow a free one into it. */
 static void join_free(mmk_heap *heap, block *head)
 {
-    for (block *after = block_after(head); after->state == FREE || after->state == PARKED; after = block_after(head)) {
+    for (block *after = block_after(head); (after->state == FREE || after->state == PARKED) && !watch_torn(heap);
+         after = block_after(head)) {
         block *behind = block_after(after);
         uint32_t units = head->units + after->units;
         write_head(heap, head, units, head->before, FREE, 0);
@@ -110,10 +111,11 @@ static void rebuild(mmk_heap *heap)
     memset(control->heads, 0, sizeof control->heads);
     memset(control->parked, 0, sizeof control->parked);
     memset(control->parked_count, 0, sizeof control->parked_count);
-    control->parked_last = control->victim = 0;
+    control->victim = 0;
     control->live_bytes = control->live_blocks = 0;
     for (unsigned i = 0; i < heap->slice_count; i++)
-        for (block *head = (block *)heap->slices[i].start; head->state != END; head = block_after(head)) {
+        for (block *head = (block *)heap->slices[i].start; head->state != END && !watch_torn(heap);
+             head = block_after(head)) {
             if (head->state == LIVE) {
                 count_live(heap, asked_of(head));
                 continue;
@@ -145,30 +147,40 @@ void shared_give_up(mmk_heap *heap)
     atomic_store(&heap->shared->damaged, 1);
 }
 
+static MMK_MUST_CHECK int release(mmk_heap *heap)
+{
+    (void)robust_release(&heap->shared->mutex);
+    return watch_end(heap);
+}
+
 int shared_enter(mmk_heap *heap)
 {
     if (!heap->open)
         return -MMK_ECLOSED;
+    int error = watch_begin(heap);
+    if (error)
+        return error;
     heap_shared *shared = heap->shared;
-    int error = robust_take(&shared->mutex, &(mmk_wait){.deadline = MMK_FOREVER});
+    error = robust_take(&shared->mutex, &(mmk_wait){.deadline = MMK_FOREVER});
+    if (error && error != -EOWNERDEAD)
+        return watch_end(heap) ? -MMK_ECORRUPT : error;
     if (__builtin_expect(error == -EOWNERDEAD, false)) {
         error = repair(heap);
         /* Only now: who dies repairing leaves the lock of a dead process, too. */
         robust_settled(&shared->mutex);
-    } else if (error) {
-        return error;
     }
     if (atomic_load_explicit(&shared->damaged, memory_order_relaxed))
         error = -MMK_ECORRUPT;
-    if (error)
-        (void)robust_release(&shared->mutex);
-    return error;
+    if (!error)
+        return 0;
+    int torn = release(heap);
+    return torn ? torn : error;
 }
 
-void shared_leave(mmk_heap *heap)
+int shared_leave(mmk_heap *heap)
 {
     shared_commit(heap);
-    (void)robust_release(&heap->shared->mutex);
+    return release(heap);
 }
 
 /* ---- making and joining ---- */
@@ -202,7 +214,7 @@ static MMK_MUST_CHECK int back_start(mmk_heap *heap, size_t offset, size_t lengt
         return -EINVAL;
     size_t from = mmk_round_down(offset, region->granule);
     size_t to = mmk_round_up(offset + lead_of(offset), region->granule);
-    return region->fd >= 0 && mmk_region_populate(region, from, to - from, true) ? -ENOMEM : 0;
+    return source_may_lack_memory(region) && mmk_region_populate(region, from, to - from, true) ? -ENOMEM : 0;
 }
 
 static void use(mmk_heap *heap, heap_shared *shared)
@@ -213,11 +225,8 @@ static void use(mmk_heap *heap, heap_shared *shared)
     heap->key = shared->key;
 }
 
-int shared_create(mmk_heap *heap, size_t offset, size_t length)
+static MMK_MUST_CHECK int create(mmk_heap *heap, size_t offset, size_t length)
 {
-    int error = back_start(heap, offset, length);
-    if (error)
-        return error;
     heap_shared *shared = place_in(heap, offset);
     if (atomic_load(&shared->magic) == MAGIC)
         return -EEXIST;
@@ -227,7 +236,7 @@ int shared_create(mmk_heap *heap, size_t offset, size_t length)
     shared->length = length;
     shared->key = heap->key;
     read_boot(shared->boot);
-    error = robust_init(&shared->mutex);
+    int error = robust_init(&shared->mutex);
     if (error)
         return error;
     use(heap, shared);
@@ -236,8 +245,6 @@ int shared_create(mmk_heap *heap, size_t offset, size_t length)
     shared_commit(heap);
     if (!error)
         atomic_store_explicit(&shared->magic, MAGIC, memory_order_release);
-    else
-        heap->shared = NULL;
     return error;
 }
 
@@ -265,11 +272,8 @@ static MMK_MUST_CHECK int renew_after_boot(mmk_heap *heap)
     return error;
 }
 
-int shared_join(mmk_heap *heap, size_t offset, size_t length)
+static MMK_MUST_CHECK int join(mmk_heap *heap, size_t offset, size_t length)
 {
-    int error = back_start(heap, offset, length);
-    if (error)
-        return error;
     heap_shared *shared = place_in(heap, offset);
     if (atomic_load_explicit(&shared->magic, memory_order_acquire) != MAGIC)
         return -MMK_ECORRUPT;
@@ -280,8 +284,24 @@ int shared_join(mmk_heap *heap, size_t offset, size_t length)
     use(heap, shared);
     char *start = heap->region->base + offset;
     source_note_slice(heap, &heap->slices[heap->slice_count++], start + lead_of(offset), start + shared->length);
-    error = renew_after_boot(heap);
+    return renew_after_boot(heap);
+}
+
+int shared_open(mmk_heap *heap, size_t offset, size_t length, bool joins)
+{
+    int error = back_start(heap, offset, length);
+    if (!error)
+        error = watch_open(heap, heap->slices + SLICES, &place_in(heap, offset)->mutex);
+    if (!error)
+        error = watch_begin(heap);
     if (error)
+        return error;
+    error = joins ? join(heap, offset, length) : create(heap, offset, length);
+    if (watch_end(heap))
+        error = -MMK_ECORRUPT;
+    if (error) {
         heap->shared = NULL;
+        watch_close(heap);
+    }
     return error;
 }

@@ -20,6 +20,16 @@ enum {
 
 /* ---- slices ---- */
 
+const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
+{
+    for (unsigned i = heap->slice_count; i-- > 0;) {
+        const heap_slice *slice = &heap->slices[i];
+        if ((uintptr_t)address - (uintptr_t)slice->start < (size_t)(slice->end - UNIT - slice->start))
+            return slice;
+    }
+    return NULL;
+}
+
 /* How much to ask for when `need` bytes are missing: the more, the larger the heap is. */
 static size_t step_for(const mmk_heap *heap, size_t need)
 {
@@ -215,15 +225,15 @@ int source_add_slices(mmk_heap *heap, size_t offset, size_t end)
 {
     mmk_region *region = heap->region;
     int error = 0;
-    if (region->fd >= 0)
+    if (source_may_lack_memory(region))
         heap->control->backed = (uint64_t)(region->base + offset - heap->origin);
     while (!error && end - offset >= 4 * UNIT && heap->slice_count < SLICES) {
         size_t span = end - offset < MMK_HEAP_LARGEST ? end - offset : MMK_HEAP_LARGEST;
         size_t last = mmk_round_down(offset + span - UNIT, region->granule);
         size_t first = mmk_round_down(offset, region->granule);
-        if (region->fd >= 0)
+        if (source_may_lack_memory(region))
             error = mmk_region_populate(region, first, region->granule, true);
-        if (region->fd >= 0 && !error)
+        if (source_may_lack_memory(region) && !error)
             error = mmk_region_populate(region, last, region->granule, true);
         if (!error)
             begin_slice(heap, region->base + offset, region->base + offset + span);
@@ -251,7 +261,7 @@ static MMK_MUST_CHECK int use_region(mmk_heap *heap, size_t offset, bool joins)
     if (!is_shared)
         error = source_add_slices(heap, offset, end);
     else
-        error = joins ? shared_join(heap, offset, end - offset) : shared_create(heap, offset, end - offset);
+        error = shared_open(heap, offset, end - offset, joins);
     if (error)
         mmk_view_close(region, &heap->view);
     return error;
@@ -272,8 +282,8 @@ static uint64_t secret_key(const mmk_heap *heap)
 int source_open(mmk_heap *heap, const mmk_heap_request *request, bool joins)
 {
     size_t control = mmk_round_up(sizeof(heap_control), UNIT), slices = SLICES * sizeof(heap_slice);
-    size_t guard = request->guard ? guard_room() : 0;
-    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + slices + guard,
+    size_t room = request->guard ? guard_room() : HEAP_WATCH_ROOM;
+    int error = mmk_region_map(&heap->own, &(mmk_request){.length = control + slices + room,
                                                           .prot = PROT_READ | PROT_WRITE,
                                                           .flags = MAP_PRIVATE | MAP_ANONYMOUS,
                                                           .fd = -1});
@@ -284,7 +294,7 @@ int source_open(mmk_heap *heap, const mmk_heap_request *request, bool joins)
     heap->key = secret_key(heap);
     if (heap->source == MMK_HEAP_REGION)
         error = use_region(heap, request->offset, joins);
-    if (guard)
+    if (request->guard)
         heap->guard = (struct heap_guard *)(heap->own.base + control + slices);
     if (error) {
         heap->slices = NULL;
@@ -335,8 +345,10 @@ void source_close(mmk_heap *heap)
         else if (heap->source == MMK_HEAP_MMAP)
             (void)!mmk_region_close(&slice->region);
     }
-    if (heap->source == MMK_HEAP_REGION)
-        mmk_view_close(heap->region, &heap->view);
+    if (heap->source != MMK_HEAP_REGION)
+        return;
+    watch_close(heap);
+    mmk_view_close(heap->region, &heap->view);
 }
 
 void source_dispose(mmk_heap *heap)

@@ -12,7 +12,9 @@ static size_t largest_free(const mmk_heap *heap)
         unsigned level = 31 - (unsigned)__builtin_clz(control->levels);
         unsigned sublevel = 31 - (unsigned)__builtin_clz(control->within[level]);
         /* Of the last list, which is short, each block. */
-        for (block *head = block_at(heap, control->heads[level][sublevel]); head; head = next_on_list(heap, head))
+        list_place place = {level, sublevel};
+        for (block *head = block_at(heap, control->heads[level][sublevel]); head && is_listed(heap, head, place);
+             head = next_on_list(heap, head))
             most = head->units > most ? head->units : most;
     }
     return most ? ((size_t)most - 1) * UNIT : 0;
@@ -86,8 +88,7 @@ int mmk_heap_statistics(mmk_heap *heap, mmk_heap_stats *stats)
         };
         walk(heap, add_free, stats);
     }
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
 static void add_to_class(const mmk_heap_block *seen, void *into)
@@ -112,8 +113,7 @@ int mmk_heap_classes(mmk_heap *heap, mmk_heap_class classes[MMK_HEAP_SIZE_CLASSE
     int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error)
         walk(heap, add_to_class, classes);
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }
 
 /* ---- every block ---- */
@@ -141,8 +141,7 @@ ssize_t mmk_heap_blocks(mmk_heap *heap, mmk_heap_block *blocks, size_t capacity)
     int error = heap->open ? blocks_settle(heap) : -MMK_ECLOSED;
     if (!error)
         walk(heap, collect, &into);
-    heap_unlock(heap, locked);
-    return error ? error : (ssize_t)into.count;
+    return heap_unlock(heap, locked, error ? error : (ssize_t)into.count);
 }
 
 /* ---- RAM ---- */
@@ -186,6 +185,5 @@ int mmk_heap_resident(mmk_heap *heap, int pagemap, size_t *bytes)
     mmk_heap_block guarded;
     for (guard_place place = {0}; !error && heap->open && guard_next(heap, &place, &guarded);)
         error = add_resident(pagemap, (char *)guarded.address, (char *)guarded.address + guarded.size, bytes);
-    heap_unlock(heap, locked);
-    return error;
+    return (int)heap_unlock(heap, locked, error);
 }

@@ -168,6 +168,17 @@ TEST(a_block_grows_in_place_where_there_is_room)
     mmk_heap_dispose(&heap);
 }
 
+/* The record of a large block stands where nothing stood before, and leaves what it wrote. */
+TEST(zeroed_blocks_are_zeros_where_the_record_of_a_large_one_was)
+{
+    open_mmap_heap(0);
+    CHECK(mmk_heap_free(&heap, alloc(MMK_HEAP_LARGE)) == 0);
+    check(); /* merges what waits */
+    void *zeros;
+    CHECK(mmk_heap_alloc(&heap, 1000, 1, true, &zeros) == 0 && all_bytes_are(zeros, 1000, 0));
+    mmk_heap_dispose(&heap);
+}
+
 TEST(zeroed_blocks_are_zeros_whatever_was_there)
 {
     open_mmap_heap(0);
@@ -216,6 +227,62 @@ TEST(at_the_limit_nothing_changes_and_the_heap_goes_on)
     CHECK(mmk_heap_alloc(&heap, 900000, 16, false, &bytes) == 0);
     check();
     mmk_heap_dispose(&heap);
+}
+
+/* The same calls, whatever they get. returns how many were refused. */
+static size_t make_the_same_calls(void)
+{
+    enum { SLOTS = 16 };
+    void *slots[SLOTS] = {NULL};
+    uint64_t random = 88172645463325252;
+    size_t refused = 0;
+    for (int i = 0; i < 150; i++) {
+        random = random * UINT64_C(6364136223846793005) + 1442695040888963407;
+        void **slot = &slots[random >> 60];
+        size_t size = 1 + (random >> 20) % (i % 3 ? 3000 : 60000), align = (size_t)16 << (random >> 40) % 9;
+        int error = *slot && i % 2 ? mmk_heap_resize(&heap, slot, size, align) : 0;
+        if (*slot && i % 2 == 0) {
+            CHECK(mmk_heap_free(&heap, *slot) == 0);
+            *slot = NULL;
+        } else if (!*slot) {
+            error = mmk_heap_alloc(&heap, size, align, i % 5 == 0, slot);
+            *slot = error ? NULL : *slot;
+        }
+        CHECK(error == 0 || error == -ENOMEM);
+        refused += error != 0;
+        if (error)
+            check();
+        if (*slot)
+            memset(*slot, i, (size_t)mmk_heap_size(&heap, *slot));
+    }
+    for (int i = 0; i < SLOTS; i++)
+        CHECK(!slots[i] || mmk_heap_free(&heap, slots[i]) == 0);
+    check();
+    CHECK(statistics().live_blocks == 0);
+    return refused;
+}
+
+static void refuse_at_each(mmk_heap_source source)
+{
+    size_t limit = pages(1), refused;
+    do {
+        CHECK(mmk_heap_open(&heap, &(mmk_heap_request){.source = source, .limit = limit}) == 0);
+        refused = make_the_same_calls();
+        mmk_heap_dispose(&heap);
+        limit += pages(1);
+    } while (refused);
+    CHECK(limit > pages(20));
+}
+
+static void refuse_at_each_on_the_break(void)
+{
+    refuse_at_each(MMK_HEAP_SBRK);
+}
+
+TEST(wherever_memory_runs_out_the_heap_is_whole_and_goes_on)
+{
+    refuse_at_each(MMK_HEAP_MMAP);
+    in_child(refuse_at_each_on_the_break);
 }
 
 static void exhaust_address_space(void)
@@ -295,8 +362,10 @@ int main(void)
     RUN(a_second_free_and_a_foreign_pointer_change_nothing);
     RUN(freed_neighbours_merge);
     RUN(a_block_grows_in_place_where_there_is_room);
+    RUN(zeroed_blocks_are_zeros_where_the_record_of_a_large_one_was);
     RUN(zeroed_blocks_are_zeros_whatever_was_there);
     RUN(at_the_limit_nothing_changes_and_the_heap_goes_on);
+    RUN(wherever_memory_runs_out_the_heap_is_whole_and_goes_on);
     RUN(without_address_space_nothing_changes_and_the_heap_goes_on);
     RUN(trimming_gives_memory_back_and_keeps_what_is_live);
     RUN(the_walk_shows_every_block_once);

@@ -2,6 +2,10 @@
 
 #include "support.h"
 
+#if UNDER_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
+
 /* What becomes of a heap whose blocks were written past their ends, or after they were freed. */
 
 static mmk_heap heap;
@@ -73,6 +77,15 @@ static void write_to_freed(void)
     first = alloc(100);
 }
 
+/* Its size is as it was, and no link is. */
+static void smash_the_state_of_a_freed_one(void)
+{
+    open_four();
+    CHECK(mmk_heap_free(&heap, third) == 0);
+    third[-8] ^= 1;
+    third = alloc(100);
+}
+
 static void write_to_listed(void)
 {
     mmk_heap_stats stats;
@@ -129,8 +142,40 @@ TEST(a_block_written_to_after_it_was_freed_is_found_out)
     if (UNDER_ASAN)
         SKIP("ASan sees the write itself");
     dies(write_to_freed, "after it was freed");
+    dies(smash_the_state_of_a_freed_one, "a freed block is smashed");
     dies(write_to_listed, "links of a free block are smashed");
 }
+
+#if UNDER_ASAN
+static void asan_knows(char *bytes, size_t size, size_t room, bool is_live)
+{
+    CHECK((__asan_region_is_poisoned(bytes, size) == NULL) == is_live);
+    /* The first 16 bytes of a free block are its links. */
+    for (size_t i = is_live ? size : 16; i < room; i++)
+        CHECK(__asan_address_is_poisoned(bytes + i));
+}
+
+TEST(asan_knows_what_is_free_and_what_was_not_asked_for)
+{
+    static const size_t sizes[] = {100, 1000, 5000, 200001};
+    CHECK(mmk_heap_open(&heap, &(mmk_heap_request){.source = MMK_HEAP_MMAP}) == 0);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        size_t room = mmk_round_up(sizes[i], 16);
+        /* New, waiting, taken again, waiting, merged. */
+        for (int round = 0; round < 2; round++) {
+            char *bytes = alloc(sizes[i]);
+            asan_knows(bytes, sizes[i], room, true);
+            CHECK(mmk_heap_free(&heap, bytes) == 0);
+            asan_knows(bytes, sizes[i], room, false);
+            first = bytes;
+        }
+        mmk_heap_stats stats;
+        CHECK(mmk_heap_statistics(&heap, &stats) == 0 && stats.live_blocks == 0);
+        asan_knows(first, sizes[i], room, false);
+    }
+    mmk_heap_dispose(&heap);
+}
+#endif
 
 /* Each of these breaks one thing that check() walks. */
 static void check_finds(char *smash_from, size_t length, const char *words)
@@ -175,6 +220,32 @@ TEST(a_check_says_what_is_broken_and_between_which_heads)
 }
 
 /* A good head, with its sum, at another place is none there. */
+static void check_finds_the_head_of(char *bytes)
+{
+    mmk_heap_damage damage;
+    CHECK(mmk_heap_check(&heap, &damage) == -MMK_ECORRUPT && damage.address == (uintptr_t)(bytes - 16));
+}
+
+TEST(no_bit_of_a_head_changes_unseen_nor_what_it_says_the_block_is)
+{
+    open_four();
+    for (int bit = 0; bit < 128; bit++) {
+        char *byte = second - 16 + bit / 8;
+        *byte = (char)(*byte ^ 1 << bit % 8);
+        check_finds_the_head_of(second);
+        *byte = (char)(*byte ^ 1 << bit % 8);
+    }
+    static const unsigned char states[] = {0xf2, 0x94, 0x68, 0x3c};
+    char live = second[-6];
+    CHECK((unsigned char)live == 0xa1);
+    for (size_t i = 0; i < sizeof states; i++) {
+        second[-6] = (char)states[i];
+        check_finds_the_head_of(second);
+    }
+    second[-6] = live;
+    mmk_heap_dispose(&heap);
+}
+
 TEST(a_head_copied_elsewhere_is_no_head)
 {
     if (UNDER_ASAN)
@@ -191,6 +262,10 @@ int main(void)
     RUN(a_smashed_head_ends_the_process_with_one_line_that_names_the_neighbours);
     RUN(a_block_written_to_after_it_was_freed_is_found_out);
     RUN(a_check_says_what_is_broken_and_between_which_heads);
+#if UNDER_ASAN
+    RUN(asan_knows_what_is_free_and_what_was_not_asked_for);
+#endif
+    RUN(no_bit_of_a_head_changes_unseen_nor_what_it_says_the_block_is);
     RUN(a_head_copied_elsewhere_is_no_head);
     return 0;
 }

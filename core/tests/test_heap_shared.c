@@ -1,7 +1,6 @@
 #include <mmkit/heap.h>
-#include <sys/ptrace.h>
 
-#include "support.h"
+#include "stepping.h"
 
 /* One heap in several processes, and what is left of it when one of them is killed inside a call. */
 
@@ -235,24 +234,10 @@ static void settle(void)
 /* Let a child do it, and kill it after so many instructions. returns false if it was done before. */
 static bool dies_after(void act(void), unsigned steps)
 {
-    fflush(NULL);
-    pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        if (ptrace(PTRACE_TRACEME, 0, 0, 0) < 0)
-            _exit(3);
-        raise(SIGSTOP);
-        act();
-        _exit(0);
-    }
+    pid_t child;
     int status;
-    CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
-    for (unsigned i = 0; i < steps; i++) {
-        CHECK(ptrace(PTRACE_SINGLESTEP, child, 0, 0) == 0);
-        CHECK(waitpid(child, &status, 0) == child);
-        if (WIFEXITED(status))
-            return false;
-    }
+    if (!stops_after(act, steps, &child))
+        return false;
     CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child);
     return true;
 }

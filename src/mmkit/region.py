@@ -14,6 +14,7 @@ from mmkit._native.region import adopt_methods
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Prot, Seal
 from mmkit.hints import size
+from mmkit.leaving import leave
 from mmkit.making import RegionFactories, check_length, live_regions
 
 if TYPE_CHECKING:
@@ -477,13 +478,7 @@ class Region(RegionFactories):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        try:
-            self.close()
-        except BufferError as refusal:
-            # The exception under way matters more: it must not be replaced.
-            if error is None:
-                raise
-            error.add_note(f"mmkit: {refusal}")
+        leave(self.close, error)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -112,6 +112,38 @@ def test_a_smashed_head_is_an_error_for_everybody_and_no_abort():
         heap.close()
 
 
+@pytest.mark.parametrize("left", [0, 1 << 14, 1 << 19])
+def test_a_file_cut_under_a_heap_is_corrupt_and_the_process_lives(tmp_path, left):
+    path = tmp_path / "heap"
+    path.write_bytes(bytes(1 << 20))
+
+    def use():
+        with Region.file(path, mode="r+") as region:
+            heap = Heap(region)
+            kept = [heap.alloc(100_000, zero=True) for _ in range(9)]
+            os.truncate(path, left)
+            calls = [
+                kept[8].free,
+                lambda: heap.alloc(5000, zero=True),
+                lambda: kept[7].resize(120_000),
+                lambda: heap.at(kept[6].offset),
+                heap.stats,
+                heap.blocks,
+                heap.trim,
+            ]
+            for call in calls:
+                with pytest.raises(CorruptError):
+                    call()
+            with pytest.raises(CorruptError, match="made shorter"):
+                heap.check()
+            with pytest.raises(mmkit.MemoryFault, match="file"):
+                mmkit.peek(region.address + (1 << 20) - 1, 1)
+            assert repr(heap) == "<mmkit.Heap: damaged>"
+            heap.close()
+
+    in_child(use)
+
+
 def test_a_process_killed_at_work_leaves_a_whole_heap():
     """The core's tests kill hundreds, and at each instruction: this is the same through Python."""
     with Region.memfd(4 << 20) as region, Heap(region) as heap:

@@ -135,6 +135,8 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "Region": mmkit.Region,
         "region": mmkit.Region,
         "segment": mmkit.SharedMemory,
+        "heap": mmkit.Heap,
+        "block": mmkit.Block,
         "shared": mmkit.shared,
         "memory": mmkit.SystemVMemory,
         "lock": mmkit.shared.Lock,

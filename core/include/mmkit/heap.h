@@ -30,8 +30,9 @@
  * Fork:    the child has the heap as its parent had it, with the lock free. Signals: none of these.
  * A smashed head of a private heap ends the process with one line on standard error: what follows from wrong sizes
  * cannot be undone, and nobody but this process can have done it. In a shared heap it may have been another process:
- * there every call answers -MMK_ECORRUPT from then on. A process that is killed inside a call leaves a shared heap as
- * it was before the call: the next one finds the lock of the dead and puts back what had changed.
+ * there every call answers -MMK_ECORRUPT from then on; so it does when the file under it was made shorter. A process
+ * that is killed inside a call leaves a shared heap as it was before the call: the next one finds the lock of the dead
+ * and puts back what had changed.
  */
 #ifndef MMKIT_HEAP_H
 #define MMKIT_HEAP_H
@@ -81,6 +82,7 @@ typedef struct mmk_heap {
     mmk_heap_source source;
     pthread_mutex_t lock;
     struct heap_shared *shared; /* a shared heap: what stands at its start; else NULL */
+    struct heap_watch *watch;   /* a shared heap whose file others can make shorter: see heap_watch.c; else NULL */
     struct heap_guard *guard;   /* a heap of guarded blocks; else NULL */
     mmk_break_piece piece;      /* MMK_HEAP_SBRK: where the last piece without a hole starts */
     char *fresh;                /* [fresh, fresh_end): nobody ever wrote there, but for heads and links: zeros */

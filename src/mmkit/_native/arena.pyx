@@ -6,8 +6,11 @@ from mmkit._native.base cimport MMK_ECLOSED
 from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
 
+from functools import partial
+
 from mmkit.errors import ClosedError, Error, OutOfMemory
 from mmkit.hints import failure as system_failure, size as written_size
+from mmkit.leaving import leave as leave_block
 
 cdef enum:
     EINVAL = 22
@@ -288,14 +291,8 @@ cdef class Mark(Place):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self.arena is None:
-            return
-        try:
-            self.arena.rewind(self)
-        except BufferError as refusal:
-            if error is None:
-                raise
-            error.add_note(f"mmkit: {refusal}")
+        if self.arena is not None:
+            leave_block(partial(self.arena.rewind, self), error)
 
     def __repr__(self):
         if self.arena is None:

@@ -1,7 +1,6 @@
 """A heap of the core, and its blocks as Python objects: buffers that can be freed and resized."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
@@ -10,6 +9,7 @@ from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
+from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
 
 import sys
@@ -471,17 +471,7 @@ cdef class Block:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.check_live("view")
-        buffer.buf = self.bytes
-        buffer.len = self.size
-        buffer.readonly = False
-        buffer.itemsize = 1
-        buffer.format = <char *>b"B" if flags & PyBUF_FORMAT else NULL
-        buffer.ndim = 1
-        buffer.shape = &self.size if flags & PyBUF_ND else NULL
-        buffer.strides = &buffer.itemsize if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
-        buffer.suboffsets = NULL
-        buffer.internal = NULL
-        buffer.obj = self
+        fill_with_bytes(buffer, self, self.bytes, &self.size, flags)
         self.exports += 1
         self.heap.exports += 1
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from mmkit._native.arena import ArenaHandle
 from mmkit._native.region import adopt_methods
 from mmkit.errors import OutOfMemory
 from mmkit.hints import size
+from mmkit.leaving import Closing
 from mmkit.region import Region
 
 __all__ = ["Arena"]
@@ -18,7 +16,7 @@ _LIMITS = (16 << 30, 1 << 30, 64 << 20)
 
 
 @adopt_methods
-class Arena(ArenaHandle):
+class Arena(ArenaHandle, Closing):
     """Blocks of any size, allocated one behind the other and never freed alone.
 
     Parameters
@@ -77,19 +75,6 @@ class Arena(ArenaHandle):
             except OutOfMemory:
                 continue
         return self._open(None, _LIMITS[-1])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except BufferError as refusal:
-            if error is None:
-                raise
-            error.add_note(f"mmkit: {refusal}")
 
     def __repr__(self) -> str:
         if self.closed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Literal, Self
 
 from mmkit._native.heap import HeapHandle
@@ -11,6 +10,7 @@ from mmkit.errors import CorruptError
 from mmkit.heap.figures import BlockInfo, HeapStats, Leak, SizeClass
 from mmkit.heap.picture import draw
 from mmkit.hints import size
+from mmkit.leaving import Closing
 from mmkit.region import Region
 
 __all__ = ["Heap"]
@@ -21,7 +21,7 @@ _REGION = 2
 
 
 @adopt_methods
-class Heap(HeapHandle):
+class Heap(HeapHandle, Closing):
     r"""Blocks of any size out of one source of memory.
 
     Parameters
@@ -213,11 +213,13 @@ class Heap(HeapHandle):
         damage = self._check()
         if damage is not None:
             what, address, before, after = damage
-            raise CorruptError(
-                f"the heap is damaged at {address:#x}: {what}. The last good head in front of it is at "
-                f"{before:#x}, the next good one at {after:#x}: most likely the block before it was written "
-                "past its end"
+            where = (
+                f". The last good head in front of it is at {before:#x}, the next good one at {after:#x}: "
+                "most likely the block before it was written past its end"
+                if before or after
+                else ""
             )
+            raise CorruptError(f"the heap is damaged at {address:#x}: {what}{where}")
 
     def trim(self) -> int:
         """Give free pages back: the end of the heap to its source, those in the middle by madvise(2).
@@ -236,19 +238,6 @@ class Heap(HeapHandle):
         return max(0, before - self._resident())
 
     # ---- life ---------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except BufferError as refusal:
-            if error is None:
-                raise
-            error.add_note(f"mmkit: {refusal}")
 
     def __repr__(self) -> str:
         if self.closed:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mmkit._native.pool import PoolHandle
 from mmkit._native.region import adopt_methods
 from mmkit.hints import size
+from mmkit.leaving import Closing
 from mmkit.region import Region
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PoolStats(NamedTuple):
 
 
 @adopt_methods
-class Pool(PoolHandle):
+class Pool(PoolHandle, Closing):
     """Blocks of one size, taken and given back in constant time and without a lock.
 
     Parameters
@@ -233,19 +233,6 @@ class Pool(PoolHandle):
             Somebody looks at a block or at the array, or waits for a block; nothing has changed.
         """
         self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except BufferError as refusal:
-            if error is None:
-                raise
-            error.add_note(f"mmkit: {refusal}")
 
     def __repr__(self) -> str:
         if self.closed:
