@@ -53,8 +53,9 @@ class Channel(ChannelHandle):
     single
         When creating: one writer and one reader, which is faster.
     spin
-        Seconds to look for a message, or for room, before sleeping, at most: where that was in vain it is
-        left out. 0 saves processor time.
+        Seconds to look for a message, or for room, before sleeping, at most, and up to 1 ms more for a
+        message where the last was a large one; where that was in vain it is left out. 0, not to look at all,
+        saves processor time.
     persist
         When creating: it is to outlive this process, with what was sent. It has no owner, only `unlink`
         removes it, and `mmkit.shared.reap` leaves it alone.
