@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import os
 import resource
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import mmkit
-from mmkit import ClosedError, CorruptError, Error, Heap, OutOfMemory, Region, linux
+from mmkit import ClosedError, CorruptError, Error, Heap, OutOfMemory, Pool, Region, linux
 from mmkit.heap import Block, BlockInfo
 from support import PAGE, SANITIZED, in_child, needs_root
 
@@ -246,6 +247,52 @@ def test_a_dropped_block_warns_when_that_is_asked_for():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             heap.alloc(100).free()
+
+
+def test_a_dropped_block_is_given_back_although_the_warning_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda failed: None)
+    with Heap(warn=True) as heap, Pool(64, 1, warn=True) as pool, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heap.alloc(100)
+        pool.take()
+        assert (heap.stats().live_blocks, pool.stats().live) == (0, 0)
+
+
+def test_the_error_of_a_with_block_counts_more_than_a_view_of_its_block():
+    with Heap() as heap, Pool(64, 1) as pool:
+        for made in (heap.alloc(64), pool.take()):
+            with pytest.raises(LookupError) as caught, made:
+                view = memoryview(made)
+                raise LookupError
+            assert "view of the block is live" in caught.value.__notes__[0]
+            view.release()
+            made.free()
+
+
+@pytest.mark.skipif(SANITIZED, reason="its allocator is the sanitizer's")
+def test_the_collector_does_not_take_the_region_from_under_a_heap():
+    """What is used after it was freed is seen where each block of the interpreter is guarded."""
+    code = """if True:
+        import gc, mmkit
+
+        def in_a_circle(kind, *arguments, **more):
+            made = type("Circle", (kind,), {})(*arguments, **more)
+            made.itself = made
+
+        in_a_circle(mmkit.Heap, mmkit.Region.memfd(1 << 16))
+        in_a_circle(mmkit.Arena, mmkit.Region.memfd(1 << 16))
+        in_a_circle(mmkit.Pool, 64, 10, source=mmkit.Region.memfd(1 << 16))
+        gc.collect()
+        assert not mmkit.regions()
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "mmkit", "run", "--guard", sys.executable, "-c", code],
+        env=os.environ | {"PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_view_keeps_block_and_heap_alive():

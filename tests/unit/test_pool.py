@@ -236,6 +236,10 @@ def test_who_waits_hears_that_the_time_is_up():
         pool.give(block)
     with Pool(16, 1) as pool, pytest.raises(ValueError, match="exhausted='wait'"):
         pool.take(timeout=1)
+    with Region.memfd(1 << 16) as region, Pool(16, 1, source=region, exhausted="wait") as pool:
+        with pytest.raises(ValueError):
+            pool.take(timeout=-1)
+        assert pool.stats().live == 0
     with pytest.raises(OutOfMemory), Pool(16, 1) as pool:
         kept = pool.take()
         pool.take()
