@@ -103,7 +103,9 @@ def test_anonymous_shared_memory_is_listed_with_the_family_that_has_it():
         memory[0] = 1
         with another_process(lambda: None) as pid:
             new = [segment for segment in found(kind="anonymous") if segment.inode not in before]
-            (segment,) = [segment for segment in new if os.getpid() in {holder.pid for holder in segment.holders}]
+            (segment,) = [
+                segment for segment in new if os.getpid() in {holder.pid for holder in segment.holders}
+            ]
             assert segment.size == 3 * PAGE
             assert segment.resident in (PAGE, None)
             assert set(segment.holders) == {(os.getpid(), 3 * PAGE, False), (pid, 3 * PAGE, False)}
