@@ -346,8 +346,8 @@ def _closed(call: str) -> Exception:
 
 def _pinned(call: str) -> Exception:
     return BufferError(
-        f"{call}: a live view (memoryview, numpy array), something made in it (a heap, a lock, a snapshot) or a "
-        "running operation needs this memory. Release or close it first."
+        f"{call}: a live view (memoryview, numpy array), something made in it (a heap, a lock, a snapshot) "
+        "or a running operation needs this memory. Release or close it first."
     )
 
 

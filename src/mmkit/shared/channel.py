@@ -49,7 +49,8 @@ class Channel(ChannelHandle):
         Permission bits, when creating; the umask does not apply.
     delivery
         When creating: what becomes of a message whose reader dies, or raises, before it has finished it.
-        ``"at-least-once"``, as it is if nothing is said: it is delivered again. ``"at-most-once"``: it is gone.
+        ``"at-least-once"``, as it is if nothing is said: it is delivered again. ``"at-most-once"``: it is
+        gone.
     single
         When creating: one writer and one reader, which is faster.
     spin
