@@ -1,8 +1,8 @@
 """A pipeline of processes, one of which is killed: no work is lost, and none of it is done by half.
 
 A source sends pages of text, three workers count their words, and the counts come back. One worker dies with
-a page in its hands, by the signal that nobody can catch: the page is delivered again. Belongs to the chapter
-"Channels" (docs/channel.md).
+a page in its hands, by the signal that nobody can catch: the page is delivered again.
+In C: shm_open(3), mmap(2), futex(2), kill(2). Belongs to the chapter "Channels" (docs/channel.md).
 
                     ┌──▶ worker ──┐
        source ──────┼──▶ worker ──┼──────▶ this process
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import mmkit
 from mmkit import Channel
 
 PAGES, WORKERS, VICTIM = 600, 3, 2
@@ -123,4 +124,7 @@ def run_pipeline() -> list[str]:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
-        print("\n".join(run_pipeline()))
+        try:
+            print("\n".join(run_pipeline()))
+        except mmkit.SyscallError as refusal:
+            print(f"Not on this machine: {refusal}")

@@ -1,8 +1,8 @@
 """A file as memory: mapped, read, written through, flushed, and mapped as a private copy.
 
 Makes a file of 200 lines, whose length is no multiple of a page, and works on it without read() and write().
-After each change the file itself is looked at, as any other program would. Belongs to the chapter "Mapping"
-(docs/mapping.md).
+After each change the file itself is looked at, as any other program would.
+In C: open(2), mmap(2), msync(2), cachestat(2), munmap(2). Belongs to the chapter "Mapping" (docs/mapping.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Loads bytes of a file that is not in memory, after NORMAL, SEQUENTIAL and RANDOM, and measures what came with
 them; has it read beforehand by WILLNEED; gives memory back by DONTNEED and by FREE; asks for huge pages.
 Every figure is of this machine and moment.
-Belongs to the chapter "Advice" (docs/advice.md).
+In C: madvise(2), mincore(2), cachestat(2). Belongs to the chapter "Advice" (docs/advice.md).
 """
 
 from __future__ import annotations
@@ -117,7 +117,11 @@ def bring_it_in(fd: int, ahead: int) -> None:
             ("populate(), which waits", region.populate),
             ("discard(), by DONTNEED", region.discard),
         ):
-            took = timed(work)
+            try:
+                took = timed(work)
+            except mmkit.SyscallError as refusal:  # populate: Linux 5.14
+                print(f"  {what:<24} refused: {refusal.strerror}")
+                continue
             cached, resident = region.cached() // KIB, region.resident() // KIB
             print(f"  {what:<24} {cached:>6} KiB cached, {resident:>6} here {took:10.1f} ms")
 

@@ -2,8 +2,8 @@
 
 The classroom allocator in Python that can be read: each block has a header in memory, in front of it, with
 its size and whether it is free. malloc takes the first free block that is large enough, and splits it; free
-merges neighbours. The same work is then done by `mmkit.Heap`, and the two are compared. Belongs to the
-chapter "Heap" (docs/heap.md).
+merges neighbours. The same work is then done by `mmkit.Heap`, and the two are compared.
+In C: malloc(3), free(3), sbrk(2). Belongs to the chapter "Heap" (docs/heap.md).
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def main() -> None:
         print(
             "\n".join(f"  {line}" for line in heap.map(start, start + LENGTH, scale=ALIGNMENT).splitlines())
         )
+        print("  d is not in the gap: b waits there, for a while, for an alloc of its own size")
         d_block.free()
 
     print("\nThe same work for both: 400 random calls, up to 20 blocks at a time")

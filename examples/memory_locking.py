@@ -2,7 +2,9 @@
 
 Locks pages and asks the kernel what it counts; shows what a child inherits; keeps a secret in pages that the
 kernel itself has not mapped; and does as an ordinary user does who may lock little: what is refused then, and
-why, is printed. Belongs to the chapter "Locking" (docs/locking.md).
+why, is printed.
+In C: mlock(2), munlock(2), mlock2(2), memfd_secret(2), process_vm_readv(2), getrlimit(2).
+Belongs to the chapter "Locking" (docs/locking.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Files may be far larger than the window of them that is mapped at a time (--window; 1 MiB). What goes wrong,
 such as a file that somebody cuts short under the mapping, is told in one line, with exit status 2. Without a
-command all are shown, on files of their own. Belongs to the chapter "Mapping" (docs/mapping.md).
+command all are shown, on files of their own.
+In C: mmap(2), munmap(2), madvise(2), msync(2). Belongs to the chapter "Mapping" (docs/mapping.md).
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 Takes blocks and gives them back, sees all of them as one array, runs out of them, and makes the mistakes that
 a pool refuses. Then processes pass blocks to each other by number, and one of them is killed while it holds
 some. Last an arena, for what lives and dies together.
-Belongs to the chapter "Pools" (docs/pool.md).
+In C: malloc(3), free(3), memfd_create(2), mmap(2). Belongs to the chapter "Pools" (docs/pool.md).
 """
 
 from __future__ import annotations

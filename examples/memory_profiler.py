@@ -3,7 +3,8 @@
 It runs three jobs again and again and looks what each leaves behind. One fills a cache and then stays as it
 is, one gives back all that it takes, one loses memory on every run: the profiler finds it, and says where its
 memory is. It looks at what the kernel says of this process in /proc/self/smaps; so it sees memory that no
-Python object owns, too. Belongs to the chapter "Memory" (docs/memory.md).
+Python object owns, too.
+In C: open(2), read(2) of /proc/self/smaps, malloc(3). Belongs to the chapter "Memory" (docs/memory.md).
 """
 
 import contextlib

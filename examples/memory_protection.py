@@ -2,12 +2,14 @@
 
 Each page says what may be done with it, and the processor holds every access to it. In C a forbidden access
 ends the process; here it is caught as MemoryFault, and what it says is printed. At the end a child process
-does what C does. Belongs to the chapter "Protection" (docs/protection.md).
+does what C does.
+In C: mprotect(2), sigaction(2), madvise(2). Belongs to the chapter "Protection" (docs/protection.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
@@ -109,20 +111,29 @@ def have_a_file_cut_short() -> None:
 def do_as_c_does() -> None:
     """Access memory through a view, of which mmkit knows nothing, in a child that may die of it."""
     print("\nAs C has it: an access that nobody guards")
+    reader, writer = os.pipe()
     with Region.anonymous(PAGE_SIZE) as region:
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
             try:
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                # A handler in C, by sigaction(SIGSEGV): it writes some words, and the signal kills.
+                faulthandler.enable(writer, all_threads=False)
                 view = memoryview(region)
                 region.protect(Prot.READ, force=True)
                 view[0] = 1
             finally:
                 os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, errors="replace") as pipe:
+            words = pipe.read().splitlines()
         _, status = os.waitpid(child, 0)
     end = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "nothing"
     print(f"    a child stored through a memoryview, and died of {end}")
+    print(f"    its handler's last words: {words[0] if words else 'none'}")
+    where = next((line for line in words if "do_as_c_does" in line), "")
+    print(f"    and where it was: {where.rpartition(', ')[2]}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Parent and child through shared memory: a ring of messages, without polling, and a crash that is noticed.
 
 Both have the same region (MAP_SHARED). Two pipes carry one byte for each message: they put to sleep who has
-to wait, wake him, and end when nobody is left at the other end. Belongs to the chapter "Mapping"
-(docs/mapping.md).
+to wait, wake him, and end when nobody is left at the other end.
+In C: mmap(2), fork(2), pipe(2), waitpid(2). Belongs to the chapter "Mapping" (docs/mapping.md).
 
       the region                                               the pipes
       ┌────────┬─────────┬─────────┬─────────┬─ ─ ─ ┬─────────┐    filled: a byte for each message

@@ -1,7 +1,9 @@
 """POSIX shared memory: two processes meet at a name in /dev/shm.
 
 The other process knows the name and nothing else. Its end, by exit or by SIGKILL, leaves the segment alone;
-the owner's ``with`` removes it. Belongs to the chapter "Shared memory" (docs/shared-memory.md).
+the owner's ``with`` removes it.
+In C: shm_open(3), ftruncate(2), mmap(2), shm_unlink(3).
+Belongs to the chapter "Shared memory" (docs/shared-memory.md).
 """
 
 from __future__ import annotations
@@ -79,4 +81,7 @@ def taken(segment: SharedMemory) -> int:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
-        main()
+        try:
+            main()
+        except mmkit.SyscallError as refusal:
+            print(f"Not on this machine: {refusal}")

@@ -2,7 +2,8 @@
 
 Reads the map of this very process, names the segments that textbooks draw (text, data, bss, heap, mappings,
 stack, vdso), and then looks up where the things of a program are: functions, variables and blocks of C,
-objects of Python, memory and files that are mapped. Belongs to the chapter "Layout" (docs/layout.md).
+objects of Python, memory and files that are mapped.
+In C: brk(2), malloc(3), mmap(2), and /proc/self/maps. Belongs to the chapter "Layout" (docs/layout.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The program break, and a heap on it: the first program of every tutorial on malloc.
 
 Moves the break by hand with sbrk(), then has a heap do it: blocks are cut from what the break gave, freed
-ones merge, and what somebody else takes of the break stays in between as a hole. Belongs to the
-chapter "Heap" (docs/heap.md).
+ones merge, and what somebody else takes of the break stays in between as a hole.
+In C: sbrk(2), brk(2), malloc(3). Belongs to the chapter "Heap" (docs/heap.md).
 """
 
 from __future__ import annotations
@@ -66,10 +66,11 @@ def main() -> None:
 
         for block in blocks:
             block.free()
-        print(f"\nAll freed: trim() gives {heap.trim() // KIB} KiB back; the break is at {linux.sbrk(0):#x}")
+        print(f"\nAll freed, and the break is at {linux.sbrk(0):#x}")
+        print(f"  trim() gives {heap.trim() // KIB} KiB of RAM back; the break is at {linux.sbrk(0):#x}")
     print(f"The heap is closed: the break is at {linux.sbrk(0):#x}, above what others have")
     lower(16 * KIB)
-    print(f"They gave it back, too: {linux.sbrk(0) - start} bytes more than at the start are left")
+    print(f"They gave it back, too: {linux.sbrk(0) - start} bytes, which were ours below theirs, are left")
 
 
 def lower(count: int) -> None:

@@ -1,7 +1,8 @@
 """A numpy array by name: processes fill one array together, and none copies it.
 
-dtype and shape stand in the segment: who attaches needs the name only. Belongs to the chapter "Shared memory"
-(docs/shared-memory.md).
+dtype and shape stand in the segment: who attaches needs the name only.
+In C: shm_open(3), ftruncate(2), mmap(2), fork(2).
+Belongs to the chapter "Shared memory" (docs/shared-memory.md).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+import mmkit
 from mmkit import shared
 
 HEIGHT, WIDTH, WORKERS = 240, 320, 4
@@ -92,4 +94,7 @@ def draw_band(name: str, band: int) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
-        main()
+        try:
+            main()
+        except mmkit.SyscallError as refusal:
+            print(f"Not on this machine: {refusal}")

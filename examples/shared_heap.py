@@ -1,7 +1,8 @@
 """A linked list in shared memory: one process builds it on a heap, another walks it, at another address.
 
 What stands in the list are offsets, not addresses: each process maps the region where it likes. Then a
-process is killed while it allocates, and the heap goes on. Belongs to the chapter "Heap" (docs/heap.md).
+process is killed while it allocates, and the heap goes on.
+In C: memfd_create(2), mmap(2), fork(2), malloc(3). Belongs to the chapter "Heap" (docs/heap.md).
 """
 
 from __future__ import annotations
@@ -13,36 +14,44 @@ import struct
 import sys
 from collections.abc import Callable
 
-from mmkit import Heap, Region
+import mmkit
+from mmkit import Block, Heap, Region
 
 NODE = struct.Struct("<Q16s")  # where the next node is, 0 for none; a word
 WORDS = ["blocks", "of", "memory", "that", "two", "processes", "share"]
 
 
 def main() -> None:
+    """Make a heap that processes share, and have some share it."""
+    with Region.memfd(1 << 20, name="shared-heap") as region:
+        try:
+            heap = Heap(region)
+        except mmkit.OutOfMemory as refusal:  # before Linux 5.14 what processes share cannot be reserved
+            print(f"Not on this machine: {refusal}")
+            return
+        with heap:
+            pass_a_list_around(region, heap)
+
+
+def pass_a_list_around(region: Region, heap: Heap) -> None:
     """Build in one process, walk in another, lose a third."""
-    with Region.memfd(1 << 20, name="shared-heap") as region, Heap(region) as heap:
-        print(f"Process A has the region at {region.address:#x}, and builds a list:")
-        first = build(heap, WORDS)
-        print(f"  {heap.stats().live_blocks} blocks; the first node is at offset {first}\n")
+    print(f"Process A has the region at {region.address:#x}, and builds a list:")
+    first = build(heap, WORDS)
+    print(f"  {heap.stats().live_blocks} blocks; the first node is at offset {first}\n")
 
-        # All that B needs is the descriptor of the memory, and a number.
-        in_another_process(walk, region.fileno(), first)
-        print(
-            f"\nProcess A counts again: {heap.stats().live_blocks} blocks. B added one, and the list is now"
-        )
-        print(f"  {' '.join(word for _, word in nodes(heap, first))}")
+    # All that B needs is the descriptor of the memory, and a number.
+    in_another_process(walk, region.fileno(), first)
+    print(f"\nProcess A counts again: {heap.stats().live_blocks} blocks. B added one, and the list is now")
+    print(f"  {' '.join(word for _, word in nodes(heap, first))}")
 
-        kill_one_at_work(heap)
-        heap.check()
-        print(
-            "\nProcess C was killed in the middle of its work. check() finds the heap whole, and the list is"
-        )
-        print(f"  {' '.join(word for _, word in nodes(heap, first))}")
+    kill_one_at_work(heap)
+    heap.check()
+    print("\nProcess C was killed in the middle of its work. check() finds the heap whole, and the list is")
+    print(f"  {' '.join(word for _, word in nodes(heap, first))}")
 
-        for offset, _ in list(nodes(heap, first)):
-            heap.at(offset).free()
-        print(f"\nFreed node by node; {heap.stats().live_blocks} blocks are left, of process C")
+    for offset, _ in list(nodes(heap, first)):
+        heap.at(offset).free()
+    print(f"\nFreed node by node; {heap.stats().live_blocks} blocks are left, of process C")
 
 
 def build(heap: Heap, words: list[str]) -> int:
@@ -81,12 +90,16 @@ def kill_one_at_work(heap: Heap) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        for number in range(1 << 62):
-            block = heap.alloc(number % 5000 + 1)
-            if number % 50:
-                block.free()
-            if number == 1000:
-                os.write(writer, b"!")
+        try:
+            held: list[Block] = []
+            for number in range(1 << 62):
+                held.append(heap.alloc(number % 5000 + 1))
+                if len(held) > 20:
+                    held.pop(number % 20).free()
+                if number == 1000:
+                    os.write(writer, b"!")
+        finally:
+            os._exit(1)
     os.read(reader, 1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

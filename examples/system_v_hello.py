@@ -1,7 +1,9 @@
 """System V shared memory: the child writes, the parent reads, the segment is removed.
 
 The two agree on a number and on nothing else. The kernel counts who is attached, and keeps the segment until
-it was removed and nobody is. Belongs to the chapter "Shared memory" (docs/shared-memory.md).
+it was removed and nobody is.
+In C: shmget(2), shmat(2), shmdt(2), shmctl(2).
+Belongs to the chapter "Shared memory" (docs/shared-memory.md).
 
         parent                      the segment                     child
         SystemVMemory(create=True)  ┌────────────────────────┐      SystemVMemory.attach(id)
@@ -85,4 +87,7 @@ def run_in_a_child(work: object) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError), sys.stdout:  # whoever reads may leave: | head
-        main()
+        try:
+            main()
+        except mmkit.SyscallError as refusal:
+            print(f"Not on this machine: {refusal}")

@@ -3,6 +3,7 @@
 #include <mmkit/sys.h>
 
 #include "region_internal.h"
+#include "snapshot_internal.h"
 
 enum {
     MADV_FREE_ = 8,
@@ -46,6 +47,14 @@ int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advi
 
 int mmk_region_populate(mmk_region *region, size_t offset, size_t length, bool write)
 {
+    if (write) {
+        int error = mmk_region_enter(region);
+        if (error)
+            return error;
+        if (check_range(region, offset, length) == 0)
+            snapshot_keep(region, offset, length);
+        mmk_region_leave(region);
+    }
     return mmk_region_advise(region, offset, length, write ? MMK_MADV_POPULATE_WRITE : MMK_MADV_POPULATE_READ);
 }
 

@@ -113,14 +113,27 @@ static bool is_mended_by_hook(uintptr_t address, bool write)
     return mended;
 }
 
-/* A fault may be taken just before its page is unprotected and its hook taken out. So what nobody mends is tried
- * again if anything was taken out since this thread last asked. Not for ever: a fault that is nobody's may stand
- * beside a thread that takes things out without a pause. */
+static atomic_ulong mendings;
+
+void fault_count_mending(void)
+{
+    atomic_fetch_add(&mendings, 1);
+}
+
+/* Both only rise, so their sum does. */
+static unsigned long count_changes(void)
+{
+    return registry_removals() + atomic_load(&mendings);
+}
+
+/* A fault may be taken just before its page is unprotected, or its hook taken out as well. So what nobody mends is
+ * tried again if anything was mended or taken out since this thread last asked. Not for ever: a fault that is nobody's
+ * may stand beside a thread that takes things out without a pause. */
 static bool may_have_been_mended(uintptr_t address)
 {
-    unsigned long removals = registry_removals();
-    bool changed = removals != fault_self.removals;
-    fault_self.removals = removals;
+    unsigned long changes = count_changes();
+    bool changed = changes != fault_self.changes;
+    fault_self.changes = changes;
     if (address != fault_self.tried)
         fault_self.tries = 0;
     fault_self.tried = address;
@@ -150,9 +163,12 @@ int mmk_region_set_fault_hook(mmk_region *region, mmk_fault_hook *hook)
     int error = region_begin_change(region);
     if (error)
         return error;
-    if (hook)
+    if (atomic_load(&region->snapshot))
+        error = -EBUSY;
+    else if (hook)
         mmk_fault_come_first();
-    region_set_hook(region, hook);
+    if (!error)
+        region_set_hook(region, hook);
     region_end_change(region);
-    return 0;
+    return error;
 }

@@ -17,14 +17,14 @@
 
 /* What the handler knows of its thread. Initial-exec: anything else may call malloc on first touch. */
 typedef struct fault_thread {
-    int touching;           /* depth of accesses to memory that may not be there */
-    int hooks;              /* depth of hooks that run */
-    bool asked_last;        /* whether a handler that the last level replaced runs */
-    bool was_sent;          /* whether one of these came during an access */
-    bool is_message;        /* and that it is surely no handler's way of passing a fault on */
-    siginfo_t segv, bus;    /* sent, not caused by the access; si_signo is 0 where none came */
-    unsigned long removals; /* registry_removals at its last miss */
-    uintptr_t tried;        /* the address of that, and how often it was tried again in a row */
+    int touching;          /* depth of accesses to memory that may not be there */
+    int hooks;             /* depth of hooks that run */
+    bool asked_last;       /* whether a handler that the last level replaced runs */
+    bool was_sent;         /* whether one of these came during an access */
+    bool is_message;       /* and that it is surely no handler's way of passing a fault on */
+    siginfo_t segv, bus;   /* sent, not caused by the access; si_signo is 0 where none came */
+    unsigned long changes; /* count_changes at its last miss */
+    uintptr_t tried;       /* the address of that, and how often it was tried again in a row */
     unsigned tries;
     struct timespec checked; /* the tick in which its handlers and signal mask were last found good */
 } fault_thread;
@@ -42,6 +42,11 @@ static inline bool fault_is_synchronous(const siginfo_t *info)
 {
     return info->si_code > 0 && !(info->si_signo == SIGBUS && info->si_code == BUS_MCEERR_AO);
 }
+
+/* A hook is about to tell that it has mended a page: a fault that others had before it did so is none. It answers
+ * PASS_ON where it finds the page mended, and the instruction is tried again, a few times in a row at most.
+ * Async-signal-safe. */
+void fault_count_mending(void);
 
 /* Take care of a signal if it is ours. Async-signal-safe. */
 bool fault_settle(const siginfo_t *info, ucontext_t *context);

@@ -3,6 +3,7 @@
 #include <mmkit/sys.h>
 
 #include "region_internal.h"
+#include "snapshot_internal.h"
 
 typedef struct page_span {
     size_t first;
@@ -59,6 +60,9 @@ int mmk_region_prot_of_range(mmk_region *region, size_t offset, size_t length)
 
 static int mprotect_pages(const mmk_region *region, size_t first, size_t end, int prot)
 {
+    mmk_snapshot *snapshot = atomic_load_explicit(&region->snapshot, memory_order_relaxed);
+    if (snapshot)
+        return snapshot_mprotect(snapshot, first, end, prot);
     return mmk_sys_mprotect(region->base + first * region->granule, (end - first) * region->granule, prot);
 }
 
@@ -234,11 +238,6 @@ int mmk_region_uncover(mmk_region *region, mmk_cover *cover, bool force)
     return error;
 }
 
-static bool is_private_anonymous(const mmk_region *region)
-{
-    return region->fd < 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE;
-}
-
 /* Kernels before 6.13 do not know the advice; before 6.15 they know it for anonymous memory only. */
 static int guard_by_mprotect(mmk_region *region, size_t offset, size_t length)
 {
@@ -247,7 +246,7 @@ static int guard_by_mprotect(mmk_region *region, size_t offset, size_t length)
     if (!error)
         error = mmk_sys_mprotect(region->base + offset, length, PROT_NONE);
     /* Gives up the contents, as the kernel's guards do; refuses locked pages, as they do. */
-    if (!error && is_private_anonymous(region))
+    if (!error && region_is_private_anonymous(region))
         error = mmk_sys_madvise(region->base + offset, length, MMK_MADV_DONTNEED);
     if (error)
         (void)enforce(region, span);

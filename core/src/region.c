@@ -8,6 +8,7 @@
 
 #include "region_internal.h"
 #include "registry_internal.h"
+#include "snapshot_internal.h"
 
 enum { FIXED_NOREPLACE = 0x100000 }; /* MAP_FIXED_NOREPLACE, Linux 4.17 */
 
@@ -228,10 +229,15 @@ bool region_after_fork(mmk_region *region)
     if (mmk_region_is_closed(region))
         return true;
     int settled = settle_in_child(region);
-    if (settled == 1)
+    mmk_snapshot *snapshot = atomic_load(&region->snapshot);
+    if (settled == 1) {
+        if (snapshot)
+            snapshot_after_fork(snapshot);
         return true;
+    }
     atomic_store(&region->state, 0);
     atomic_store(&region->hook, NULL);
+    atomic_store(&region->snapshot, NULL);
     forget_bookkeeping(region);
     if (settled == 0)
         return true;
@@ -251,9 +257,12 @@ bool region_is_viewed(const mmk_region *region, size_t offset, size_t length, bo
 int region_begin_destroying(mmk_region *region, size_t offset, size_t length, bool force)
 {
     int error = region_begin_change(region);
-    if (error || force)
+    if (error)
         return error;
-    error = region_is_viewed(region, offset, length, false) ? -MMK_EPINNED : region_exclude(region);
+    if (atomic_load(&region->snapshot))
+        error = -MMK_EPINNED;
+    else if (!force)
+        error = region_is_viewed(region, offset, length, false) ? -MMK_EPINNED : region_exclude(region);
     if (error)
         region_end_change(region);
     return error;
@@ -320,7 +329,7 @@ int mmk_region_seal(mmk_region *region)
     int error = region_begin_change(region);
     if (error)
         return error;
-    error = mmk_sys_mseal(region->base, mmk_region_length(region), 0);
+    error = atomic_load(&region->snapshot) ? -MMK_EPINNED : mmk_sys_mseal(region->base, mmk_region_length(region), 0);
     if (!error)
         region->sealed = true;
     region_end_change(region);
@@ -343,7 +352,7 @@ int mmk_region_close(mmk_region *region)
     int error = region_begin_change(region);
     if (error)
         return error;
-    error = region->views ? -MMK_EPINNED : region_exclude(region);
+    error = region->views || atomic_load(&region->snapshot) ? -MMK_EPINNED : region_exclude(region);
     if (!error) {
         /* Closed first: the fork handlers do not free the lock of a region that has left the registry, so a
          * child must not want it. */

@@ -35,7 +35,8 @@ MMK_MUST_CHECK int region_exclude(mmk_region *region);
 void region_exclude_waiting(mmk_region *region);
 void region_admit(mmk_region *region);
 
-/* Take the lock, and unless force is set make sure that nobody looks at the range or runs inside.
+/* Take the lock; make sure that no snapshot needs the contents, and unless force is set that nobody looks at the range
+ * or runs inside.
  * returns 0, -MMK_ECLOSED or -MMK_EPINNED; then the lock is not held. */
 MMK_MUST_CHECK int region_begin_destroying(mmk_region *region, size_t offset, size_t length, bool force);
 void region_end_destroying(mmk_region *region, bool force);
@@ -50,6 +51,11 @@ void region_set_hook(mmk_region *region, mmk_fault_hook *hook);
 /* See backing.c: does the kernel give no signal for what lies behind the end of the file; may it come to that? */
 bool region_hides_end(const mmk_region *region);
 bool region_may_hide_end(const mmk_region *region);
+
+static inline bool region_is_private_anonymous(const mmk_region *region)
+{
+    return region->fd < 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE;
+}
 
 /* May a first touch of a page find nothing to back it, and be answered by a signal? A full tmpfs, a pool of huge pages
  * in which none were reserved. */

@@ -282,7 +282,7 @@ static int shrink(mmk_region *region, size_t asked, size_t length, bool with_fil
 {
     if (region->fd >= 0 && is_private(region))
         return -MMK_EUNSUPPORTED;
-    if (region_is_viewed(region, asked, mmk_region_length(region) - asked, false))
+    if (atomic_load(&region->snapshot) || region_is_viewed(region, asked, mmk_region_length(region) - asked, false))
         return -MMK_EPINNED;
     int error = region_exclude(region);
     if (error)

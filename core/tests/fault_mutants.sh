@@ -27,7 +27,7 @@ mutant() {
     judge "$name"
 }
 
-for test in test_fault_hooks test_fork test_guarded test_readers test_registry test_signals test_signals_in_front; do
+for test in test_fault_hooks test_fork test_guarded test_readers test_registry test_signals test_signals_in_front test_snapshot; do
     run_linked $test
     [ $status = 0 ] || { echo "$test fails on the code as it is" >&2; cat "$work/said" >&2; exit 1; }
 done
@@ -73,5 +73,36 @@ mutant "C code that calls sigaction after us stays in front" src/signals.c \
 mutant "a thread that blocks the signals is not looked at" src/signals.c \
     's/return sigismember(&blocked, SIGSEGV).*/return false;/' test_signals test_guarded
 mutant "errno is not put back" src/signals.c 's/^    errno = saved;//' test_signals test_signals_in_front
+
+# snapshot.h stands on a hook.
+snapshot_mutant() {
+    mutant "snapshot: $1" "$2" "$3" test_snapshot
+}
+
+snapshot_mutant "a handler interrupts who keeps a page" src/snapshot.c \
+    '/^static mmk_fault_answer keep_before_write/,/^}/s/block_signals(&before);/sigprocmask(SIG_BLOCK, NULL, \&before);/'
+snapshot_mutant "who meets a page that is being kept opens it" src/snapshot.c \
+    '/^static mmk_fault_answer let_write/,/^}/s/(void)wait_while_busy(snapshot, page);/(void)mprotect_pages(snapshot, page, page + 1, 3);/'
+snapshot_mutant "a change of protection opens pages that nobody has kept" src/snapshot.c 's/open ? prot : late/prot/'
+snapshot_mutant "a change of protection closes a page opened meanwhile" src/snapshot.c \
+    's/if (wait_while_busy(snapshot, at) & STATE)/if (0)/'
+snapshot_mutant "a change of protection does not wait for a page being opened" src/snapshot.c \
+    's/return (wait_while_busy(snapshot, page) & STATE) == OPEN;/return (word_of(snapshot, page) \& STATE) == OPEN;/'
+snapshot_mutant "a page that faults for another reason is tried for ever" src/snapshot.c \
+    '/^static mmk_fault_answer let_write/,/^}/s/return MMK_FAULT_PASS_ON;/return MMK_FAULT_RETRY;/'
+snapshot_mutant "who comes a moment late is passed on" src/snapshot.c 's/fault_count_mending();//'
+snapshot_mutant "a page is read without a second look" src/snapshot.c \
+    's/if (!is_kept(atomic_fetch_add(&snapshot->pages\[page\], 0)))/if (1)/'
+snapshot_mutant "a child waits for threads that it has not" src/region.c 's/snapshot_after_fork(snapshot);/;/'
+snapshot_mutant "what the region forbids is allowed" src/snapshot.c \
+    '/^static mmk_fault_answer keep_before_write/,/^}/s/& PROT_WRITE)/| PROT_WRITE)/'
+snapshot_mutant "release does not wait for who populates" src/snapshot.c \
+    '/^void snapshot_keep/,/^}/{s/readers_enter();/0;/;s/readers_leave(reading);/(void)reading;/}'
+snapshot_mutant "released pages stay protected" src/snapshot.c 's/snapshot->ending = true;//'
+snapshot_mutant "at the limit nothing in front is kept" src/snapshot.c 's/while (first > 0 && keep_alike/while (0 \&\& keep_alike/'
+snapshot_mutant "at the limit nothing behind is kept" src/snapshot.c 's/while (end < count && keep_alike/while (0 \&\& keep_alike/'
+snapshot_mutant "force discards what a snapshot needs" src/region.c \
+    '/^int region_begin_destroying/,/^}/s/if (atomic_load(&region->snapshot))/if (0)/'
+snapshot_mutant "a region with a snapshot is closed" src/region.c 's/region->views || atomic_load(&region->snapshot)/region->views/'
 
 exit $escaped

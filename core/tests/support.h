@@ -238,6 +238,21 @@ static inline size_t locked_bytes(void)
     return status_bytes("VmLck:");
 }
 
+/* Does the thread sleep in the kernel? proc_pid_stat(5) */
+static inline bool is_asleep(int thread)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[got > 0 ? got : 0] = 0;
+    const char *state = strrchr(text, ')');
+    return state && state[2] == 'S';
+}
+
 /* ---- children ---- */
 
 /* Run body in a child; it ends well, or the test fails. */

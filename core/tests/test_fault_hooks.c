@@ -397,21 +397,6 @@ static void *end_the_hook(void *how)
     return NULL;
 }
 
-/* Does the thread sleep in the kernel? proc_pid_stat(5) */
-static bool is_asleep(int thread)
-{
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t got = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[got > 0 ? got : 0] = 0;
-    const char *state = strrchr(text, ')');
-    return state && state[2] == 'S';
-}
-
 /* Start to end the hook that waits; it either returns, which it must not, or waits, too. */
 static pthread_t begin_to_end(ender **how)
 {

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from mmkit import compat, heap, linux, maps, shared
+from mmkit import compat, heap, linux, maps, secret, shared, snapshot
 from mmkit.errors import (
     BrokenBarrierError,
     ClosedError,
@@ -25,6 +25,7 @@ from mmkit.features import supports
 from mmkit.flags import Advice, MapFlag, Prot
 from mmkit.heap import Arena, Block, Heap, Pool
 from mmkit.region import PAGE_SIZE, Region, regions
+from mmkit.secret import Secret
 from mmkit.shared import Channel, SharedMemory, SystemVMemory
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Pool",
     "Prot",
     "Region",
+    "Secret",
     "SharedMemory",
     "SyscallError",
     "SystemVMemory",
@@ -55,6 +57,8 @@ __all__ = [
     "peek",
     "poke",
     "regions",
+    "secret",
     "shared",
+    "snapshot",
     "supports",
 ]

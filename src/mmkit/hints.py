@@ -24,6 +24,7 @@ __all__ = [
     "memory_fault",
     "placed_failure",
     "size",
+    "status_value",
 ]
 
 # core/include/mmkit/base.h
@@ -69,8 +70,8 @@ def flag_names(flags: int) -> str:
     return name if name and not name.startswith("UNKNOWN") else f"{int(flags):#x}"
 
 
-def _status_value(field: str) -> int | None:
-    """Read a kB field of /proc/self/status, in bytes."""
+def status_value(field: str) -> int | None:
+    """Read a kB field of /proc/self/status, in bytes; None where it does not say."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -83,7 +84,7 @@ def _limit(which: int) -> int | None:
 
 
 def _lock_limit_hint(_call: str) -> str:
-    limit, used = _limit(resource.RLIMIT_MEMLOCK), _status_value("VmLck")
+    limit, used = _limit(resource.RLIMIT_MEMLOCK), status_value("VmLck")
     if limit is None:
         return (
             "The range holds a page that cannot be brought in: a hole, a guard, or past the end of the file."
@@ -109,7 +110,7 @@ def count_areas() -> int:
 
 
 def _address_space_hint(_call: str) -> str:
-    limit, used = _limit(resource.RLIMIT_AS), _status_value("VmSize")
+    limit, used = _limit(resource.RLIMIT_AS), status_value("VmSize")
     if limit is not None:
         return (
             f"RLIMIT_AS is {size(limit)}, {size(used or 0)} of it is used. "
@@ -142,8 +143,8 @@ def _full_hint(call: str) -> str:
     return (
         f"/dev/shm has {size(room.f_bavail * room.f_frsize)} left of "
         f"{size(room.f_blocks * room.f_frsize)}. Remove what was leaked (`mmkit shm reap`), mount it larger "
-        "(`mount -o remount,size=`; containers: --shm-size), or have a segment take space only when it is "
-        "used: reserve=False."
+        "(`mount -o remount,size=`; containers: --shm-size), or ask for less. A SharedMemory or an array can "
+        "take space only when it is used: reserve=False."
     )
 
 
@@ -215,7 +216,7 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
         "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
     ),
     ("shm_open", errno.ENOENT): _text(
-        "No segment has this name: `mmkit shm list` shows those that are there."
+        "No segment has this name: `mmkit shm list` shows those that are there, create=True makes one."
     ),
     ("shm_open", errno.EEXIST): _text(
         "A segment has this name: attach it without create=True, or remove it with `mmkit shm remove`."
@@ -230,6 +231,9 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("shm_unlink", errno.EACCES): _text("Only its owner or root may remove it from /dev/shm."),
     ("fallocate", errno.ENOSPC): _full_hint,
     ("fallocate", errno.EFBIG): _text("Beyond RLIMIT_FSIZE (`ulimit -f`) or what the file system can hold."),
+    ("ftok", errno.ENOENT): _text(
+        "A key that is text is the path of a file that is there; else give a number."
+    ),
     ("shmget", errno.ENOENT): _text("No segment has this key: create it, or see `mmkit shm list`."),
     ("shmget", errno.EEXIST): _text(
         "A segment has this key: attach it without create=True, or remove it with `mmkit shm remove`."
@@ -342,8 +346,8 @@ def _closed(call: str) -> Exception:
 
 def _pinned(call: str) -> Exception:
     return BufferError(
-        f"{call}: a live view (memoryview, numpy array) or a running operation needs this memory. "
-        "Release it first."
+        f"{call}: a live view (memoryview, numpy array), something made in it (a heap, a lock, a snapshot) "
+        "or a running operation needs this memory. Release or close it first."
     )
 
 
@@ -412,7 +416,10 @@ _OWN: dict[int, Callable[[str], Exception]] = {
     _ECORRUPT: _corrupt,
     _EFORMAT: _version,
     _EOTHERPIDS: _namespace,
-    _ENOTHING: _says("nothing is there; make it with create=True"),
+    _ENOTHING: _says(
+        "nothing of the kind is there. In a region, make it with create=True; a name in /dev/shm is another "
+        "segment's: take another"
+    ),
     _EALIEN: _says("something else is there, which mmkit has not made and does not overwrite"),
     _EHALFMADE: _says("whoever was making it died before it was done; make it with create=True"),
     _EKIND: _says("another kind of thing is there"),
@@ -468,6 +475,10 @@ def memory_fault(
 
 # ---- locks and the like -----------------------------------------------------------------------------
 
+_NO_BOOT = (
+    "It must tell which process and boot this is, and /proc/sys/kernel/random/boot_id, or /proc itself, is "
+    "not there: ProcSubset=pid hides the former from a service."
+)
 _PLACED_HINTS = {
     ("acquire", errno.EDEADLK): "This thread has it already; an RLock can be taken again.",
     ("recover", errno.EDEADLK): "This thread holds it; the end of its repairing() block clears the mark.",
@@ -482,6 +493,8 @@ _PLACED_HINTS = {
     ("acquire", errno.ENOSPC): "256 processes hold permits.",
     ("create", errno.EBUSY): "Another process is making it at this moment.",
     ("attach", errno.EBUSY): "Another process is making it at this moment; try again.",
+    ("create", errno.ENOENT): _NO_BOOT,
+    ("attach", errno.ENOENT): _NO_BOOT,
     ("create", errno.EEXIST): "One is there already; attach to it without create=True, or unlink() it first.",
 }
 

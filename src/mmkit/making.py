@@ -19,7 +19,14 @@ from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
 from mmkit.hints import size
 
-__all__ = ["Demand", "RegionFactories", "check_length", "live_regions", "warn_of_ordinary_pages"]
+__all__ = [
+    "Demand",
+    "RegionFactories",
+    "check_demand",
+    "check_length",
+    "live_regions",
+    "warn_of_ordinary_pages",
+]
 
 #: What to do when something asked for cannot be had: fail, go on without it and warn, or do not ask.
 Demand = Literal["require", "warn", "off"]
@@ -52,17 +59,19 @@ def _huge_page_size() -> int:
     return page
 
 
-def check_length(length: int) -> None:
-    """Refuse what cannot be the length of a region."""
+def check_length(length: int, argument: str = "length") -> None:
+    """Refuse what cannot be the length of a region; `argument` is what its caller calls it."""
     if not hasattr(length, "__index__"):
-        raise TypeError(f"length must be an int, not {length!r}; a file's mode is given by name: mode='r+'")
+        mode = "; a file's mode is given by name: mode='r+'" if argument == "length" else ""
+        raise TypeError(f"{argument} must be an int, not {length!r}{mode}")
     if length <= 0:
-        raise ValueError(f"a region needs at least one byte, not {length}")
+        raise ValueError(f"{argument} must be at least one byte, not {length}")
     if length > sys.maxsize:
         raise OutOfMemory(f"{size(length)} are more than any address space has")
 
 
-def _check_demand(argument: str, demand: str) -> None:
+def check_demand(argument: str, demand: str) -> None:
+    """Refuse what is no `Demand`."""
     if demand not in ("require", "warn", "off"):
         raise ValueError(f"{argument} must be 'require', 'warn' or 'off', not {demand!r}")
 
@@ -184,8 +193,8 @@ class RegionFactories(RegionContents):
         mmap(2), POSIX.1-2024
         """
         check_length(length)
-        _check_demand("hugepages", hugepages)
-        _check_demand("lock", lock)
+        check_demand("hugepages", hugepages)
+        check_demand("lock", lock)
         kernel_name = b"" if name is None else b"mmkit:" + os.fsencode(name)
         if b"\0" in kernel_name:
             raise ValueError("name must not contain a NUL byte")
@@ -353,7 +362,7 @@ class RegionFactories(RegionContents):
         memfd_create(2), memfd_secret(2)
         """
         check_length(length)
-        _check_demand("hugepages", hugepages)
+        check_demand("hugepages", hugepages)
         if secret:
             if seals or hugepages != "off":
                 raise ValueError("secret memory has neither seals nor huge pages")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.pages import Protection
 from mmkit._native.region import adopt_methods
+from mmkit.elements import elements
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Prot, Seal
 from mmkit.hints import size
 from mmkit.leaving import leave
 from mmkit.making import RegionFactories, check_length, live_regions
+from mmkit.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,29 +76,38 @@ class Region(RegionFactories):
         ValueError
             It does not fit.
         """
-        try:
-            import numpy as np
-        except ImportError as error:
-            raise ImportError("Region.array needs numpy: pip install 'mmkit[numpy]'") from error
+        kind, extents, length = elements("Region.array", len(self), dtype, shape, offset)
+        import numpy as np
 
-        kind = np.dtype(dtype)
-        if not 0 <= offset <= len(self):
-            raise ValueError(f"offset {offset} is not inside the region's {len(self)} bytes")
-        if shape is None:
-            shape = ((len(self) - offset) // kind.itemsize,)
-        elif isinstance(shape, int):
-            shape = (shape,)
-        if any(extent < 0 for extent in shape):
-            raise ValueError(f"a shape has no negative extents, as {shape} has")
-        count = 1
-        for extent in shape:
-            count *= extent
-        end = offset + count * kind.itemsize
-        if end > len(self):
-            raise ValueError(
-                f"{shape} elements of {kind} at offset {offset} need {end} bytes: the region has {len(self)}"
-            )
-        return np.frombuffer(self.view(offset, end), dtype=kind).reshape(shape)
+        return np.frombuffer(self.view(offset, offset + length), dtype=kind).reshape(extents)
+
+    def snapshot(self) -> Snapshot:
+        """Keep what is in the region now, while it goes on being written to (``mprotect(2)``, ``SIGSEGV``).
+
+        Every page is write-protected; the first write to each is caught, the page kept, and the write let go
+        on, whoever writes. It is one instant for all threads, if one protection is in force on all of it.
+
+        Returns
+        -------
+        Snapshot
+            To read from, compare with, go back to; a context manager. One at a time.
+
+        Raises
+        ------
+        Error
+            The region has a snapshot already, or is not private anonymous memory.
+        OutOfMemory
+            No address space for as much again, or too many areas (``vm.max_map_count``).
+
+        Examples
+        --------
+        >>> import mmkit
+        >>> with mmkit.Region.anonymous(8192) as region, region.snapshot() as before:
+        ...     region[:5] = b"hello"
+        ...     print(any(before.read(0, 5)), before.dirty_ranges())
+        False [(0, 4096)]
+        """
+        return Snapshot(self)
 
     # ---- giving pages back, guarding ----------------------------------------------------------------
 
@@ -247,7 +258,8 @@ class Region(RegionFactories):
         Parameters
         ----------
         write
-            As if written to: private pages are allocated or copied, file pages made dirty.
+            As if written to: private pages are allocated or copied, file pages made dirty; a snapshot keeps
+            them, so that system calls may write there.
         offset, length
             Bytes from the start of the region, widened to whole pages; ``None`` reaches to its end.
 

@@ -3,10 +3,23 @@
 from typing import assert_type
 
 import mmkit
-from mmkit import Advice, Arena, MapFlag, Pool, Prot, Region, SharedMemory, SystemVMemory, linux, shared
+from mmkit import (
+    Advice,
+    Arena,
+    MapFlag,
+    Pool,
+    Prot,
+    Region,
+    Secret,
+    SharedMemory,
+    SystemVMemory,
+    linux,
+    shared,
+)
 from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
 from mmkit.heap import ArenaBlock, Mark, PoolBlock
+from mmkit.secret import SecretStatus, decrypt, encrypt
 from mmkit.shared import Segment
 from mmkit.shared.array_type import SharedArray
 from mmkit.structs import MemPolicy, ShmidDs, ShmInfo, ShmUsage
@@ -96,7 +109,16 @@ assert_type(shared.Semaphore("name", create=True, value=3, held=False).recover()
 assert_type(shared.Event("name").wait(timeout=1), bool)
 assert_type(shared.Barrier("name", create=True, parties=3).wait(), int)
 
+with Secret.take(bytearray(8), isolated=True) as secret_, secret_.open(write=True) as seen:
+    assert_type(secret_, Secret)
+    assert_type(seen, memoryview[int])
+assert_type(secret_ == b"guess", bool)
+assert_type(secret_.status(), SecretStatus)
+assert_type(decrypt(encrypt(Secret.prompt()), lock="warn"), Secret)
+
 mmkit.Channel("name", delivery="twice")  # type: ignore[arg-type]
 Region.file("f", mode="w")  # type: ignore[arg-type]
 Region.anonymous(4096, lock=True)  # type: ignore[arg-type]
 Pool(64, 10, exhausted="sleep")  # type: ignore[arg-type]
+Secret(32, backend="disk")  # type: ignore[arg-type]
+Secret.take(b"constant")  # refused when it runs: bytes type as any buffer

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import resource
 import signal
 import struct
@@ -31,6 +32,12 @@ def test_what_cannot_be_a_name_is_refused(bad):
             Channel(bad, 4096 if create else None, create=create)
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickling_is_refused_and_says_what_to_send(name, protocol):
+    with Channel(name, 4096, create=True) as channel, pytest.raises(TypeError, match="send its name"):
+        pickle.dumps(channel, protocol)
+
+
 @pytest.mark.parametrize("capacity", [0, 1, 4095, -1, (4 << 30) + 1, 1 << 70])
 def test_a_capacity_out_of_bounds_is_refused_and_nothing_made(name, capacity):
     with pytest.raises(ValueError, match="4 KiB to 4 GiB"):
@@ -41,8 +48,9 @@ def test_a_capacity_out_of_bounds_is_refused_and_nothing_made(name, capacity):
 def test_arguments_that_do_not_go_together_are_refused(name):
     with pytest.raises(ValueError, match="needs a capacity"):
         Channel(name, create=True)
-    with pytest.raises(ValueError, match="belongs to create"):
-        Channel(name, 4096)
+    for makers in ({"capacity": 4096}, {"delivery": "at-most-once"}, {"single": True}, {"persist": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(makers))}: for create=True only"):
+            Channel(name, **makers)
     for wrong in ({"delivery": "twice"}, {"spin": -1}, {"spin": 2}, {"mode": 0o1777}):
         with pytest.raises(ValueError):
             Channel(name, 4096, create=True, **wrong)

@@ -68,6 +68,8 @@ def test_what_somebody_else_has_freed_is_no_block():
         for offset in (0, 17, 5000, 1 << 19, 1 << 21):
             with pytest.raises(ValueError, match="no live block"):
                 heap.at(offset)
+        with pytest.raises(ValueError, match="at: offset must be between 0"):
+            heap.at(-1)
 
 
 def test_only_heaps_in_regions_have_offsets():

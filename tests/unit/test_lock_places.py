@@ -15,6 +15,7 @@ import pytest
 from meeting import Child
 from mmkit import ClosedError, Error, Prot, Region, SyscallError
 from mmkit.shared import Barrier, Condition, Event, Lock, RLock, Semaphore, reap
+from segment_tools import hide_proc_sys, needs_mounts
 from support import NOBODY, PAGE, in_child, needs_root, run
 
 KINDS = [Lock, RLock, Condition, Semaphore, Event, Barrier]
@@ -285,13 +286,24 @@ def test_what_is_of_another_kind_is_refused(cls, name):
                 other(name)
 
 
+@pytest.mark.parametrize("cls", [Semaphore, Barrier], ids=lambda cls: cls.__name__)
+def test_a_number_where_create_stands_is_refused_and_nothing_made(cls, name, region):
+    with pytest.raises(TypeError, match="create is True or False, not 3"):
+        cls(name, 3)
+    with pytest.raises(TypeError, match="create is True or False, not 3"):
+        cls.at(region, 0, 3)
+    assert not Path("/dev/shm", name).exists()
+    with pytest.raises(Error, match="nothing of the kind is there"):
+        cls.at(region, 0)
+
+
 def test_what_is_no_lock_at_all_is_refused(name):
     path = Path("/dev/shm", name)
     path.write_bytes(b"x" * PAGE)
     with pytest.raises(Error, match="something else is there"):
         Lock(name)
     path.write_bytes(bytes(PAGE))
-    with pytest.raises(Error, match="nothing is there"):
+    with pytest.raises(Error, match="nothing of the kind is there"):
         Lock(name)
     path.write_bytes(b"x")
     with pytest.raises(Error, match="something else is there, a file of 1 bytes"):
@@ -357,6 +369,20 @@ def test_an_ordinary_user_makes_and_removes_its_own(name):
     assert in_child(use, user=NOBODY) == 0o666
 
 
+@needs_mounts
+def test_where_the_boot_cannot_be_told_a_lock_is_refused_and_nothing_left(name):
+    def make_and_attach():
+        hide_proc_sys()
+        with pytest.raises(SyscallError, match="boot_id"):
+            Event(name)
+        with pytest.raises(SyscallError, match="boot_id"):
+            Lock(f"{name}-new", create=True)
+
+    with Event(name, create=True):
+        in_child(make_and_attach)
+        assert {left for left in os.listdir("/dev/shm") if left.startswith(name)} == {name}
+
+
 @needs_root
 def test_a_full_file_system_is_an_error_at_once_and_leaves_nothing(tmp_path):
     code = """
@@ -413,7 +439,7 @@ def test_it_stands_at_a_place_in_a_region_until_unlinked(cls, region):
     found.close()
     made.unlink()
     assert made.closed
-    with pytest.raises(Error, match="nothing is there"):
+    with pytest.raises(Error, match="nothing of the kind is there"):
         cls.at(region, 64)
     cls.at(region, 64, create=True).close()
 

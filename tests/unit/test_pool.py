@@ -368,6 +368,8 @@ def test_another_process_attaches_at_another_address_and_gives_what_was_taken_he
         assert bytes(pool.at(in_child(child)))[:3] == b"yes"
         with pytest.raises(ValueError, match="no live block"):
             pool.at(offset + 1)
+        with pytest.raises(ValueError, match="at: offset must be between 0"):
+            pool.at(-1)
         # Given by the child, and taken again since: not this block's any more.
         with pytest.raises(ValueError, match="given already"):
             pool.give(block)

@@ -25,6 +25,7 @@ MODULES = [
     "mmkit.heap",
     "mmkit.secret",
     "mmkit.shared",
+    "mmkit.snapshot",
 ]
 NAMES = [(module, name) for module in MODULES for name in importlib.import_module(module).__all__]
 CLASSES = sorted(

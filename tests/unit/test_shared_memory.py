@@ -113,8 +113,10 @@ def test_attaching_what_is_not_there_says_so(name):
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_new_segment_needs_a_size(name, size):
-    with pytest.raises(ValueError, match="at least one byte"):
+    with pytest.raises(ValueError, match="size must be at least one byte"):
         SharedMemory(name, create=True, size=size)
+    with pytest.raises(TypeError, match=r"size must be an int, not 1\.0$"):
+        SharedMemory(name, create=True, size=1.0)
     assert name not in names()
 
 

@@ -3,6 +3,7 @@
 import ast
 import ctypes
 import errno
+import hmac
 import json
 import multiprocessing.reduction  # noqa: F401 - later, without rights, it may not be found
 import os
@@ -135,6 +136,9 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "Region": mmkit.Region,
         "region": mmkit.Region,
         "segment": mmkit.SharedMemory,
+        "Secret": mmkit.Secret,
+        "key": mmkit.Secret,
+        "hmac": hmac,
         "heap": mmkit.Heap,
         "block": mmkit.Block,
         "shared": mmkit.shared,

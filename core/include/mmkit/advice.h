@@ -21,7 +21,8 @@ MMK_API bool mmk_advice_destroys(const mmk_region *region, int advice);
 MMK_API MMK_MUST_CHECK int mmk_region_advise(mmk_region *region, size_t offset, size_t length, int advice);
 
 /* Fault every page of a range in, for reading, or for writing (which allocates or copies them).
- * MADV_POPULATE_READ, MADV_POPULATE_WRITE, Linux 5.14.
+ * MADV_POPULATE_READ, MADV_POPULATE_WRITE, Linux 5.14. A snapshot keeps pages that are populated for writing, also
+ * where the kernel does not know the advice (-EINVAL): system calls may write to them then.
  *
  * returns  0
  *          -EFAULT  an access would get a signal: past the end of the file, a guard, no huge page, no space

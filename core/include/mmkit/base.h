@@ -14,7 +14,7 @@
 
 enum {
     MMK_ECLOSED = 4097,      /* the region was closed, or is not there in this process */
-    MMK_EPINNED = 4098,      /* a live view or a running operation needs what the call would take away */
+    MMK_EPINNED = 4098,      /* a live view, snapshot or running operation needs what the call would take away */
     MMK_EOVERLAP = 4099,     /* the address range overlaps a live region */
     MMK_EUNSUPPORTED = 4100, /* this kind of region cannot do that */
     MMK_ESHRUNK = 4101,      /* the file ends before the range does: part of the range is no longer stored */

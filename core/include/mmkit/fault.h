@@ -25,7 +25,7 @@
  * may be called. A child forked while another thread runs a hook finds what that had done so far. A region that
  * must move to grow cannot be resized while it has a hook.
  *
- * returns  0, or -MMK_ECLOSED
+ * returns  0, -MMK_ECLOSED, or -EBUSY where a snapshot has its own (snapshot.h)
  * Lock order: as mmk_region_close. */
 MMK_API MMK_MUST_CHECK int mmk_region_set_fault_hook(mmk_region *region, mmk_fault_hook *hook);
 

@@ -36,6 +36,7 @@
 #include <mmkit/runs.h>
 
 typedef struct mmk_region mmk_region;
+typedef struct mmk_snapshot mmk_snapshot;
 
 /* What a fault hook answers: run the instruction again, or not mine. See fault.h. */
 typedef enum mmk_fault_answer { MMK_FAULT_PASS_ON, MMK_FAULT_RETRY } mmk_fault_answer;
@@ -75,7 +76,8 @@ struct mmk_region {
     bool sealed;             /* mseal(2): the kernel lets nobody unmap it */
     bool kernel_guards;      /* MADV_GUARD_INSTALL has been used */
     _Atomic bool hides_end;  /* huge pages of a tmpfs file: no signal for what lies behind its end in the last one */
-    _Atomic(mmk_fault_hook *) hook; /* see fault.h */
+    _Atomic(mmk_fault_hook *) hook;   /* see fault.h */
+    _Atomic(mmk_snapshot *) snapshot; /* see snapshot.h */
 
     _Atomic uint64_t state; /* MMK_REGION_* and the number of operations inside; see mmk_region_enter */
     pthread_mutex_t lock;   /* over everything below, and over length, prot, reserved when they change */
@@ -125,7 +127,7 @@ MMK_API MMK_MUST_CHECK int mmk_region_map(mmk_region *region, const mmk_request 
  *
  * returns  0
  *          -MMK_ECLOSED  it is closed already
- *          -MMK_EPINNED  a view is live or an operation is running; nothing has changed
+ *          -MMK_EPINNED  a view or a snapshot is live, or an operation is running; nothing has changed
  *          -ENOMEM       the process has too many areas to replace this one; nothing has changed
  * A sealed region (mseal(2)) stays mapped until the process ends; it only counts as closed. */
 MMK_API MMK_MUST_CHECK int mmk_region_close(mmk_region *region);
@@ -192,7 +194,7 @@ MMK_API bool mmk_region_has_views(mmk_region *region);
 
 /* Seal the committed range against unmapping, moving, reprotecting and discarding. mseal(2), Linux 6.10.
  *
- * returns  0; -ENOSYS before 6.10; -errno; -MMK_ECLOSED */
+ * returns  0; -ENOSYS before 6.10; -errno; -MMK_EPINNED where a snapshot lives; -MMK_ECLOSED */
 MMK_API MMK_MUST_CHECK int mmk_region_seal(mmk_region *region);
 
 /* Bytes committed. */

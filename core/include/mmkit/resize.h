@@ -22,7 +22,7 @@
  *           nobody can hold a pointer into them
  * returns   0
  *           -EINVAL            asked is 0
- *           -MMK_EPINNED       a live view or a running operation needs what would be cut off or moved
+ *           -MMK_EPINNED       a live view, a snapshot or a running operation needs what would be cut off or moved
  *           -MMK_EUNSUPPORTED  a private file region; growing shared memory that has no file (mremap(2)
  *                              "succeeds" there, and the new part gets SIGBUS); or moving locked pages
  *           -ENOMEM            no address space or no memory

@@ -87,7 +87,7 @@ cdef class HeapHandle:
     cdef bint warns
     cdef int frames
     cdef dict origins
-    cdef object failure(self, int error, str call, size_t size, size_t align)
+    cdef object failure(self, int error, str call, size_t size, Py_ssize_t align)
     cdef int settle(self, MappedRegion region, int error, int frames) except -1
     cdef object opening_failure(self, int error)
     cdef int give_back(self, Block block) except -1

@@ -8,6 +8,7 @@ from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
+from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
 from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
@@ -149,7 +150,7 @@ cdef class HeapHandle:
         cdef void *bytes = NULL
         cdef int error
         if align < 0:
-            align = 0
+            raise self.failure(-EINVAL, "alloc", count, align)
         # Made first: when there is no memory for it, no block is lost.
         cdef Block block = Block.__new__(Block)
         if not zero or count < QUICK or self.handle.source == MMK_HEAP_SBRK:
@@ -169,7 +170,7 @@ cdef class HeapHandle:
             self.origins[<size_t>bytes] = call_stack(self.frames)
         return block
 
-    def at(self, size_t offset):
+    def at(self, offset):
         """Borrow the block at an offset from the start of the heap's region.
 
         The offset travels between processes, where addresses do not. Dropping a borrowed block frees nothing;
@@ -195,7 +196,7 @@ cdef class HeapHandle:
         if self.region is None:
             raise Error("only a heap in a region has offsets")
         cdef Block block = Block.__new__(Block)
-        cdef char *bytes = self.region.handle.base + self.region.skew + offset
+        cdef char *bytes = self.region.handle.base + self.region.skew + as_size(offset, "at", "offset")
         cdef Py_ssize_t size = mmk_heap_size(&self.handle, bytes)
         if size < 0:
             raise self.failure(size, f"at({offset})", 0, 0)
@@ -207,7 +208,7 @@ cdef class HeapHandle:
         return block
 
     @cython.final
-    cdef object failure(self, int error, str call, size_t size, size_t align):
+    cdef object failure(self, int error, str call, size_t size, Py_ssize_t align):
         """The exception for what the core answers."""
         if error == -MMK_ECLOSED:
             return ClosedError(f"{call}: the heap is closed")

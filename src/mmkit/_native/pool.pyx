@@ -4,6 +4,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX
 
+from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EFORMAT
 from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
@@ -176,7 +177,7 @@ cdef class PoolHandle:
             raise ValueError("give: the block is another pool's")
         self.give_back(block)
 
-    def at(self, size_t offset):
+    def at(self, offset):
         """Borrow the live block at an offset from the start of the pool's region.
 
         The offset travels between processes, where addresses do not. Dropping a borrowed block gives nothing
@@ -201,7 +202,7 @@ cdef class PoolHandle:
         block.is_borrowed = True
         # A pool that is closed has no region, and the core says so.
         cdef size_t skew = self.region.skew if self.region is not None else 0
-        cdef int error = mmk_pool_find(&self.handle, offset + skew, &block.block)
+        cdef int error = mmk_pool_find(&self.handle, as_size(offset, "at", "offset") + skew, &block.block)
         if error:
             raise self.failure(error, f"at({offset})", &block.block)
         return block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mmkit.cli.doctor import doctor
+from mmkit.cli.examples import examples
 from mmkit.cli.maps import maps
 from mmkit.cli.output import Commands
 from mmkit.cli.run import run
@@ -22,6 +23,7 @@ def main() -> None:
 
 
 main.add_command(tour)
+main.add_command(examples)
 main.add_command(maps)
 main.add_command(doctor)
 main.add_command(shm)

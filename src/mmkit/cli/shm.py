@@ -59,7 +59,7 @@ def list_(as_json: bool, leaked: bool) -> None:
     click.echo(f"{len(found)} segments, {written_size(total)} resident")
 
 
-@shm.command()
+@shm.command(short_help="Show which processes have a segment.")
 @click.argument("name", required=False)
 @_by_id
 @_by_key
@@ -67,7 +67,7 @@ def attached(name: str | None, identifier: int | None, key: int | None) -> None:
     """Show which processes have a segment: one in /dev/shm or a memfd by NAME, a System V one by number."""
     found = [segment for segment in segments() if _is_named(segment, name, identifier, key)]
     if not found:
-        _fail("there is no such segment")
+        _fail("there is no such segment: `mmkit shm list` shows those that are there")
     for segment in found:
         click.echo(f"{segment.kind} {_name(segment)}: {_verdict(segment)}")
         table = plain_table("pid", "mapped", "open", "command")
@@ -80,12 +80,15 @@ def attached(name: str | None, identifier: int | None, key: int | None) -> None:
             print_table(table)
 
 
-@shm.command()
+@shm.command(short_help="Remove a segment, whoever made it.")
 @click.argument("name", required=False)
 @_by_id
 @_by_key
 def remove(name: str | None, identifier: int | None, key: int | None) -> None:
-    """Remove a segment, whoever made it: who has it keeps it, and nobody else can attach it."""
+    """Remove a segment, whoever made it: who has it keeps it, and nobody else can attach it.
+
+    NAME is one in /dev/shm. A memfd has none there, and goes with its last holder.
+    """
     if sum(value is not None for value in (name, identifier, key)) != 1:
         raise click.UsageError("give one NAME, or --id, or --key")
     try:
@@ -101,7 +104,7 @@ def remove(name: str | None, identifier: int | None, key: int | None) -> None:
         _fail(str(error))
 
 
-@shm.command(name="reap")
+@shm.command(name="reap", short_help="Remove what is provably leaked.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 def reap_(dry_run: bool) -> None:
     """Remove what is provably leaked: made by mmkit, not to persist, its creator dead, and nobody has it."""
@@ -158,7 +161,8 @@ def _verdict(segment: Segment) -> str:
         return "nobody has it"
     if not segment.holders:
         return "somebody has it whom this user may not look at"
-    return f"{len(segment.holders)} have it"
+    count = len(segment.holders)
+    return "1 process has it" if count == 1 else f"{count} processes have it"
 
 
 def _command(pid: int) -> str:

@@ -40,6 +40,7 @@ class Meeting:
 
     def _settle(self, name: str, create: bool, mode: int, *arguments: Any) -> None:  # noqa: ANN401
         """Make or find the segment of a name, and take place in it."""
+        _check_create(create)
         self.name = check_name(name)
         label = f"{type(self).__name__} {self.name!r}"
         if not create:
@@ -81,6 +82,7 @@ class Meeting:
     @classmethod
     def _settle_at(cls, region: Region, offset: int, create: bool, *arguments: Any) -> Self:  # noqa: ANN401
         """Take a place in a region of the caller's."""
+        _check_create(create)
         self = cls.__new__(cls)
         self.name = None
         self._place(region, offset, create, *arguments, f"{cls.__name__} at offset {offset:#x} of a region")
@@ -135,3 +137,9 @@ class Meeting:
             # What a thread holds stays mapped: see __dealloc__ of the core's part.
             with contextlib.suppress(BufferError):
                 self.close()
+
+
+def _check_create(create: bool) -> None:
+    # threading and multiprocessing have the number there: Semaphore(name, 3) would have one permit.
+    if not isinstance(create, bool):
+        raise TypeError(f"create is True or False, not {create!r}; numbers go by name: value=, parties=")

@@ -180,7 +180,7 @@ class SharedMemory(Owned):
         ----------
         memfd_create(2), fcntl(2) ``F_ADD_SEALS``
         """
-        check_length(size)
+        check_length(size, "size")
         if hugepages not in ("require", "warn", "off"):
             raise ValueError(f"hugepages must be 'require', 'warn' or 'off', not {hugepages!r}")
         if hugepages != "off":
@@ -368,7 +368,7 @@ class SharedMemory(Owned):
 def _create(
     name: str | None, size: int, mode: int, *, space: bool, persist: bool, end: bytes = b""
 ) -> Region:
-    check_length(size)
+    check_length(size, "size")
     files.check_mode(mode)
     while name is None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hmac
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mmkit.errors import SyscallError
 from mmkit.flags import LockFlag
 from mmkit.hints import size
 from mmkit.region import PAGE_SIZE, Region
+from mmkit.secret import Secret, find_copies
 from mmkit.tour.company import ordinary_pages
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import area_facts
@@ -84,6 +86,55 @@ def lock_on_fault(stage: Stage) -> None:
         )
 
 
+@scene(
+    "A key: locked, in no dump, in no child, and shut",
+    "Sign with it, and search the process for what that left",
+    "Close it: wiped, and its place is the next one's",
+)
+def key(stage: Stage) -> None:
+    """Make a key, use it, and show that it stays where it is."""
+    make = "key = Secret.random(32)"
+    with stage.step() as step:
+        step.code("mmk_secret_take(&key, 32, MMK_SECRET_LOCKED, false, &why);", make)
+        key = Secret.random(32)
+        shut = key.status()
+        step.say(f"mapped, locked, advised and shut again: 32 bytes at {shut.address:#x}")
+        step.check(f"smaps: {shut.perms} while nobody looks", shut.perms == "---p")
+        step.check("lo: locked; dd: in no core dump", shut.locked and shut.not_dumped)
+        step.check("wf: a forked child has zeros in its place", shut.wiped_on_fork)
+        step.code("mmk_secret_open(&key, false);", "with key.open() as view: view[0]")
+        with key.open():
+            opened = key.status().perms
+        step.say("not a call for each byte: one mprotect() for the block, and one at its end")
+        step.check(
+            f"smaps: {opened} inside the block, {key.status().perms} after it",
+            (opened, key.status().perms) == ("r--p", "---p"),
+        )
+    with stage.step() as step:
+        step.code(
+            'HMAC(EVP_sha256(), key.bytes, 32, "message", 7, tag, NULL);',
+            'with key.open() as view: hmac.digest(view, b"message", "sha256")',
+        )
+        with key.open() as view:
+            hmac.digest(view, b"message", "sha256")
+        step.say("OpenSSL reads the key where it is")
+        step.code('system("mmkit secret scan PID");', "copies = find_copies(key)")
+        copies = find_copies(key)
+        step.say(f"all memory of this process: {size(copies.looked_at)}")
+        step.check(
+            f"{len(copies.full)} full and {len(copies.partial)} partial copies, but for the key in its place",
+            not copies,
+        )
+    with stage.step() as step:
+        step.code("mmk_secret_give(&key);", "key.close()")
+        key.close()
+        step.say("wiped: mprotect() to write, mprotect() to shut")
+        step.code("mmk_secret_take(&again, 32, MMK_SECRET_LOCKED, false, &why);", "again = Secret(32)")
+        with Secret(32) as again:
+            step.say("the same slot, of 64 bytes, for the next")
+            step.check("what stands there now: zeros", again == bytes(32))
+
+
 @scene("Secret memory: locked, and unknown even to the kernel itself")
 def secret(stage: Stage) -> None:
     """Keep something where even the kernel has no address for it."""
@@ -128,5 +179,5 @@ SECTION = Section(
         "slowly. Locked pages stay in RAM: for keys that must not reach a disk, and for work that must not "
         "wait."
     ),
-    scenes=(lock, lock_on_fault, secret),
+    scenes=(lock, lock_on_fault, key, secret),
 )
