@@ -138,7 +138,7 @@ def test_half_a_line_is_not_left_to_whoever_reads_next(at_terminal, key):
 
 def test_a_signal_ends_the_process_while_the_terminal_takes_no_text(at_terminal):
     terminal = at_terminal("print('ready')\ninput()" + ASK)
-    terminal.expect(b"ready")
+    terminal.expect(b"ready\r\n")
     terminal.type(b"\x13\n")  # Ctrl-S: what is written waits
     kept = os.open(f"/proc/{terminal.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
     try:
