@@ -32,6 +32,9 @@ class Terminal:
                 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
                 os.tcsetpgrp(0, os.getpid())
                 signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+                # Whoever runs the tests in the background of a script ignores them, and so would the program.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                signal.signal(signal.SIGQUIT, signal.SIG_DFL)
                 os.execv(sys.executable, [sys.executable, "-c", code])
             os.write(writer, struct.pack("i", pid))
             status = 0x7F

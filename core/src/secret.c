@@ -23,7 +23,7 @@ static struct area_list lists[MMK_SECRET_KINDS][LISTS];
 static uint64_t era = 1;
 static size_t footprint;
 
-/* ---- fork and exit ---------------------------------------------------------------------------------- */
+/* ---- fork ------------------------------------------------------------------------------------------- */
 
 static void for_each_area(void act(secret_area *area))
 {
@@ -59,32 +59,6 @@ static void after_fork_in_child(void)
     footprint = 0;
     era++;
     pthread_mutex_unlock(&lock);
-}
-
-static void wipe_area(secret_area *area)
-{
-    if (mmk_sys_mprotect(area->base, area->length, PROT_READ | PROT_WRITE) == 0)
-        explicit_bzero(area->base, area->length);
-}
-
-/* Threads may still run, with secrets open: those see zeros, and close what is closed. */
-static void wipe_all(void)
-{
-    pthread_mutex_lock(&lock);
-    era++;
-    for_each_area(wipe_area);
-    pthread_mutex_unlock(&lock);
-}
-
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-/* With the first secret, and so after the registry, which registers at load: handlers run before a fork in the
- * reverse order, so this lock is taken before the registry's. */
-static void begin(void)
-{
-    make_lists_empty();
-    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-    atexit(wipe_all);
 }
 
 /* ---- damage ----------------------------------------------------------------------------------------- */
@@ -246,6 +220,37 @@ int mmk_secret_randomize(mmk_secret *secret)
     return fill(secret, fill_with_random);
 }
 
+/* ---- the first secret, and exit ---------------------------------------------------------------------- */
+
+static void wipe_area(secret_area *area)
+{
+    if (set_prot(area, PROT_READ | PROT_WRITE) == 0)
+        canaries_write(area->base, area->base + area->length);
+    (void)set_prot(area, needed_prot(area));
+}
+
+/* Threads may still run, with secrets open, and handlers of exit(3) that make new ones: what was there is closed, and
+ * its slots are canaries, as those that nobody has are. */
+static void wipe_all(void)
+{
+    pthread_mutex_lock(&lock);
+    era++;
+    for_each_area(wipe_area);
+    pthread_mutex_unlock(&lock);
+}
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int begin_error;
+
+/* With the first secret, and so after the registry, which registers at load: handlers run before a fork in the
+ * reverse order, so this lock is taken before the registry's. */
+static void begin(void)
+{
+    make_lists_empty();
+    if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0 || atexit(wipe_all) != 0)
+        begin_error = -ENOMEM;
+}
+
 /* ---- slots ------------------------------------------------------------------------------------------ */
 
 static int list_for(size_t length, bool alone, size_t *slot_size)
@@ -337,6 +342,10 @@ int mmk_secret_take(mmk_secret *secret, size_t length, mmk_secret_kind kind, boo
 {
     size_t slot_size;
     pthread_once(&once, begin);
+    if (begin_error) {
+        *refusal = (mmk_secret_refusal){"malloc", 0};
+        return begin_error;
+    }
     pthread_mutex_lock(&lock);
     int error = canaries_begin();
     pthread_mutex_unlock(&lock);

@@ -2,29 +2,44 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
-#include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
-
-static pthread_mutex_t asking = PTHREAD_MUTEX_INITIALIZER;
 
 static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU};
 enum { ENDING = sizeof ending / sizeof *ending };
 
-/* Any thread may run the handler; it wakes the one that waits through a descriptor. */
+/* The process that asks, 0 if none does, and its thread. A child that another thread forks meanwhile is neither. */
+static _Atomic pid_t asker, asking_thread;
 static volatile sig_atomic_t caught;
-static volatile sig_atomic_t waker;
 
+static bool begin_asking(void)
+{
+    pid_t self = getpid(), before = atomic_load(&asker);
+    if (before == self || !atomic_compare_exchange_strong(&asker, &before, self))
+        return false;
+    atomic_store(&asking_thread, gettid());
+    return true;
+}
+
+/* Any thread may run it: the one that asks is told, by the same signal. */
 static void note(int signal)
 {
     int before = errno;
-    uint64_t one = 1;
-    caught = signal;
-    if (write(waker, &one, sizeof one) < 0)
-        errno = before;
+    pid_t process = atomic_load(&asker), thread = atomic_load(&asking_thread);
+    if (process == getpid() && thread == gettid()) {
+        caught = signal;
+    } else if (process == getpid()) {
+        (void)syscall(SYS_tgkill, process, thread, signal);
+    } else {
+        /* In a forked child; or late, and then it has been put back already. */
+        if (process)
+            (void)sigaction(signal, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+        (void)raise(signal);
+    }
     errno = before;
 }
 
@@ -32,9 +47,13 @@ static void catch_signals(struct sigaction before[ENDING])
 {
     struct sigaction ours = {.sa_handler = note};
     sigfillset(&ours.sa_mask);
-    for (int i = 0; i < ENDING; i++)
-        if (sigaction(ending[i], NULL, &before[i]) == 0 && before[i].sa_handler == SIG_DFL)
+    for (int i = 0; i < ENDING; i++) {
+        (void)sigaction(ending[i], NULL, &before[i]);
+        if (before[i].sa_handler == note)
+            before[i].sa_handler = SIG_DFL;
+        if (before[i].sa_handler == SIG_DFL)
             (void)sigaction(ending[i], &ours, NULL);
+    }
 }
 
 static void leave_signals(const struct sigaction before[ENDING])
@@ -49,40 +68,29 @@ static int answer(int result)
     return result < 0 ? -errno : 0;
 }
 
+/* Without waiting for what is still to be written (TCSADRAIN): that could take for ever. */
 static int be_silent(int terminal, const struct termios *before, bool again)
 {
     struct termios silent = *before;
     silent.c_iflag |= ICRNL;
     silent.c_lflag |= ICANON | ISIG;
     silent.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
-    return answer(tcsetattr(terminal, again ? TCSADRAIN : TCSAFLUSH, &silent));
+    int error = answer(tcsetattr(terminal, TCSANOW, &silent));
+    return error || again ? error : answer(tcflush(terminal, TCIFLUSH));
 }
 
 /* Also from the background, where it would stop the process otherwise. */
-static int be_as_before(int terminal, const struct termios *before)
+static int be_as_before(int terminal, const struct termios *before, bool discard)
 {
     sigset_t change, mask;
     sigemptyset(&change);
     sigaddset(&change, SIGTTOU);
     pthread_sigmask(SIG_BLOCK, &change, &mask);
-    int error;
-    do
-        error = answer(tcsetattr(terminal, TCSADRAIN, before));
-    while (error == -EINTR);
+    if (discard)
+        (void)tcflush(terminal, TCIFLUSH);
+    int error = answer(tcsetattr(terminal, TCSANOW, before));
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     return error;
-}
-
-static int say(int terminal, const char *text)
-{
-    for (size_t length = strlen(text); length;) {
-        ssize_t written = write(terminal, text, length);
-        if (written < 0)
-            return -errno;
-        text += written;
-        length -= (size_t)written;
-    }
-    return 0;
 }
 
 /* All but those that tell who has no right to the terminal now, and those that cannot wait. */
@@ -97,13 +105,36 @@ static void block_signals(sigset_t *before)
 }
 
 /* Signals are let in while it waits, and only then: none comes between a look and the wait. */
+static int wait_for(int terminal, short event, const sigset_t *mask)
+{
+    struct pollfd place = {.fd = terminal, .events = event};
+    return caught ? -EINTR : answer(ppoll(&place, 1, NULL, mask));
+}
+
+static int say(int terminal, const char *text, const sigset_t *mask)
+{
+    for (size_t length = strlen(text); length;) {
+        ssize_t written = write(terminal, text, length);
+        int error = written >= 0 ? 0 : errno == EAGAIN ? wait_for(terminal, POLLOUT, mask) : -errno;
+        if (error)
+            return error;
+        if (written > 0) {
+            text += written;
+            length -= (size_t)written;
+        }
+    }
+    return 0;
+}
+
 static ssize_t read_line(int terminal, const sigset_t *mask, char *line, size_t room)
 {
-    struct pollfd places[] = {{.fd = terminal, .events = POLLIN}, {.fd = waker, .events = POLLIN}};
-    int error = answer(ppoll(places, 2, NULL, mask));
-    if (error || caught)
-        return error ? error : -EINTR;
-    ssize_t got = read(terminal, line, room);
+    ssize_t got;
+    do {
+        int error = wait_for(terminal, POLLIN, mask);
+        if (error)
+            return error;
+        got = read(terminal, line, room);
+    } while (got < 0 && errno == EAGAIN);
     if (got <= 0)
         return got < 0 ? -errno : -ENODATA;
     if (line[got - 1] == '\n')
@@ -111,7 +142,6 @@ static ssize_t read_line(int terminal, const sigset_t *mask, char *line, size_t 
     if ((size_t)got < room)
         return got; /* ^D behind text ends it as well */
     explicit_bzero(line, room);
-    (void)tcflush(terminal, TCIFLUSH);
     return -E2BIG;
 }
 
@@ -122,43 +152,36 @@ static ssize_t ask(int terminal, const char *text, bool again, const sigset_t *m
         return -errno;
     ssize_t got = be_silent(terminal, &before, again);
     if (got == 0 && !again)
-        got = say(terminal, text);
+        got = say(terminal, text, mask);
     if (got == 0)
         got = read_line(terminal, mask, line, room);
-    int error = be_as_before(terminal, &before);
+    /* Half a line is not for whoever reads next. */
+    bool goes_on = got == -EINTR && !caught;
+    int error = be_as_before(terminal, &before, got < 0 && !goes_on);
     if (got != -EINTR)
-        (void)say(terminal, "\n");
+        (void)say(terminal, "\n", mask);
     return error && got >= 0 ? error : got;
 }
 
 ssize_t mmk_secret_prompt(int terminal, const char *text, bool again, char *line, size_t room)
 {
     struct sigaction before[ENDING] = {0};
-    if (pthread_mutex_trylock(&asking) != 0)
-        return -EBUSY;
     sigset_t mask;
     ssize_t got;
-    int signal;
+    if (!begin_asking())
+        return -EBUSY;
     do {
-        int event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (event < 0) {
-            got = -errno;
-            break;
-        }
-        waker = event;
         caught = 0;
-        catch_signals(before);
         block_signals(&mask);
+        catch_signals(before);
         got = ask(terminal, text, again, &mask, line, room);
         leave_signals(before);
         pthread_sigmask(SIG_SETMASK, &mask, NULL);
-        signal = caught;
-        close(event);
         /* Who stopped us may have us go on, and then we ask anew. */
-        if (signal)
-            (void)kill(getpid(), signal);
+        if (caught)
+            (void)kill(getpid(), caught);
         again = false;
-    } while (signal);
-    pthread_mutex_unlock(&asking);
+    } while (caught);
+    atomic_store(&asker, 0);
     return got;
 }

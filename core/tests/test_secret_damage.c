@@ -149,8 +149,11 @@ static void exit_with_secrets(void)
 
 static void look_when_all_is_over(void)
 {
-    if (said && !all_bytes_are(said, KEY, 0))
+    if (said && memmem(said, KEY, "ZZZZ", 4)) /* 0x5a */
         abort();
+    /* Handlers that run after mmkit's may have secrets, too: in slots that are whole. */
+    mmk_secret fresh = opened(KEY, MMK_SECRET_LOCKED, false);
+    CHECK(mmk_secret_shut(&fresh, true) == 0 && mmk_secret_give(&fresh) == 0);
 }
 
 TEST(exit_wipes_what_nobody_gave_back)

@@ -2,12 +2,14 @@
 
 import copy
 import ctypes
+import errno
 import gc
 import os
 import pickle
 import resource
 import signal
 import socket
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -27,6 +29,7 @@ from support import (
     locks,
     needs_root,
     perms,
+    refuse_calls,
     run,
     x86_64,
 )
@@ -89,6 +92,9 @@ def test_a_wrong_choice_is_refused_by_name(how):
 
 
 def test_a_secret_is_made_once(secret):
+    with pytest.raises(ValueError, match="made once"):
+        secret.__init__(10)
+    secret.close()
     with pytest.raises(ValueError, match="made once"):
         secret.__init__(10)
 
@@ -312,6 +318,21 @@ def test_a_dropped_secret_is_wiped(secret):
     with Secret(32) as again:
         assert again._address == place
         assert content_of(again) == bytes(32)
+
+
+def test_a_dropped_secret_that_cannot_be_wiped_is_told():
+    def drop():
+        told = []
+        sys.unraisablehook = told.append
+        dropped = Secret.random(32)
+        refuse_calls([((10, 3), errno.EACCES)])  # mprotect(…, PROT_READ | PROT_WRITE)
+        del dropped
+        sys.unraisablehook = sys.__unraisablehook__
+        return [(type(each.exc_value).__name__, str(each.exc_value)) for each in told]
+
+    [(name, text)] = in_child(drop)
+    assert name == "SyscallPermissionError"
+    assert "mprotect(the secret at 0x" in text
 
 
 def test_the_with_block_of_a_secret_notes_what_kept_it_from_closing():

@@ -1,7 +1,10 @@
 """Secret.prompt at a real terminal: what is typed is not shown, and the terminal is always as it was."""
 
+import fcntl
 import os
 import signal
+import sys
+import termios
 
 import pytest
 
@@ -97,6 +100,90 @@ def test_a_signal_that_ends_the_process_restores_the_terminal_first(at_terminal,
         status = terminal.wait()
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == number
+        assert terminal.echoes
+    finally:
+        os.close(kept)
+
+
+# Signals from the keyboard throw away what was typed, but not on this terminal.
+KEEPS = """
+import fcntl, termios
+mode = termios.tcgetattr(0)
+mode[3] |= termios.NOFLSH
+termios.tcsetattr(0, termios.TCSANOW, mode)
+"""
+
+
+def waiting_in(terminal):
+    """Bytes that whoever reads next from a terminal gets, be it half a line."""
+    mode = termios.tcgetattr(terminal)
+    mode[3] &= ~termios.ICANON
+    termios.tcsetattr(terminal, termios.TCSANOW, mode)
+    return int.from_bytes(fcntl.ioctl(terminal, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x1c"], ids=["exception", "end"])
+def test_half_a_line_is_not_left_to_whoever_reads_next(at_terminal, key):
+    terminal = at_terminal("import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))" + KEEPS + ASK)
+    terminal.expect(b"Word: ")
+    kept = os.open(f"/proc/{terminal.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+    try:
+        terminal.type(b"half of it" + key)
+        terminal.wait()
+        assert terminal.echoes
+        assert waiting_in(kept) == 0
+    finally:
+        os.close(kept)
+
+
+def test_a_signal_ends_the_process_while_the_terminal_takes_no_text(at_terminal):
+    terminal = at_terminal("print('ready')\ninput()" + ASK)
+    terminal.expect(b"ready\r\n")
+    terminal.type(b"\x13\n")  # Ctrl-S: what is written waits
+    kept = os.open(f"/proc/{terminal.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+    try:
+        while terminal.echoes:
+            pass
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert os.WTERMSIG(terminal.wait()) == signal.SIGTERM
+        assert terminal.echoes
+    finally:
+        os.close(kept)
+
+
+def test_a_child_that_another_thread_forks_meanwhile_is_ended_by_signals(at_terminal):
+    terminal = at_terminal("""
+import mmkit, os, signal, termios, threading
+asking = threading.Thread(target=mmkit.Secret.prompt)
+asking.start()
+while termios.tcgetattr(0)[3] & termios.ECHO:
+    pass
+child = os.fork()
+if child == 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+asking.join()
+""")
+    terminal.expect(b"child -15")
+    assert not terminal.echoes
+    terminal.type(b"x\n")
+    assert terminal.wait() == 0
+
+
+def test_a_signal_that_another_thread_gets_ends_the_question_as_well(at_terminal):
+    terminal = at_terminal("""
+import mmkit, os, signal, threading
+# The main thread lets it in, and waits in join().
+asking = threading.Thread(target=mmkit.Secret.prompt)
+asking.start()
+asking.join()
+""")
+    terminal.expect(b"Password: ")
+    kept = os.open(f"/proc/{terminal.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+    try:
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert os.WTERMSIG(terminal.wait()) == signal.SIGTERM
         assert terminal.echoes
     finally:
         os.close(kept)

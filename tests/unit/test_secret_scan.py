@@ -177,6 +177,45 @@ def test_pages_that_were_never_written_are_left_so(key):
         assert found.looked_at < sum(maps.read().column("size")) - len(region) + (1 << 20)
 
 
+def test_holes_of_shared_memory_are_left_so_and_what_stands_between_them_is_found(key):
+    descriptor = os.memfd_create("holes")
+    os.ftruncate(descriptor, 64 << 20)
+    with mmap.mmap(descriptor, 64 << 20) as holes:
+        holes[32 << 20 : (32 << 20) + 32] = key
+        start = ctypes.addressof(ctypes.c_char.from_buffer(holes))
+        before = os.fstat(descriptor).st_blocks
+        found = secret.find_copies(key)
+        assert os.fstat(descriptor).st_blocks == before
+        assert places(found.full, start) == [(32 << 20, 32, "bytes")]
+    os.close(descriptor)
+
+
+def test_what_was_written_over_a_hole_of_a_private_mapping_is_found(key, tmp_path):
+    path = tmp_path / "holes"
+    path.touch()
+    os.truncate(path, 16 << 20)
+    with Region.file(path, mode="c") as region:
+        region[8 << 20 : (8 << 20) + 32] = key
+        found = secret.find_copies(key)
+        assert places(found.full, region.address) == [(8 << 20, 32, "bytes")]
+        assert region.resident() == PAGE
+
+
+def test_a_terabyte_past_the_end_of_a_file_is_not_looked_through_page_by_page(key, tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(key)
+    with path.open("rb") as file:
+        os.truncate(path, 1 << 40)
+        start = linux.mmap(0, 1 << 40, Prot.READ, MapFlag.SHARED, file.fileno(), 0)
+        os.truncate(path, 32)
+        try:
+            found = secret.find_copies(key)
+        finally:
+            linux.munmap(start, 1 << 40)
+    assert places(found.full, start) == [(0, 32, "bytes")]
+    assert (start + PAGE, (1 << 40) - PAGE) in [(each.address, each.length) for each in found.unread]
+
+
 def test_a_scanner_that_is_killed_is_told(key, monkeypatch, tmp_path):
     program = tmp_path / "mmkit-scan"
     program.write_text("#!/bin/sh\nkill -9 $$\n")
@@ -197,7 +236,7 @@ def test_what_cannot_be_read_is_listed(key, tmp_path):
         found = secret.find_copies(key)
         unread = [each for each in found.unread if each.area.path == os.fsencode(path)]
         assert [(each.address - region.address, each.length) for each in unread] == [(PAGE, 3 * PAGE)]
-        assert "past the end of a file" in unread[0].reason
+        assert "past the end of the file" in unread[0].reason
         assert {"[vvar]", "[vsyscall]"} <= {each.area.name for each in found.unread}
         assert "could not be looked at" in repr(found)
 
@@ -243,6 +282,28 @@ def test_a_process_that_is_gone_is_told(key):
         secret.find_copies(key, (1 << 31) - 1)
     with pytest.raises(ValueError, match="pid must be positive"):
         secret.find_copies(key, 0)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of exit is that of x86-64")
+def test_a_process_that_goes_on_without_its_main_thread_is_searched(key):
+    code = """
+import ctypes, os, sys, threading
+def go_on():
+    # The main thread is a zombie in a process that is none.
+    while open("/proc/self/stat").read().split()[2] != "Z":
+        pass
+    sys.stdout.write("ready\\n")
+    sys.stdout.flush()
+    os.read(0, 1)
+    os._exit(0)
+kept = bytes(int(byte) ^ 0x5A for byte in sys.argv[1].split(","))
+threading.Thread(target=go_on).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit(2): of this thread alone
+"""
+    masked = ",".join(str(byte ^ 0x5A) for byte in key)
+    with started(sys.executable, "-c", code, masked) as (pid, line):
+        assert line == b"ready\n"
+        assert len(secret.find_copies(key, pid).full) >= 1
 
 
 def test_a_process_that_ends_while_it_is_searched_is_told(key, monkeypatch):

@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EINTR, errno
@@ -39,11 +39,11 @@ cdef class SecretHandle:
         # Nobody can have it open: who has holds the object.
         cdef int error = mmk_secret_give(&self.handle)
         if error:
-            PyErr_WriteUnraisable("a secret could not be wiped")
+            raise self.failure(error, "close")
 
     def _take(self, Py_ssize_t length, mmk_secret_kind kind, bint isolated):
         cdef mmk_secret_refusal refusal
-        if self.handle.area is not NULL:
+        if self.size:
             raise ValueError("a Secret is made once: make another one")
         if length < 1:
             raise ValueError(f"a secret needs at least one byte, not {length}")

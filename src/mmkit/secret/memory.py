@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import termios
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -261,7 +263,7 @@ class Secret(SecretHandle):
             raise ValueError("text must not contain a NUL character")
         with cls(_LONGEST_LINE, **how) as line:
             try:
-                terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+                terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError as refused:
                 hint = (
                     "The process has no terminal to ask at: pass the secret through a descriptor (from_fd)."
@@ -269,6 +271,11 @@ class Secret(SecretHandle):
                 raise SyscallError(refused.errno or errno.ENXIO, "open('/dev/tty')", hint) from None
             try:
                 length = line._prompt(terminal, words)
+            except BaseException:
+                # Half a line is not for whoever reads next.
+                with suppress(termios.error):
+                    termios.tcflush(terminal, termios.TCIFLUSH)
+                raise
             finally:
                 os.close(terminal)
             if length == -errno.ENODATA:

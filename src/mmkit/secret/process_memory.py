@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmkit import maps
+from mmkit._native.calls import PAGE_SIZE
 from mmkit.errors import SyscallError
 from mmkit.maps import Area, Kind
 from mmkit.secret.copies import Unread
@@ -18,6 +20,8 @@ __all__ = ["opened_process"]
 
 #: From here on addresses are the kernel's: vsyscall, which is the same in every process, and cannot be read.
 _KERNEL_SPACE = 1 << 63
+
+_PAST_THE_END = "it is past the end of the file"
 
 
 @contextmanager
@@ -29,37 +33,119 @@ def opened_process(pid: int | None) -> Iterator[Target]:
     """
     areas = maps.read(pid)
     number = os.getpid() if pid is None else pid
+    folder = _folder(number)
     descriptors: list[int] = []
     try:
-        descriptors.append(_opened_memory(number))
+        descriptors.append(_opened_memory(number, folder))
         # Without it, everything is read.
         with suppress(OSError):
-            descriptors.append(os.open(f"/proc/{number}/pagemap", os.O_RDONLY | os.O_CLOEXEC))
+            descriptors.append(os.open(f"{folder}/pagemap", os.O_RDONLY | os.O_CLOEXEC))
         memory, pagemap = descriptors[0], descriptors[1] if descriptors[1:] else -1
-        yield Target(
-            memory,
-            [_part(area) for area in areas if area.start < _KERNEL_SPACE],
-            pagemap,
-            number,
-            [_unreadable(area) for area in areas if area.start >= _KERNEL_SPACE],
-        )
+        parts: list[Part] = []
+        skipped: list[Unread] = []
+        for area in areas:
+            _lay_out(area, folder, parts, skipped)
+        yield Target(memory, parts, pagemap, number, skipped)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _part(area: Area) -> Part:
-    # What the kernel maps without a file has pages that pagemap does not tell of.
-    is_private = not area.inode and not area.shared and area.kind is not Kind.VDSO
-    return Part(area.start, area.size, area.start, area, is_private)
+def _folder(pid: int) -> str:
+    """Find the way to the memory of a process: where its main thread has ended, through another one."""
+    folder = f"/proc/{pid}"
+    with suppress(OSError):
+        for thread in (pid, *map(int, os.listdir(f"{folder}/task"))):  # noqa: PTH208
+            with suppress(OSError):
+                if not Path(f"/proc/{thread}/statm").read_text().startswith("0 "):
+                    return f"/proc/{thread}"
+    return folder
 
 
-def _unreadable(area: Area) -> Unread:
-    return Unread(area.start, area.size, area, KERNELS_OWN)
+# ---- what is where -----------------------------------------------------------------------------------
 
 
-def _opened_memory(pid: int) -> int:
-    path = f"/proc/{pid}/mem"
+def _lay_out(area: Area, folder: str, parts: list[Part], skipped: list[Unread]) -> None:
+    if area.start >= _KERNEL_SPACE:
+        skipped.append(Unread(area.start, area.size, area, KERNELS_OWN))
+        return
+    file = _opened_file(area, folder) if area.inode else None
+    if file is None:
+        # What the kernel maps without a file has pages that pagemap does not tell of.
+        is_private = not area.inode and not area.shared and area.kind is not Kind.VDSO
+        parts.append(Part(area.start, area.size, area.start, area, is_private))
+        return
+    try:
+        end = _lay_out_file(area, file, parts)
+    finally:
+        os.close(file)
+    if end < area.end:
+        skipped.append(Unread(end, area.end - end, area, _PAST_THE_END))
+
+
+def _opened_file(area: Area, folder: str) -> int | None:
+    """Open what an area maps; None if this process may not, or if it is no ordinary file."""
+    # The first is for who has CAP_CHECKPOINT_RESTORE; the other may lead to another file by now.
+    for path in (f"{folder}/map_files/{area.start:x}-{area.end:x}", os.fsencode(f"{folder}/root") + area.path):
+        with suppress(OSError):
+            if not _is_its_file(os.stat(path), area, path):  # noqa: PTH116
+                continue
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return None
+
+
+def _is_its_file(facts: os.stat_result, area: Area, path: str | bytes) -> bool:
+    is_same = isinstance(path, str) or (facts.st_dev, facts.st_ino) == (area.device, area.inode)
+    return stat.S_ISREG(facts.st_mode) and is_same
+
+
+def _lay_out_file(area: Area, file: int, parts: list[Part]) -> int:
+    """Tell what of a file has data from its holes, which a reader would fill: in a tmpfs, each takes a page.
+
+    Of a hole only those pages are read that the process has, written in a private mapping for instance.
+    Returns where the file ends.
+    """
+    shift = area.start - area.offset
+    end = max(area.start, min(area.end, shift + _page_up(os.fstat(file).st_size)))
+    place = area.start
+    while place < end:
+        data = min(end, max(place, shift + _page_down(_next_data(file, place - shift, end - shift))))
+        hole = min(end, shift + _page_up(_next_hole(file, data - shift, end - shift)))
+        if place < data:
+            parts.append(Part(place, data - place, place, area, is_private=True))
+        if data < hole:
+            parts.append(Part(data, hole - data, data, area))
+        place = hole
+    return end
+
+
+def _next_data(file: int, offset: int, end: int) -> int:
+    try:
+        return os.lseek(file, offset, os.SEEK_DATA)
+    except OSError as refused:
+        return end if refused.errno == errno.ENXIO else offset
+
+
+def _next_hole(file: int, offset: int, end: int) -> int:
+    try:
+        return max(os.lseek(file, offset, os.SEEK_HOLE), offset + 1)
+    except OSError:
+        return end
+
+
+def _page_down(offset: int) -> int:
+    return offset // PAGE_SIZE * PAGE_SIZE
+
+
+def _page_up(offset: int) -> int:
+    return _page_down(offset + PAGE_SIZE - 1)
+
+
+# ---- the permission ----------------------------------------------------------------------------------
+
+
+def _opened_memory(pid: int, folder: str) -> int:
+    path = f"{folder}/mem"
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as refused:
