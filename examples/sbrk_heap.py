@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 import mmkit
 from mmkit import Heap, linux
@@ -26,7 +27,7 @@ def main() -> None:
     print(f"  sbrk(64 KiB) returned {old:#x}, the old break: that much memory is ours from there on")
     mmkit.poke(old, b"hello")
     print(f"  the first bytes there are now {mmkit.peek(old, 5)!r}")
-    lower(64 * KIB)
+    lower(f"brk({old:#x}), which takes the new break itself,", lambda: linux.brk(old))
 
     print("\nWith a heap on the break")
     with Heap("sbrk") as heap:
@@ -66,17 +67,18 @@ def main() -> None:
 
         for block in blocks:
             block.free()
-        print(f"\nAll freed: trim() gives {heap.trim() // KIB} KiB back; the break is at {linux.sbrk(0):#x}")
+        given = heap.trim() // KIB
+        print(f"\nAll freed: trim() gives {given} KiB of RAM back; the break is at {linux.sbrk(0):#x}")
     print(f"The heap is closed: the break is at {linux.sbrk(0):#x}, above what others have")
-    lower(16 * KIB)
+    lower("sbrk(-16 KiB)", lambda: linux.sbrk(-16 * KIB))
     print(f"They gave it back, too: {linux.sbrk(0) - start} bytes more than at the start are left")
 
 
-def lower(count: int) -> None:
+def lower(what: str, call: Callable[[], object]) -> None:
     """Give back what was taken last."""
     try:
-        linux.sbrk(-count)
-        print(f"  sbrk(-{count // KIB} KiB) gave it back")
+        call()
+        print(f"  {what} gave it back")
     except mmkit.SyscallError as error:
         print(f"  it stays: {error.hint}")
 

@@ -288,8 +288,8 @@ def test_layout_finds_each_segment_and_what_lies_in_it():
     where = {what: (kind, access) for _, kind, access, what in things}
     assert where["a local variable of a C function"] == ("stack", "rw-p")
     assert where["malloc(100)"] == ("heap", "rw-p")
-    assert where["malloc(64 MiB)"] == where["Region.anonymous(…)"] == ("anonymous", "rw-p")
-    assert where["Region.file(…)"] == ("file", "r--s")
+    assert where["malloc(64 MiB)"] == where["mmap(), by Region.anonymous(…)"] == ("anonymous", "rw-p")
+    assert where["mmap() of a file, by Region.file(…)"] == ("file", "r--s")
     assert where["the function malloc()"][1] == "r-xp"
     assert where["a list of Python"][1] == "rw-p"
 
@@ -383,6 +383,19 @@ def test_locking_counts_and_refuses():
     assert text.count("lock='warn' goes on, with a RuntimeWarning") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [("shared_array", "numpy", "numpy"), ("secure_memory", "cryptography", "secret")],
+)
+def test_a_program_says_what_to_install_where_a_library_is_missing(name, library, extra, folder):
+    code = (
+        f"import sys, runpy; sys.modules[{library!r}] = None; runpy.run_path(sys.argv[1], None, '__main__')"
+    )
+    done = python(folder, "-c", code, PROGRAMS[name])
+    assert f"pip install 'mmkit[{extra}]'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @needs_root
 @locks
 def test_locking_tells_a_user_who_may_lock_nothing_what_is_refused(folder):
@@ -457,7 +470,7 @@ def test_shared_array_is_filled_by_every_process_and_read_without_copying():
     assert "which ended with [0, 0, 0, 0]" in shown
     assert shown.count("filled: True") == 4
     assert "written there, read here: [1, 2, 3]" in shown
-    assert "still reads True" in shown
+    assert "a part of it is as it was: True" in shown
 
 
 @locks
