@@ -31,10 +31,13 @@ def main() -> None:
     try:
         password = Secret.prompt("Password, at least 8 characters: ") if "--ask" in sys.argv else receive()
         key = Secret(32)
-    except mmkit.SyscallError as refusal:
+    except (mmkit.SyscallError, EOFError, ValueError) as refusal:
         print(f"No secret here: {refusal}")
         return
     with password, key:
+        if len(password) < 8:
+            print("That is too short to search for: so few bytes are anywhere by chance.")
+            return
         print("Where the password is, by /proc/self/smaps")
         print(f"  {password.status()}")
         print(f"  as Python shows it: {password!r}")

@@ -486,20 +486,35 @@ def test_secure_memory_leaves_nothing_and_finds_what_is_careless():
     assert "a forked child has none of its parent's secrets" in text
 
 
-@locks
-def test_secure_memory_asks_at_the_terminal():
-    pytest.importorskip("cryptography")
+def typed_into_secure_memory(line):
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, str(PROGRAMS["secure_memory"]), "--ask"])
     shown = b""
     while b"characters: " not in shown:
         shown += os.read(terminal, 1000)
-    os.write(terminal, b"correct horse battery\n")
+    os.write(terminal, line)
     with contextlib.suppress(OSError):  # EIO: it has ended
         while piece := os.read(terminal, 1000):
             shown += piece
     os.close(terminal)
     assert os.waitpid(pid, 0)[1] == 0
+    return shown
+
+
+@locks
+def test_secure_memory_asks_at_the_terminal():
+    pytest.importorskip("cryptography")
+    shown = typed_into_secure_memory(b"correct horse battery\n")
     assert b"correct" not in shown
     assert b"key: 0 full and 0 partial copies" in shown
+
+
+@locks
+@pytest.mark.parametrize(
+    ("line", "told"), [(b"short\n", b"too short"), (b"\n", b"nothing was typed"), (b"\x04", b"gave no line")]
+)
+def test_secure_memory_says_what_was_wrong_with_what_was_typed(line, told):
+    shown = typed_into_secure_memory(line)
+    assert told in shown
+    assert b"Traceback" not in shown
