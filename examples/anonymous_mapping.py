@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def touch_a_sparse_region() -> None:
-    """Take a huge range of addresses, and see memory arrive page by page."""
+    """Take a huge range of addresses (mmap), and see memory arrive page by page."""
     print("\nAddresses are free, memory comes when it is touched")
     with huge_region() as region:
         print(f"  {len(region) // MIB:,} MiB from {region.address:#x} on: {region.resident()} bytes in RAM")
@@ -52,7 +52,7 @@ def huge_region() -> Region:
 
 
 def use_ordinary_pages(region: Region) -> None:
-    """Ask for one page a touch, where the system would bring in 2 MiB at once."""
+    """Ask (madvise) for one page a touch, where the system would bring in 2 MiB at once."""
     with contextlib.suppress(mmkit.SyscallError):  # a kernel without transparent huge pages
         region.advise(Advice.NOHUGEPAGE)
 
@@ -72,7 +72,7 @@ def grow_in_place() -> None:
 
 
 def grow_by_moving() -> None:
-    """Grow where there is no room: the kernel moves the pages to other addresses, and copies nothing."""
+    """Grow where there is no room (mremap): the kernel moves the pages elsewhere, and copies nothing."""
     print("\nGrow where there is no room")
     with Region.anonymous(MIB) as region:
         region[:5] = b"moved"
@@ -88,7 +88,7 @@ def grow_by_moving() -> None:
 
 
 def give_back() -> None:
-    """Give pages back to the system, then the addresses."""
+    """Give pages back to the system (madvise), then the addresses (munmap)."""
     print("\nGive it back")
     region = Region.anonymous(32 * MIB)
     try:

@@ -120,7 +120,7 @@ def align() -> None:
 
 
 def free_as_it_was_allocated() -> None:
-    """Give memory to who never had it."""
+    """Give memory to who never had it: free() looks for its header in front of a block, and meets zeros."""
     died = how_a_child_ends(lambda: libc.free(libc.mmap(None, PAGE_SIZE, RW, ANONYMOUS, -1, 0) + 64))
     wrong(f"free() of what mmap() gave: a child died of {died}")
     with Region.anonymous(PAGE_SIZE):

@@ -34,7 +34,7 @@ def page_of(number: int) -> bytes:
 
 
 def send_pages(pages: Channel) -> None:
-    """Be the source. Where the channel is full, `send` waits."""
+    """Be the source. Where the channel is full, `send` sleeps in futex(2) until somebody wakes it."""
     for number in range(PAGES):
         pages.send(page_of(number))
 
@@ -90,6 +90,7 @@ def how_it_ended(pid: int) -> str:
 
 def run_pipeline() -> list[str]:
     """Run it to its end; return what there is to say."""
+    # A name in /dev/shm that everybody maps, as shm_open(3) and mmap(2) do it.
     with (
         Channel(f"mmkit_pages_{os.getpid()}", 1 << 16, create=True) as pages,
         Channel(f"mmkit_counts_{os.getpid()}", 1 << 16, create=True) as counts,

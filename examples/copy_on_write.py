@@ -1,8 +1,9 @@
 """Memory as it was, while it is being changed: a page is copied when somebody first writes to it.
 
-All pages are made read-only. The first write to each is a fault; the handler copies the old page aside,
-allows writing, and returns, so that the same instruction runs again and now succeeds. Who writes need not
-know: a method of the region, numpy and a function of the C library are all caught. Every fault is printed.
+All pages are made read-only. The first write to each is a fault; the handler, which sigaction has set, copies
+the old page aside, allows writing, and returns, so that the same instruction runs again and now succeeds. Who
+writes need not know: a method of the region, numpy and a function of the C library are all caught. Every
+fault is printed.
 In C: mprotect(2), sigaction(2), madvise(2). Belongs to the chapter "Snapshots" (docs/snapshot.md).
 
                    first write to a page
@@ -110,6 +111,7 @@ def let_the_kernel_write(region: Region, before: Snapshot) -> None:
         except OSError as error:
             print(f"  refused: {error}: the kernel checks, and does not fault")
         try:
+            # madvise(2), MADV_POPULATE_WRITE: fault as if somebody wrote.
             region.populate(True, 0, 11)
         except OSError as error:
             print(f"  populate: {error.strerror}; the page is kept all the same")

@@ -32,7 +32,7 @@ def main() -> None:
 def read(path: Path) -> None:
     """Find a line in a file that is never read with read()."""
     print("Read it")
-    with Region.file(path) as region:
+    with Region.file(path) as region:  # open(2) and mmap(2); munmap(2) at the end of the block
         print(f"  {len(region)} bytes of the file at {region.address:#x}, mapped for reading only")
         print(f"  region[0:8] is {region[0:8]!r}; slices, find() and readline() work as for mmap.mmap")
         region.seek(region.find(b"line 150"))
@@ -56,13 +56,13 @@ def write_through(path: Path) -> None:
         region[0:4] = b"LINE"
         print("  region[0:4] = b'LINE', a store into memory and no call at all")
         print(f"  and the file begins with {path.read_bytes()[:8]!r}: it is the same page")
-        # What is shared need not be on the disk yet: the kernel writes it back when it likes, or when told.
+        # What is shared need not be on the disk yet: the kernel writes it back when it likes, or by msync(2).
         before, covered, after = pages_to_be_written(region), region.flush(), pages_to_be_written(region)
         print(f"  flush() covered {covered}; pages still to be written: {before} before, {after} after")
 
 
 def pages_to_be_written(region: Region) -> str:
-    """Ask how much of a file is newer in memory than on the disk (Linux 6.5)."""
+    """Ask how many pages of a file are newer in memory than on the disk: cachestat(2), Linux 6.5."""
     if not mmkit.supports("cachestat"):
         return "unknown"
     return str(linux.cachestat(region.fileno(), 0, len(region)).nr_dirty)

@@ -57,7 +57,10 @@ def read_ahead(fd: int) -> int:
 
 
 def forget(fd: int) -> bool:
-    """Have the kernel drop a file from its cache, and tell whether it did."""
+    """Have the kernel drop a file from its cache, and tell whether it did.
+
+    cached() asks by cachestat(2), or before Linux 6.5 by mincore(2), which pages of a file are in RAM.
+    """
     patience = time.monotonic() + 1
     with Region.file(fd) as region:
         while time.monotonic() < patience:

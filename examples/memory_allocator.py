@@ -134,7 +134,7 @@ def main() -> None:
         spent_by_heap = timed(heap.alloc, lambda block: block.free())
         heap.check()
     print(f"  first fit in Python: {spent_by_mine / 1000:10,.0f} µs, looks at every header from the start")
-    print(f"  mmkit.Heap:          {spent_by_heap / 1000:10,.0f} µs, finds a list by two bits")
+    print(f"  mmkit.Heap:          {spent_by_heap / 1000:10,.0f} µs, finds a free list by two bits")
 
 
 def taken(mine: FirstFit, what: str, size: int) -> int:

@@ -96,6 +96,7 @@ def keep_a_secret() -> None:
         say("Region.memfd(secret=True)", region)
         print(f"  we can read it: {region[:8]!r}")
         try:
+            # It has the kernel copy from the memory of a process, here of this one, given by its number.
             linux.process_vm_readv(os.getpid(), [(region.address, 8)])
         except mmkit.SyscallError as refusal:
             print(f"  the kernel cannot: process_vm_readv() of it is {refusal.strerror!r}")

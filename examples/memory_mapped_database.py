@@ -42,7 +42,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.exists():
-            path.write_bytes(struct.pack("=QQ", MAGIC, PAGE_SIZE) + bytes(4 * PAGE_SIZE - 16))
+            path.write_bytes(struct.pack("=QQ", MAGIC, PAGE_SIZE) + bytes(PAGE_SIZE - 16))
         self.region = Region.file(path, mode="r+")
         if self.word(0) != MAGIC:
             self.region.close()
@@ -62,12 +62,14 @@ class Database:
         """Store a value, or None: delete the key. To show it, die half-way, or in the wrong order."""
         bucket = FIRST_BUCKET + zlib.crc32(key) % BUCKETS
         length = GONE if value is None else len(value)
+        if value is not None and length >= GONE:
+            raise ValueError(f"a value has less than {GONE} bytes, and this one {length}")
         rest = RECORD.pack(0, len(key), length, self.word(bucket))[4:] + key + (value or b"")
         record = zlib.crc32(rest).to_bytes(4, "little") + rest
         at = self.word(END)
         end = at + -(-len(record) // 8) * 8
-        if end > len(self.region):
-            self.region.resize(len(self.region) * 2)  # the file, and the mapping of it
+        while end > len(self.region):
+            self.region.resize(len(self.region) * 2)  # the file by ftruncate(2), and the mapping with it
 
         def write_record() -> None:
             self.region[at : at + len(record)] = record
@@ -116,6 +118,7 @@ class Database:
     def compact(self) -> None:
         """Write what counts into a new file, and have that take the place of this one at once."""
         beside = self.path.with_suffix(".new")
+        beside.unlink(missing_ok=True)  # of a compaction that was killed: it may have what is deleted by now
         with contextlib.closing(Database(beside)) as new:
             for _, key, value in self.live():
                 new.put(key, value)
@@ -133,8 +136,7 @@ class Database:
             for cell in range(at // 64, -(-end // 64)):
                 cells[cell] = "█" if at in counts or cells[cell] == "█" else "░"
             at = end
-        row = "".join(cells[page * PAGE_SIZE // 64 :][:64])
-        return f"page {page} │{row}│  █ counts  ░ outdated  · free"
+        return f"page {page} │{''.join(cells[page * PAGE_SIZE // 64 :][:64])}│  █ counts  ░ outdated  · free"
 
     def close(self) -> None:
         """Give the mapping back; the file stays."""
@@ -156,9 +158,8 @@ def main() -> None:
             print("6 are replaced and one is deleted: nothing is written over")
             print(db.draw(1))
         with contextlib.closing(Database(path)) as db:
-            print(
-                f"closed and opened again: {len(list(db.live()))} keys, 'fruit 3' is {db.get(b'fruit 3')!r}"
-            )
+            keys = len(list(db.live()))
+            print(f"closed and opened again: {keys} keys, 'fruit 3' is {db.get(b'fruit 3')!r}")
 
         print("\nA child replaces 'fruit 7', and is killed between its two syncs")
         copy = Path(folder, "copy.db")
@@ -171,9 +172,8 @@ def main() -> None:
             before, end = sorted((key, value) for _, key, value in db.live()), db.word(END)
             db.compact()
             after = sorted((key, value) for _, key, value in db.live())
-            print(
-                f"  from {end - PAGE_SIZE} to {db.word(END) - PAGE_SIZE} bytes; the same: {before == after}"
-            )
+            old, new = end - PAGE_SIZE, db.word(END) - PAGE_SIZE
+            print(f"  from {old} to {new} bytes; the same: {before == after}")
             print(db.draw(1))
 
 

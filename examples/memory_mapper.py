@@ -1,9 +1,9 @@
 """Utilities that work on files by mapping them: copy, search, edit, window, sparse.
 
 Files may be far larger than the window of them that is mapped at a time (--window; 1 MiB). What goes wrong,
-such as a file that somebody cuts short under the mapping, is told in one line, with exit status 2. Without a
-command all are shown, on files of their own.
-In C: mmap(2), munmap(2), madvise(2), msync(2). Belongs to the chapter "Mapping" (docs/mapping.md).
+such as a file that is cut short, is told in one line, with exit status 2. Without a command all are shown.
+In C: mmap(2), munmap(2), msync(2), lseek(2), fallocate(2). Belongs to the chapter "Mapping"
+(docs/mapping.md).
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def opened(path: Path, mode: Mode) -> IO[bytes]:
 def windows(
     path: Path, size: int, mode: Mode = "r", *, overlap: int = 0, skip_holes: bool = False
 ) -> Iterator[tuple[int, Region]]:
-    """Map a file piece by piece; yield where each piece begins in the file, and its region."""
+    """Map a file piece by piece (mmap, munmap); yield where each begins in the file, and its region."""
     # Opened once: the path may come to name another file meanwhile.
     with opened(path, mode) as file:
         fd = file.fileno()
@@ -69,7 +69,7 @@ def windows(
                 with Region.file(fd, min(size + overlap, end - offset), offset, mode=mode) as region:
                     yield offset, region
                     if mode == "r+":
-                        region.flush()
+                        region.flush()  # msync(2)
 
 
 def data_ranges(fd: int) -> Iterator[tuple[int, int]]:
@@ -173,7 +173,7 @@ def sparse(path: Path, dig: bool) -> None:
         for _, region in windows(path, 256 * PAGE_SIZE, "r+", skip_holes=True):
             for at in range(0, len(region), PAGE_SIZE):
                 if not any(page := region[at : at + PAGE_SIZE]):
-                    region.punch(at, len(page))
+                    region.punch(at, len(page))  # fallocate(2)
     with opened(path, "r") as file:
         status, last = os.fstat(file.fileno()), 0
         for start, end in [*data_ranges(file.fileno()), (status.st_size, status.st_size)]:

@@ -119,7 +119,7 @@ def share() -> None:
         for offset in pool.live():
             pool.give(pool.at(offset))
         lost = pool.check()
-        print(f"; {pool.stats().live} after they were given in its place, {lost} lost")
+        print(f"; {pool.stats().live} after we gave them back for it, {lost} lost")
         os.close(reader)
         os.close(writer)
 

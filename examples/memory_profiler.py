@@ -132,7 +132,7 @@ def main() -> None:
     profile(lambda: None)  # what the profiler itself needs is there from now on
     for job in (caching, careful, leaking):
         start = snapshot()
-        print(f"{job.__name__}: {(job.__doc__ or '').partition('.')[0]}")
+        print(f"{job.__name__}: {job.__doc__}")
         rounds = profile(job)
         show(rounds)
         kind = leaking_kind(rounds)

@@ -44,7 +44,7 @@ def attempt(what: str, access: Callable[[], object]) -> None:
 
 
 def change_protection() -> None:
-    """Go from read-write to read-only to nothing, and back."""
+    """Go from read-write to read-only to nothing, and back (mprotect)."""
     print("Two pages, and what may be done with them")
     with Region.anonymous(2 * PAGE_SIZE) as region:
         region[:5] = b"hello"
@@ -81,7 +81,7 @@ def protect_for_a_while() -> None:
 
 
 def run_into_a_guard() -> None:
-    """Let an overrun hit a page that exists to be hit."""
+    """Let an overrun hit a page that exists to be hit: PROT_NONE at the ends, by madvise in between."""
     print("\nGuards: pages that nobody may touch")
     with Region.anonymous(3 * PAGE_SIZE, guard=True) as region:
         end = region.address + len(region)

@@ -20,6 +20,7 @@ from mmkit import SharedMemory, shared
 
 def main() -> None:
     """Say hello through a name, survive the other's death, and show what is left behind: nothing."""
+    # shm_open(3) makes the name, ftruncate(2) gives it a size, mmap(2) makes it memory: segment.buf.
     with SharedMemory(create=True, size=6000) as segment:
         path = Path("/dev/shm", str(segment.name))
         print(f"made:        {segment}")
@@ -50,6 +51,7 @@ def main() -> None:
             except BufferError as error:
                 print(f"close:       {str(error).partition(': ')[2]}")
 
+    # Leaving the block has removed the name, by shm_unlink(3): this process made it.
     print(f"afterwards:  the name is there: {path.exists()}")
     try:
         SharedMemory(path.name)

@@ -3,7 +3,7 @@
 Reads the map of this very process, names the segments that textbooks draw (text, data, bss, heap, mappings,
 stack, vdso), and then looks up where the things of a program are: functions, variables and blocks of C,
 objects of Python, memory and files that are mapped.
-In C: brk(2), malloc(3), mmap(2), and /proc/self/maps. Belongs to the chapter "Layout" (docs/layout.md).
+In C: sbrk(2), malloc(3), mmap(2), and /proc/self/maps. Belongs to the chapter "Layout" (docs/layout.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEGMENTS = {
     "vdso": ([Kind.VDSO], "the kernel's: the clock"),
 }
 
-# Above 32 MiB glibc maps every block. Below, where a block goes depends on what was freed before.
+# Above 32 MiB malloc() maps every block. Below, where a block goes depends on what was freed before.
 LARGE = 64 << 20
 
 libc = ctypes.CDLL(None)
@@ -47,7 +47,7 @@ def main() -> None:
 
     print("\nThe segments")
     show_segments(areas)
-    program_break = linux.sbrk()
+    program_break = linux.sbrk(0)  # to move the break by 0 is to ask where it is
     heap = maps.find(program_break - 1)
     if heap and heap.kind == Kind.HEAP:
         print(f"  the heap ends at {heap.end:x}; sbrk(0) says {program_break:x}")
@@ -67,9 +67,9 @@ def main() -> None:
                     "malloc(100)": blocks[0],
                     f"malloc({LARGE >> 20} MiB)": blocks[1],
                     "a list of Python": id(a_list),
-                    "None": id(None),
-                    "Region.anonymous(…)": memory.address,
-                    "Region.file(…)": mapped_file.address,
+                    "the object None": id(None),
+                    "mmap(), by Region.anonymous(…)": memory.address,
+                    "mmap() of a file, by Region.file(…)": mapped_file.address,
                 }
             )
             for block in blocks:
@@ -103,7 +103,7 @@ def show_segments(areas: Areas) -> None:
             )
         else:
             print(f"  {name:<9} {'none':>12} {'':>12} {'':>5} {'':>8}  {'':<6} {meaning}")
-    print("  KiB is of the areas alone: between two of a segment, others may lie, or nothing.")
+    print("  KiB counts the areas alone: between two of a segment there may be others, or nothing.")
 
 
 def show_things(things: dict[str, int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 import mmkit
 from mmkit import Heap, linux
@@ -26,7 +27,7 @@ def main() -> None:
     print(f"  sbrk(64 KiB) returned {old:#x}, the old break: that much memory is ours from there on")
     mmkit.poke(old, b"hello")
     print(f"  the first bytes there are now {mmkit.peek(old, 5)!r}")
-    lower(64 * KIB)
+    lower(f"brk({old:#x}), which takes the new break itself,", lambda: linux.brk(old))
 
     print("\nWith a heap on the break")
     with Heap("sbrk") as heap:
@@ -69,15 +70,15 @@ def main() -> None:
         print(f"\nAll freed, and the break is at {linux.sbrk(0):#x}")
         print(f"  trim() gives {heap.trim() // KIB} KiB of RAM back; the break is at {linux.sbrk(0):#x}")
     print(f"The heap is closed: the break is at {linux.sbrk(0):#x}, above what others have")
-    lower(16 * KIB)
+    lower("sbrk(-16 KiB)", lambda: linux.sbrk(-16 * KIB))
     print(f"They gave it back, too: {linux.sbrk(0) - start} bytes, which were ours below theirs, are left")
 
 
-def lower(count: int) -> None:
+def lower(what: str, call: Callable[[], object]) -> None:
     """Give back what was taken last."""
     try:
-        linux.sbrk(-count)
-        print(f"  sbrk(-{count // KIB} KiB) gave it back")
+        call()
+        print(f"  {what} gave it back")
     except mmkit.SyscallError as error:
         print(f"  it stays: {error.hint}")
 

@@ -1,9 +1,13 @@
 """A password and a key that leave no trace: taken in, derived, used, and searched for in all memory.
 
-A password comes in (`--ask` prompts for it at the terminal; else another process sends one through a pipe), a
+A password comes in (`mmkit examples secure_memory -- --ask` prompts for it at the terminal; else another
+process sends one through a pipe), a
 key is derived from it into its place, a message is signed with the key; and then the whole process is
 searched for copies of both. For comparison the password is made a `bytes` object, once. Deriving needs the
 cryptography package, which writes its result into a buffer: pip install 'mmkit[secret]'.
+A Secret does what C programs do by hand: mlock keeps it out of swap, mprotect closes its page while nobody
+uses it, madvise keeps it out of core dumps and forked children; tcsetattr has the terminal not show what is
+typed, and explicit_bzero wipes in a way that no compiler leaves out.
 In C: mlock(2), mprotect(2), madvise(2), tcsetattr(3), explicit_bzero(3).
 Belongs to the chapter "Secrets" (docs/secret.md).
 """
@@ -27,10 +31,13 @@ def main() -> None:
     try:
         password = Secret.prompt("Password, at least 8 characters: ") if "--ask" in sys.argv else receive()
         key = Secret(32)
-    except mmkit.SyscallError as refusal:
+    except (mmkit.SyscallError, EOFError, ValueError) as refusal:
         print(f"No secret here: {refusal}")
         return
     with password, key:
+        if len(password) < 8:
+            print("That is too short to search for: so few bytes are anywhere by chance.")
+            return
         print("Where the password is, by /proc/self/smaps")
         print(f"  {password.status()}")
         print(f"  as Python shows it: {password!r}")
@@ -41,14 +48,14 @@ def main() -> None:
         with key.open() as view:
             print(f"  {hmac.digest(view, MESSAGE, 'sha256').hex()}")
 
-        print("\nWhat the process has of them now, but for their places")
+        print("\nCopies of them in this process, beside their own places")
         search("password", password)
         search("key", key)
 
         print("\nA forked child has none of it")
         in_a_child(password)
 
-        print("\nThe same password, once as a bytes object: there until something else takes its place")
+        print("\nThe same password, once made a bytes object: a copy that nobody wipes")
         with password.open() as view:
             careless = bytes(view)
         search("password", password)
@@ -78,12 +85,13 @@ def derive(password: Secret, key: Secret) -> bool:
     """Derive a key by scrypt, from one secret into the other: hashlib cannot write into a buffer."""
     try:
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-    except ImportError:
-        print("\nThere is no cryptography package here: pip install 'mmkit[secret]'")
+
+        derive_into = Scrypt(salt=os.urandom(16), length=32, n=2**12, r=8, p=1).derive_into
+    except (ImportError, AttributeError):  # it has this since its version 47
+        print("\nThe cryptography package is not here, or is too old: pip install 'mmkit[secret]'")
         return False
-    scrypt = Scrypt(salt=os.urandom(16), length=32, n=2**12, r=8, p=1)
     with password.open() as secret, key.open(write=True) as place:
-        scrypt.derive_into(secret, place)
+        derive_into(secret, place)
     return True
 
 

@@ -16,7 +16,10 @@ from typing import Any
 # Python warns of a fork in a process with threads, which numpy's library of linear algebra would start.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    raise SystemExit("shared_array needs numpy: pip install 'mmkit[numpy]'") from None
 
 import mmkit
 from mmkit import shared
@@ -26,6 +29,7 @@ HEIGHT, WIDTH, WORKERS = 240, 320, 4
 
 def main() -> None:
     """Draw a picture in bands, one process a band, and look at the whole."""
+    # shm_open(3), which makes a name in /dev/shm; ftruncate(2), which gives it a size; mmap(2).
     with shared.array(None, (HEIGHT, WIDTH, 3), "uint8", create=True) as picture:
         segment = picture.segment
         assert segment is not None
@@ -62,7 +66,7 @@ def main() -> None:
         total = int(corner.sum())
 
     # The name is gone, and the memory is there as long as any array on it.
-    print(f"afterwards: a part of it still reads {int(corner.sum()) == total}")
+    print(f"afterwards: a part of it is as it was: {int(corner.sum()) == total}")
     try:
         shared.array(segment.name)
     except FileNotFoundError as error:

@@ -3,7 +3,7 @@
 Each writer has a lane of its own, a ring in memory that all processes have: it writes a record there, and
 commits it with one store. There is no lock, so nobody can die holding one. There is no system call, so what
 is committed is there for the others at once, whatever becomes of its writer.
-In C: shm_open(3), ftruncate(2), mmap(2), kill(2). Belongs to the chapter "Channels" (docs/channel.md).
+In C: shm_open(3), mmap(2), kill(2). Belongs to the chapter "Channels" (docs/channel.md).
 
       writer 0 ──▶ [ record │ record │ record │      free      ]  a lane each, in /dev/shm
       writer 1 ──▶ [ record │ record │ rec                     ]  ← killed here: not committed, never seen
@@ -31,6 +31,7 @@ LEVELS = ("debug", "info", "warning")
 
 def main() -> None:
     """Start the writers, kill one, read everything, and compare."""
+    # A name in /dev/shm, and memory that children inherit: as shm_open(3) and mmap(2) make them.
     with (
         Channel(f"mmkit_log_{os.getpid()}", 1 << 18, create=True) as log,
         Region.anonymous(WRITERS * 8, shared=True) as counts,

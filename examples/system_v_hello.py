@@ -7,7 +7,7 @@ Belongs to the chapter "Shared memory" (docs/shared-memory.md).
 
         parent                      the segment                     child
         SystemVMemory(create=True)  ┌────────────────────────┐      SystemVMemory.attach(id)
-        buf[:] ───────────────────▶ │ hello from the child   │ ◀─── buf[:5] = b"hello"
+        bytes(buf) ◀─────────────── │ hello from the child   │ ◀─── buf[:5] = b"hello"
                                     └────────────────────────┘
 """
 
@@ -25,6 +25,7 @@ SIZE = 4096
 
 def main() -> None:
     """Make a segment, have a child write into it, read it, and see it go."""
+    # shmget(2) makes it, shmat(2) maps it; the end of the block is shmdt(2), and shmctl(2) with IPC_RMID.
     with SystemVMemory(size=SIZE, create=True) as segment:
         print(f"made:            segment {segment.id}, {segment.size} bytes")
         tell("attached by us", segment)
@@ -35,7 +36,7 @@ def main() -> None:
         print(f"the parent reads {text!r}")
 
         with SystemVMemory.attach(segment.id, readonly=True) as reader:
-            tell("a reader more", segment)
+            tell("one reader more", segment)
             print(f"the reader's buffer is read-only: {reader.buf.readonly}")
             try:
                 reader.region[0] = 1
@@ -62,9 +63,10 @@ def write_greeting(identifier: int) -> None:
 
 
 def tell(when: str, segment: SystemVMemory) -> None:
-    """Print what the kernel counts."""
+    """Print what the kernel counts (shmctl with IPC_STAT)."""
     status = segment.stat()
-    print(f"{when + ':':<16} {status.shm_nattch} attachments, made by process {status.shm_cpid}")
+    attached = "1 attachment" if status.shm_nattch == 1 else f"{status.shm_nattch} attachments"
+    print(f"{when + ':':<16} {attached}, made by process {status.shm_cpid}")
 
 
 def run_in_a_child(work: object) -> None:

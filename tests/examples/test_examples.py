@@ -288,8 +288,8 @@ def test_layout_finds_each_segment_and_what_lies_in_it():
     where = {what: (kind, access) for _, kind, access, what in things}
     assert where["a local variable of a C function"] == ("stack", "rw-p")
     assert where["malloc(100)"] == ("heap", "rw-p")
-    assert where["malloc(64 MiB)"] == where["Region.anonymous(…)"] == ("anonymous", "rw-p")
-    assert where["Region.file(…)"] == ("file", "r--s")
+    assert where["malloc(64 MiB)"] == where["mmap(), by Region.anonymous(…)"] == ("anonymous", "rw-p")
+    assert where["mmap() of a file, by Region.file(…)"] == ("file", "r--s")
     assert where["the function malloc()"][1] == "r-xp"
     assert where["a list of Python"][1] == "rw-p"
 
@@ -383,6 +383,19 @@ def test_locking_counts_and_refuses():
     assert text.count("lock='warn' goes on, with a RuntimeWarning") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [("shared_array", "numpy", "numpy"), ("secure_memory", "cryptography", "secret")],
+)
+def test_a_program_says_what_to_install_where_a_library_is_missing(name, library, extra, folder):
+    code = (
+        f"import sys, runpy; sys.modules[{library!r}] = None; runpy.run_path(sys.argv[1], None, '__main__')"
+    )
+    done = python(folder, "-c", code, PROGRAMS[name])
+    assert f"pip install 'mmkit[{extra}]'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @needs_root
 @locks
 def test_locking_tells_a_user_who_may_lock_nothing_what_is_refused(folder):
@@ -457,7 +470,7 @@ def test_shared_array_is_filled_by_every_process_and_read_without_copying():
     assert "which ended with [0, 0, 0, 0]" in shown
     assert shown.count("filled: True") == 4
     assert "written there, read here: [1, 2, 3]" in shown
-    assert "still reads True" in shown
+    assert "a part of it is as it was: True" in shown
 
 
 @locks
@@ -473,20 +486,35 @@ def test_secure_memory_leaves_nothing_and_finds_what_is_careless():
     assert "a forked child has none of its parent's secrets" in text
 
 
-@locks
-def test_secure_memory_asks_at_the_terminal():
-    pytest.importorskip("cryptography")
+def typed_into_secure_memory(line):
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, str(PROGRAMS["secure_memory"]), "--ask"])
     shown = b""
     while b"characters: " not in shown:
         shown += os.read(terminal, 1000)
-    os.write(terminal, b"correct horse battery\n")
+    os.write(terminal, line)
     with contextlib.suppress(OSError):  # EIO: it has ended
         while piece := os.read(terminal, 1000):
             shown += piece
     os.close(terminal)
     assert os.waitpid(pid, 0)[1] == 0
+    return shown
+
+
+@locks
+def test_secure_memory_asks_at_the_terminal():
+    pytest.importorskip("cryptography")
+    shown = typed_into_secure_memory(b"correct horse battery\n")
     assert b"correct" not in shown
     assert b"key: 0 full and 0 partial copies" in shown
+
+
+@locks
+@pytest.mark.parametrize(
+    ("line", "told"), [(b"short\n", b"too short"), (b"\n", b"nothing was typed"), (b"\x04", b"gave no line")]
+)
+def test_secure_memory_says_what_was_wrong_with_what_was_typed(line, told):
+    shown = typed_into_secure_memory(line)
+    assert told in shown
+    assert b"Traceback" not in shown

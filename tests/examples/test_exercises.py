@@ -112,6 +112,27 @@ def test_what_was_put_is_there_after_opening_again(path):
     assert [each.name for each in path.parent.iterdir()] == ["test.db"]
 
 
+def test_a_value_may_be_larger_than_the_file_and_one_that_would_read_as_deleted_is_refused(path):
+    large = b"x" * (database.GONE - 1)
+    with contextlib.closing(database.Database(path)) as db:
+        db.put(b"large", large)
+        with pytest.raises(ValueError, match="less than 65535 bytes"):
+            db.put(b"large", large + b"x")
+    with contextlib.closing(database.Database(path)) as db:
+        assert db.get(b"large") == large
+
+
+def test_what_was_deleted_after_a_killed_compaction_does_not_come_back_by_the_next(path):
+    with contextlib.closing(database.Database(path.with_suffix(".new"))) as left:
+        left.put(b"a", b"old")
+    with contextlib.closing(database.Database(path)) as db:
+        db.put(b"a", b"old")
+        db.put(b"a", None)
+        db.put(b"b", b"kept")
+        db.compact()
+        assert [(key, value) for _, key, value in db.live()] == [(b"b", b"kept")]
+
+
 def test_killed_between_the_two_syncs_a_put_has_changed_nothing(path):
     with contextlib.closing(database.Database(path)) as db:
         db.put(b"a", b"old")

@@ -47,7 +47,7 @@ def printed():
         "give it twice: ClosedError",
         "look at it after that: ClosedError",
         "write to it after that, in C: CorruptError",
-        "a process is killed with 5 blocks in its hands; 0 after they were given in its place, 0 lost",
+        "a process is killed with 5 blocks in its hands; 0 after we gave them back for it, 0 lost",
         "after them: 100 used",
         "the header stays",
         "rewind under a view: BufferError",

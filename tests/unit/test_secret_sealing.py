@@ -21,7 +21,7 @@ def test_what_is_encrypted_comes_back(length):
     content = bytes(i % 251 + 1 for i in range(length))
     with Secret.take(bytearray(content)) as secret:
         sealed = encrypt(secret)
-    assert content not in sealed
+    assert length == 1 or content not in sealed  # one byte is there by chance, now and then
     assert len(sealed) == length + 28
     for how in ({}, {"isolated": True}, {"lock": "off"}):
         with decrypt(sealed, **how) as back:
@@ -86,10 +86,11 @@ def test_threads_use_one_key():
     assert results == [True] * 8
 
 
-def test_without_the_library_the_message_says_what_to_install():
-    code = """
-import sys
-sys.modules["cryptography.hazmat.primitives.ciphers.aead"] = None
+@pytest.mark.parametrize("library", ["None", "types.SimpleNamespace(ChaCha20Poly1305=bytes)"])
+def test_without_the_library_or_with_an_old_one_the_message_says_what_to_install(library):
+    code = f"""
+import sys, types
+sys.modules["cryptography.hazmat.primitives.ciphers.aead"] = {library}
 import mmkit
 try:
     mmkit.secret.encrypt(mmkit.Secret(1))

@@ -86,8 +86,8 @@ def wrong_length(length: int | None) -> ValueError:
     """Say why a needle cannot be searched for."""
     given = "" if length is None else f"; this has {length}"
     return ValueError(
-        f"a needle has {native.NEEDLE_MIN} to {native.NEEDLE_MAX} bytes: fewer are everywhere by chance, and "
-        f"of more look for a part{given}"
+        f"a needle, the secret to look for, has {native.NEEDLE_MIN} to {native.NEEDLE_MAX} bytes: fewer are "
+        f"everywhere by chance, and of more look for a part{given}"
     )
 
 

@@ -55,6 +55,9 @@ def _cipher() -> type[ChaCha20Poly1305]:
     except ImportError as error:
         text = "encrypt() and decrypt() need the cryptography package: pip install 'mmkit[secret]'"
         raise ImportError(text) from error
+    if not hasattr(ChaCha20Poly1305, "decrypt_into"):
+        text = "encrypt() and decrypt() need a newer cryptography package: pip install -U 'mmkit[secret]'"
+        raise ImportError(text)
     return ChaCha20Poly1305
 
 
@@ -75,7 +78,7 @@ def encrypt(secret: Secret) -> bytes:
     Raises
     ------
     ImportError
-        The cryptography package is not installed.
+        The cryptography package is not installed, or is older than 47.
 
     Notes
     -----
@@ -108,7 +111,7 @@ def decrypt(
     CorruptError
         It was changed, or another process made it, be it the parent of this one.
     ImportError
-        The cryptography package is not installed.
+        The cryptography package is not installed, or is older than 47.
     """
     cipher = _cipher()
     from cryptography.exceptions import InvalidTag
