@@ -71,18 +71,10 @@ static void be_private(void)
 
 /* ---- the needle -------------------------------------------------------------------------------------- */
 
-/* Read what was typed, without its newline; or a file until its end, without the one that programs add to a line. */
+/* Read a file until its end, without the newline that programs add to a line. */
 static ssize_t read_line(int fd, char *bytes, size_t room)
 {
-    ssize_t length;
-    if (isatty(fd)) {
-        /* A terminal gives a line at a time. */
-        while ((length = read(fd, bytes, room)) < 0 && errno == EINTR)
-            ;
-        length = length < 0 ? -errno : length;
-    } else {
-        length = read_fully(fd, bytes, room);
-    }
+    ssize_t length = read_fully(fd, bytes, room);
     return length > 0 && bytes[length - 1] == '\n' ? length - 1 : length;
 }
 

@@ -1,8 +1,9 @@
 import json
 import os
-import pty
+import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmkit import maps
 from mmkit.cli import main
 from secret_holder import holder
 from support import NOBODY, in_child, needs_root
+from terminals import Terminal
 
 MMKIT = (sys.executable, "-m", "mmkit", "secret", "scan")
 NEVER_A_PID = str((1 << 31) - 1)
@@ -82,32 +84,65 @@ def test_json_has_every_field(key):
     assert document == {"format": 1, "pid": pid, "core": None, "truncated": False, "locked": True}
 
 
-def test_on_a_terminal_it_asks_without_echo(key):
+def at_terminal(pid):
+    return Terminal(f"import sys\nfrom mmkit.cli import main\nmain(['secret', 'scan', '{pid}'])")
+
+
+def test_on_a_terminal_it_asks_without_echo():
     word = b"correct horse battery"
-    with holder(p100=word) as (pid, _):
-        controller, terminal = pty.openpty()
-        with subprocess.Popen(
-            [*MMKIT, str(pid)],
-            stdin=terminal,
-            stdout=subprocess.PIPE,
-            stderr=terminal,
-            start_new_session=True,
-        ) as running:
-            os.close(terminal)
-            seen = b""
-            while b"Secret: " not in seen:
-                seen += os.read(controller, 1000)
-            os.write(controller, word + b"\n")
-            output = running.stdout.read()
-            try:
-                while more := os.read(controller, 1000):
-                    seen += more
-            except OSError:
-                pass  # its other end is closed
-        os.close(controller)
-    assert running.returncode == 1
-    assert output.splitlines()[-1].startswith(b"1 full and 0 partial")
-    assert word not in seen
+    with holder(p100=word) as (pid, _), closing(at_terminal(pid)) as terminal:
+        terminal.expect(b"Secret: ")
+        terminal.type(word + b"\n")
+        seen = terminal.expect(b"1 full and 0 partial")
+        assert word not in seen
+        assert os.WEXITSTATUS(terminal.wait()) == 1
+        assert terminal.echoes
+
+
+def test_whatever_ends_or_stops_the_question_the_terminal_is_as_it_was():
+    with holder() as (pid, _), closing(at_terminal(pid)) as terminal:
+        terminal.expect(b"Secret: ")
+        terminal.type(b"half\x1a")
+        assert os.WIFSTOPPED(terminal.wait())
+        assert terminal.echoes
+        os.kill(terminal.pid, signal.SIGCONT)
+        terminal.expect(b"Secret: ")
+        kept = os.open(f"/proc/{terminal.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert os.WTERMSIG(terminal.wait()) == signal.SIGTERM
+        assert terminal.echoes
+        os.close(kept)
+
+
+def test_what_is_mapped_while_somebody_types_is_searched():
+    word = b"correct horse battery"
+    code = f"""
+import mmap, sys
+sys.stdin.readline()
+memory = mmap.mmap(-1, 1 << 24, flags=mmap.MAP_PRIVATE)
+for at, byte in enumerate({bytes(byte ^ 1 for byte in word)}):
+    memory[at] = byte ^ 1
+print(flush=True)
+sys.stdin.readline()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+        with closing(at_terminal(process.pid)) as terminal:
+            terminal.expect(b"Secret: ")
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            terminal.type(word + b"\n")
+            terminal.expect(b"1 full and 0 partial")
+        process.stdin.close()
+
+
+def test_no_line_exits_with_2():
+    with holder() as (pid, _), closing(at_terminal(pid)) as terminal:
+        terminal.expect(b"Secret: ")
+        terminal.type(b"\x04")
+        terminal.expect(b"mmkit secret scan: the terminal gave no line")
+        assert os.WEXITSTATUS(terminal.wait()) == 2
 
 
 def test_the_process_of_the_command_never_has_the_secret(key, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import termios
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,8 +16,8 @@ from mmkit.cli.output import plain_table, print_table
 from mmkit.errors import Error
 from mmkit.hints import size as written_size
 from mmkit.maps import Area
-from mmkit.secret import Copies, CoreNote
-from mmkit.secret.scanning import opened_target
+from mmkit.secret import Copies, CoreNote, Secret
+from mmkit.secret.scanning import handed_over, opened_target
 
 __all__ = ["secret"]
 
@@ -60,11 +59,12 @@ def scan(context: click.Context, pid: int | None, core: str | None, fd: int | No
     if (pid is None) == (core is None):
         raise click.UsageError("give a PID, or --core FILE")
     try:
-        with opened_target(pid, core) as target, _needle(fd) as descriptor:
+        # In this order: what the process maps while somebody types is searched as well.
+        with _needle(fd) as descriptor, opened_target(pid, core) as target:
             found = target.search(descriptor, is_line=True)
     except KeyboardInterrupt:
         context.exit(_EXIT_INTERRUPTED)
-    except (Error, ValueError) as error:
+    except (Error, ValueError, EOFError) as error:
         click.echo(f"mmkit secret scan: {error}", err=True)
         context.exit(_EXIT_GONE if isinstance(error, ProcessLookupError) else _EXIT_ERROR)
     if as_json:
@@ -79,7 +79,7 @@ def scan(context: click.Context, pid: int | None, core: str | None, fd: int | No
 
 @contextmanager
 def _needle(fd: int | None) -> Iterator[int]:
-    """Duplicate the descriptor that the secret comes from: the scanner reads it, this process never does."""
+    """Open what the secret comes from. The scanner reads it; this process asks for it at a terminal, no more."""
     given = sys.stdin.fileno() if fd is None else fd
     try:
         descriptor = os.dup(given)
@@ -88,23 +88,9 @@ def _needle(fd: int | None) -> Iterator[int]:
     with ExitStack() as scope:
         scope.callback(os.close, descriptor)
         if os.isatty(descriptor):
-            scope.enter_context(_without_echo(descriptor))
+            typed = scope.enter_context(Secret.prompt("Secret: ", lock="warn"))
+            descriptor, _ = scope.enter_context(handed_over(typed))
         yield descriptor
-
-
-@contextmanager
-def _without_echo(terminal: int) -> Iterator[None]:
-    before = termios.tcgetattr(terminal)
-    silent = termios.tcgetattr(terminal)
-    silent[3] &= ~termios.ECHO
-    try:
-        # This drops what was typed before: ask afterwards.
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
-        click.echo("Secret: ", nl=False, err=True)
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
-        click.echo(err=True)
 
 
 # ---- how it looks ------------------------------------------------------------------------------------

@@ -85,18 +85,16 @@ def _lay_out(area: Area, folder: str, parts: list[Part], skipped: list[Unread]) 
 
 def _opened_file(area: Area, folder: str) -> int | None:
     """Open what an area maps; None if this process may not, or if it is no ordinary file."""
+    linked = f"{folder}/map_files/{area.start:x}-{area.end:x}".encode()
+    named = f"{folder}/root".encode() + area.path
     # The first is for who has CAP_CHECKPOINT_RESTORE; the other may lead to another file by now.
-    for path in (f"{folder}/map_files/{area.start:x}-{area.end:x}", os.fsencode(f"{folder}/root") + area.path):
+    for path in (linked, named):
         with suppress(OSError):
-            if not _is_its_file(os.stat(path), area, path):  # noqa: PTH116
-                continue
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            facts = os.stat(path)  # noqa: PTH116 - bytes
+            is_it = path == linked or (facts.st_dev, facts.st_ino) == (area.device, area.inode)
+            if is_it and stat.S_ISREG(facts.st_mode):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     return None
-
-
-def _is_its_file(facts: os.stat_result, area: Area, path: str | bytes) -> bool:
-    is_same = isinstance(path, str) or (facts.st_dev, facts.st_ino) == (area.device, area.inode)
-    return stat.S_ISREG(facts.st_mode) and is_same
 
 
 def _lay_out_file(area: Area, file: int, parts: list[Part]) -> int:

@@ -17,7 +17,7 @@ from mmkit.secret.target import Target
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["find_copies", "opened_target"]
+__all__ = ["find_copies", "handed_over", "opened_target"]
 
 
 @runtime_checkable
@@ -72,7 +72,7 @@ def find_copies(
     ----------
     proc_pid_mem(5), proc_pid_pagemap(5), ptrace(2), core(5), elf(5)
     """
-    with opened_target(pid, core) as target, _handed_over(needle) as (descriptor, own):
+    with opened_target(pid, core) as target, handed_over(needle) as (descriptor, own):
         return target.search(descriptor, own=own)
 
 
@@ -86,7 +86,7 @@ def opened_target(pid: int | None, core: str | os.PathLike[str] | None) -> Abstr
 
 
 @contextmanager
-def _handed_over(needle: ReadableBuffer | _Opens) -> Iterator[tuple[int, range]]:
+def handed_over(needle: ReadableBuffer | _Opens) -> Iterator[tuple[int, range]]:
     """Put the needle in a memory file. Tell also which addresses of this process are its own."""
     descriptor = os.memfd_create("mmkit-scan")
     length = 0
