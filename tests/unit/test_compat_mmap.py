@@ -610,7 +610,7 @@ def test_a_closed_one_answers_with_value_error(file):
         lambda: memory.__setitem__(0, 1),
         lambda: memory.__setitem__(slice(5, 2), b""),
         lambda: memory.__delitem__(0),
-        lambda: iter(memory),
+        lambda: next(iter(memory)),
         lambda: reversed(memory),
         lambda: len(memory),
         lambda: memory.find(b""),

@@ -99,6 +99,7 @@ cdef class MmapContents(RegionContents):
         return Bytes(self, 0, 1)
 
     def __reversed__(self):
+        self.check_open()
         return Bytes(self, <Py_ssize_t>self.size() - 1, -1)
 
     def read_byte(self):
@@ -331,7 +332,6 @@ cdef class Bytes:
     cdef Py_ssize_t step
 
     def __cinit__(self, RegionContents region not None, Py_ssize_t index, Py_ssize_t step):
-        region.check_open()
         self.region = region
         self.index = index
         self.step = step
