@@ -104,9 +104,12 @@ int race_open(void)
     return mmk_heap_open(&heap, &(mmk_heap_request){.source = MMK_HEAP_MMAP});
 }
 
-void race_close(void)
+/* Give back what is free, so that what an earlier race needed does not count; of ours, begin anew. */
+int race_begin_anew(void)
 {
+    malloc_trim(0);
     mmk_heap_dispose(&heap);
+    return race_open();
 }
 
 int64_t race_pairs(int whose, size_t size, int64_t n)
@@ -146,22 +149,20 @@ void race_latencies(int whose, int64_t n, int64_t *times)
     }
 }
 
-/* Give back what is free, so that what an earlier race needed does not count. */
-void race_trim(int whose)
-{
-    if (whose)
-        malloc_trim(0);
-    else if (mmk_heap_trim(&heap))
-        abort();
-}
-
-/* Bytes taken from the system, and asked for by live blocks. */
-void race_footprint(int whose, size_t *mapped, size_t *live)
+/* Bytes that ours has taken from the system, and that were asked of it by live blocks. */
+void race_footprint(size_t *held, size_t *live)
 {
     mmk_heap_stats stats;
     if (mmk_heap_statistics(&heap, &stats))
         abort();
+    *held = stats.mapped_bytes;
+    *live = stats.live_bytes;
+}
+
+/* Bytes that glibc has taken from the system, and how many of them are in blocks, heads included. */
+void race_libc_footprint(size_t *held, size_t *used)
+{
     struct mallinfo2 libc = mallinfo2();
-    *mapped = whose ? libc.arena + libc.hblkhd : stats.mapped_bytes;
-    *live = whose ? libc.uordblks + libc.hblkhd : stats.live_bytes;
+    *held = libc.arena + libc.hblkhd;
+    *used = libc.uordblks + libc.hblkhd;
 }

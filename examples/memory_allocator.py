@@ -124,6 +124,7 @@ def main() -> None:
         print(
             "\n".join(f"  {line}" for line in heap.map(start, start + LENGTH, scale=ALIGNMENT).splitlines())
         )
+        print("  d is not in the gap: b waits there, for a while, for an alloc of its own size")
         d_block.free()
 
     print("\nThe same work for both: 400 random calls, up to 20 blocks at a time")

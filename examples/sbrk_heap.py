@@ -66,10 +66,11 @@ def main() -> None:
 
         for block in blocks:
             block.free()
-        print(f"\nAll freed: trim() gives {heap.trim() // KIB} KiB back; the break is at {linux.sbrk(0):#x}")
+        print(f"\nAll freed, and the break is at {linux.sbrk(0):#x}")
+        print(f"  trim() gives {heap.trim() // KIB} KiB of RAM back; the break is at {linux.sbrk(0):#x}")
     print(f"The heap is closed: the break is at {linux.sbrk(0):#x}, above what others have")
     lower(16 * KIB)
-    print(f"They gave it back, too: {linux.sbrk(0) - start} bytes more than at the start are left")
+    print(f"They gave it back, too: {linux.sbrk(0) - start} bytes, which were ours below theirs, are left")
 
 
 def lower(count: int) -> None:

@@ -54,10 +54,14 @@ int heap_damaged(mmk_heap *heap, const block *head, const char *what)
     line_add_address(&said, damage.address);
     line_add(&said, ": ");
     line_add(&said, what);
-    line_add(&said, "; the block before it has its head at ");
-    line_add_address(&said, damage.before);
-    line_add(&said, ", the next good head is at ");
-    line_add_address(&said, damage.after);
+    if (damage.before) {
+        line_add(&said, "; the block before it has its head at ");
+        line_add_address(&said, damage.before);
+    }
+    if (damage.after) {
+        line_add(&said, "; the next good head is at ");
+        line_add_address(&said, damage.after);
+    }
     line_write(&said);
     abort();
 }

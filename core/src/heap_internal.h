@@ -9,6 +9,8 @@
 #include <mmkit/heap.h>
 #include <mmkit/sys.h>
 
+#include "region_internal.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #define HEAP_UNDER_ASAN 1
 #elif defined(__has_feature)
@@ -343,13 +345,6 @@ static inline bool is_in_newest_slice(const mmk_heap *heap, const void *address)
 static inline bool is_in_slice(const mmk_heap *heap, const void *address)
 {
     return is_in_newest_slice(heap, address) || source_slice_of(heap, address);
-}
-
-/* May a first touch of a page find nothing to back it, and be answered by a signal? A full tmpfs, a pool of huge pages
- * in which none were reserved. */
-static inline bool source_may_lack_memory(const mmk_region *region)
-{
-    return region->fd >= 0 || (region->flags & MAP_HUGETLB && region->flags & MAP_NORESERVE);
 }
 
 /* Make sure that writing before this address finds memory, where it might not: a full tmpfs answers with a signal.

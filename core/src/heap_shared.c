@@ -214,7 +214,7 @@ static MMK_MUST_CHECK int back_start(mmk_heap *heap, size_t offset, size_t lengt
         return -EINVAL;
     size_t from = mmk_round_down(offset, region->granule);
     size_t to = mmk_round_up(offset + lead_of(offset), region->granule);
-    return source_may_lack_memory(region) && mmk_region_populate(region, from, to - from, true) ? -ENOMEM : 0;
+    return region_may_lack_memory(region) && mmk_region_populate(region, from, to - from, true) ? -ENOMEM : 0;
 }
 
 static void use(mmk_heap *heap, heap_shared *shared)

@@ -13,6 +13,7 @@
 
 enum {
     LEAST_STEP = 256 << 10, /* bytes to ask the source for at once; more as the heap grows */
+    MOST_STEP = 1 << 30,    /* but no more: large blocks count for its size, and no slice may span 64 GiB */
     FIRST_ROOM = 64 << 20,  /* address space of the first slice to grow in; each further one has twice as much */
     BACK_AT_ONCE = 1 << 20, /* bytes whose memory is made sure of at once */
     OVERHEAD = 4 * UNIT,    /* of a slice: its END, and what alignment takes */
@@ -34,7 +35,7 @@ const heap_slice *source_slice_of(const mmk_heap *heap, const void *address)
 static size_t step_for(const mmk_heap *heap, size_t need)
 {
     size_t step = heap->control->mapped_bytes / 8;
-    step = step < LEAST_STEP ? LEAST_STEP : step;
+    step = step < LEAST_STEP ? LEAST_STEP : step > MOST_STEP ? MOST_STEP : step;
     return mmk_round_up(need > step ? need : step, mmk_page_size());
 }
 
@@ -225,21 +226,21 @@ int source_add_slices(mmk_heap *heap, size_t offset, size_t end)
 {
     mmk_region *region = heap->region;
     int error = 0;
-    if (source_may_lack_memory(region))
+    heap->control->mapped_bytes = end - offset;
+    if (region_may_lack_memory(region))
         heap->control->backed = (uint64_t)(region->base + offset - heap->origin);
     while (!error && end - offset >= 4 * UNIT && heap->slice_count < SLICES) {
         size_t span = end - offset < MMK_HEAP_LARGEST ? end - offset : MMK_HEAP_LARGEST;
         size_t last = mmk_round_down(offset + span - UNIT, region->granule);
         size_t first = mmk_round_down(offset, region->granule);
-        if (source_may_lack_memory(region))
+        if (region_may_lack_memory(region))
             error = mmk_region_populate(region, first, region->granule, true);
-        if (source_may_lack_memory(region) && !error)
+        if (region_may_lack_memory(region) && !error)
             error = mmk_region_populate(region, last, region->granule, true);
         if (!error)
             begin_slice(heap, region->base + offset, region->base + offset + span);
         offset += span;
     }
-    heap->control->mapped_bytes = end;
     if (!error && heap->slice_count == 0)
         error = -EINVAL;
     return error == -EFAULT ? -ENOMEM : error;

@@ -105,6 +105,11 @@ static inline MMK_MUST_CHECK int take(const mmk_pool *pool, mmk_pool_block *bloc
     block->bytes = pool_bytes_of(pool, index);
     block->index = index;
     block->generation = ((state >> POOL_GENERATION_SHIFT) + 1) & (UINT32_MAX >> POOL_GENERATION_SHIFT);
+    if (block->generation == 1 && !pool_back(pool, block->bytes, pool->block_size)) {
+        block->bytes = NULL;
+        pool_push(pool, index);
+        return -ENODATA;
+    }
     if (pool->flags && !prepare(pool, block)) {
         atomic_store_explicit(&cell->state, state | POOL_QUARANTINED, memory_order_release);
         return -MMK_ECORRUPT;

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "pool_internal.h"
+#include "region_internal.h"
 
 enum {
     ALIGNMENT = 16,
@@ -48,6 +49,7 @@ static MMK_MUST_CHECK int pin(mmk_pool *pool, mmk_region *region, size_t offset,
     if (error)
         return error;
     pool->region = region;
+    pool->may_lack = region_may_lack_memory(region);
     region->exposed = true;
     return 0;
 }
@@ -76,6 +78,10 @@ int mmk_pool_create(mmk_pool *pool, mmk_region *region, size_t offset, const mmk
     if (error)
         return error;
     settle(pool, offset, blocks);
+    if (!pool_back(pool, (char *)pool->header, blocks)) {
+        mmk_pool_close(pool);
+        return -ENOMEM;
+    }
     pool->was_zeros = zeros;
 
     pool_header *header = pool->header;
@@ -154,8 +160,10 @@ static uint32_t state_of(const mmk_pool *pool, uint32_t index)
 static bool describe(const mmk_pool *pool, uint32_t index, mmk_pool_block *block)
 {
     uint32_t state = state_of(pool, index);
+    if ((state & POOL_STATE) != POOL_LIVE)
+        return false;
     *block = (mmk_pool_block){pool_bytes_of(pool, index), index, state >> POOL_GENERATION_SHIFT};
-    return (state & POOL_STATE) == POOL_LIVE;
+    return true;
 }
 
 int mmk_pool_next_live(mmk_pool *pool, uint32_t from, mmk_pool_block *block)

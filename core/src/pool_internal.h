@@ -3,10 +3,12 @@
 #define MMKIT_POOL_INTERNAL_H
 
 #include <assert.h>
+#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include <mmkit/pool.h>
+#include <mmkit/sys.h>
 
 /* "mmkpool" and a NUL, where bytes stand as they do here. */
 #define POOL_MAGIC UINT64_C(0x006c6f6f706b6d6d)
@@ -82,6 +84,18 @@ static inline void pool_push(const mmk_pool *pool, uint32_t index)
         /* In one order with what pool_take_until does: it sees the block, or its bit is seen. */
     } while (!atomic_compare_exchange_weak_explicit(&pool->header->head, &head, changed, memory_order_seq_cst,
                                                     memory_order_relaxed));
+}
+
+/* Make sure that bytes that nobody wrote to before can be: a full tmpfs would answer with a signal. returns false where
+ * they cannot. Kernels before 5.14 do not say. madvise(2) MADV_POPULATE_WRITE */
+static inline bool pool_back(const mmk_pool *pool, const char *bytes, size_t length)
+{
+    if (__builtin_expect(!pool->may_lack, true))
+        return true;
+    uintptr_t from = mmk_round_down((uintptr_t)bytes, pool->region->granule);
+    uintptr_t to = mmk_round_up((uintptr_t)bytes + length, pool->region->granule);
+    int error = mmk_sys_madvise((void *)from, to - from, MMK_MADV_POPULATE_WRITE);
+    return error == 0 || error == -EINVAL;
 }
 
 /* Blocks that were ever taken, whatever the region says. */

@@ -57,6 +57,13 @@ static inline bool region_is_private_anonymous(const mmk_region *region)
     return region->fd < 0 && (region->flags & MAP_TYPE) == MAP_PRIVATE;
 }
 
+/* May a first touch of a page find nothing to back it, and be answered by a signal? A full tmpfs, a pool of huge pages
+ * in which none were reserved. */
+static inline bool region_may_lack_memory(const mmk_region *region)
+{
+    return region->fd >= 0 || (region->flags & MAP_HUGETLB && region->flags & MAP_NORESERVE);
+}
+
 static inline bool is_inside(const mmk_region *region, size_t offset, size_t length)
 {
     size_t committed = mmk_region_length(region);

@@ -177,6 +177,8 @@ static int take(mmk_semaphore *semaphore, const mmk_process *self)
             holder = find_or_take(semaphore, self);
         if (!holder)
             return -ENOSPC;
+        /* Whose permit it is comes first, whatever the compiler prefers: who is killed in between has none. */
+        atomic_signal_fence(memory_order_seq_cst);
         holder->held++;
     }
     set_free(semaphore, get_free(semaphore) - 1);

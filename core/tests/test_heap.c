@@ -179,6 +179,24 @@ TEST(zeroed_blocks_are_zeros_where_the_record_of_a_large_one_was)
     mmk_heap_dispose(&heap);
 }
 
+/* An eighth of all that the heap has would one day be more than a slice may span. */
+TEST(large_blocks_do_not_make_slices_larger_than_they_may_be)
+{
+    open_mmap_heap(0);
+    void *bytes;
+    for (int i = 0; i < 4; i++)
+        if (mmk_heap_alloc(&heap, (size_t)4 << 30, 16, false, &bytes)) {
+            mmk_heap_dispose(&heap);
+            SKIP("the kernel gives no such blocks here");
+        }
+    size_t before = statistics().mapped_bytes;
+    while (statistics().mapped_bytes == before)
+        alloc(MMK_HEAP_LARGE - 1);
+    CHECK(statistics().mapped_bytes - before <= (size_t)1 << 30);
+    check();
+    mmk_heap_dispose(&heap);
+}
+
 TEST(zeroed_blocks_are_zeros_whatever_was_there)
 {
     open_mmap_heap(0);
@@ -363,6 +381,7 @@ int main(void)
     RUN(freed_neighbours_merge);
     RUN(a_block_grows_in_place_where_there_is_room);
     RUN(zeroed_blocks_are_zeros_where_the_record_of_a_large_one_was);
+    RUN(large_blocks_do_not_make_slices_larger_than_they_may_be);
     RUN(zeroed_blocks_are_zeros_whatever_was_there);
     RUN(at_the_limit_nothing_changes_and_the_heap_goes_on);
     RUN(wherever_memory_runs_out_the_heap_is_whole_and_goes_on);

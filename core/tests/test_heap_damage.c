@@ -137,6 +137,23 @@ TEST(a_smashed_head_ends_the_process_with_one_line_that_names_the_neighbours)
     dies(free_the_inside_of_a_block, "smashed, or no block was ever here");
 }
 
+static void write_in_front_of_the_first(void)
+{
+    open_four();
+    first[-16] ^= 1;
+    (void)!mmk_heap_free(&heap, first);
+}
+
+TEST(no_neighbour_is_named_where_there_is_none)
+{
+    if (UNDER_ASAN)
+        SKIP("ASan sees the write itself");
+    char text[1000];
+    int status = death_of(write_in_front_of_the_first, text, sizeof text);
+    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK(strstr(text, "; the next good head is at 0x") && !strstr(text, "block before it"));
+}
+
 TEST(a_block_written_to_after_it_was_freed_is_found_out)
 {
     if (UNDER_ASAN)
@@ -260,6 +277,7 @@ TEST(a_head_copied_elsewhere_is_no_head)
 int main(void)
 {
     RUN(a_smashed_head_ends_the_process_with_one_line_that_names_the_neighbours);
+    RUN(no_neighbour_is_named_where_there_is_none);
     RUN(a_block_written_to_after_it_was_freed_is_found_out);
     RUN(a_check_says_what_is_broken_and_between_which_heads);
 #if UNDER_ASAN

@@ -219,6 +219,17 @@ TEST(a_heap_lies_inside_its_region_and_keeps_it_open)
     mmk_region_dispose(&region);
 }
 
+TEST(only_what_the_heap_may_use_of_its_region_counts_as_its_own)
+{
+    map_pages(&region, 16);
+    mmk_heap_request request = {.source = MMK_HEAP_REGION, .region = &region, .offset = pages(4)};
+    CHECK(mmk_heap_open(&heap, &request) == 0);
+    mmk_heap_stats stats;
+    CHECK(mmk_heap_statistics(&heap, &stats) == 0 && stats.mapped_bytes == pages(12));
+    mmk_heap_dispose(&heap);
+    mmk_region_dispose(&region);
+}
+
 TEST(a_region_that_does_not_do_is_refused)
 {
     mmk_heap_request request = {.source = MMK_HEAP_REGION, .region = &region};
@@ -304,6 +315,7 @@ int main(void)
     RUN(where_the_break_cannot_move_nothing_changes);
     RUN(what_others_wrote_and_gave_back_is_not_taken_for_zeros);
     RUN(a_heap_lies_inside_its_region_and_keeps_it_open);
+    RUN(only_what_the_heap_may_use_of_its_region_counts_as_its_own);
     RUN(a_region_that_does_not_do_is_refused);
     RUN(trimming_a_shared_region_gives_its_storage_back);
     RUN(on_a_full_file_system_alloc_answers_and_nobody_is_killed);

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <time.h>
 
 #include "support.h"
@@ -218,6 +219,8 @@ TEST(who_attaches_finds_the_blocks_by_their_offsets)
     CHECK(mmk_pool_give(&pool, &mine) == -MMK_ENOTBLOCK);
     CHECK(mmk_pool_next_live(&other, 0, &same) == 0 && same.index == 0);
     CHECK(mmk_pool_next_live(&other, 1, &same) == -MMK_ENOTBLOCK);
+    mmk_pool_block nothing = {0};
+    CHECK(mmk_pool_find(&other, offset, &nothing) == -MMK_ENOTBLOCK && !nothing.bytes);
     mmk_pool_close(&other);
     mmk_pool_close(&pool);
     mmk_region_dispose(&second);
@@ -419,6 +422,44 @@ TEST(a_signal_ends_the_waiting)
 
 static mmk_pool_block parents;
 
+/* A file whose file system is full answers a write with SIGBUS: a block has to be there before it is handed out. */
+static void fill_a_small_tmpfs(void)
+{
+    char directory[] = "/tmp/mmkit-pool-XXXXXX", path[64];
+    CHECK(mkdtemp(directory));
+    if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+        mount("none", directory, "tmpfs", 0, "size=1m")) {
+        rmdir(directory);
+        printf("  skipped: no tmpfs can be mounted\n");
+        return;
+    }
+    snprintf(path, sizeof path, "%s/pool", directory);
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    mmk_pool_geometry wanted = geometry(10000, 300);
+    CHECK(fd >= 0 && ftruncate(fd, 4 << 20) == 0);
+    map(&region, file(fd, 4 << 20, MAP_SHARED));
+    CHECK(mmk_pool_create(&pool, &region, 0, &wanted, true) == 0);
+    mmk_pool_block block, last = {0};
+    int error;
+    while ((error = mmk_pool_take(&pool, &block)) == 0) {
+        memset(block.bytes, 1, wanted.block_size);
+        last = block;
+    }
+    CHECK(error == -ENODATA && last.index > 50 && stats().live == last.index + 1);
+    CHECK(mmk_pool_take_until(&pool, &block, INT64_MAX) == -ENODATA);
+    CHECK(mmk_pool_give(&pool, &last) == 0 && mmk_pool_take(&pool, &block) == 0 && block.index == last.index);
+    mmk_pool second;
+    CHECK(mmk_pool_create(&second, &region, 3500 << 10, &(mmk_pool_geometry){16, 10, 10, 0}, true) == -ENOMEM);
+    close_pool();
+    close(fd);
+    CHECK(umount2(directory, MNT_DETACH) == 0 && rmdir(directory) == 0);
+}
+
+TEST(on_a_full_file_system_take_answers_and_nobody_is_killed)
+{
+    in_child(fill_a_small_tmpfs);
+}
+
 static void give_and_take_in_child(void)
 {
     mmk_pool_block block;
@@ -455,6 +496,7 @@ int main(void)
     RUN(a_block_that_was_lost_on_the_way_is_counted_and_comes_back);
     RUN(who_waits_gets_the_block_that_comes_back_or_hears_that_the_time_is_up);
     RUN(a_signal_ends_the_waiting);
+    RUN(on_a_full_file_system_take_answers_and_nobody_is_killed);
     RUN(a_child_has_a_copy_of_a_private_pool);
     return 0;
 }

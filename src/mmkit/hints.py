@@ -346,8 +346,8 @@ def _closed(call: str) -> Exception:
 
 def _pinned(call: str) -> Exception:
     return BufferError(
-        f"{call}: a live view (memoryview, numpy array), a snapshot or a running operation needs this "
-        "memory. Release it first."
+        f"{call}: a live view (memoryview, numpy array), something made in it (a heap, a lock, a snapshot) "
+        "or a running operation needs this memory. Release or close it first."
     )
 
 
@@ -475,6 +475,10 @@ def memory_fault(
 
 # ---- locks and the like -----------------------------------------------------------------------------
 
+_NO_BOOT = (
+    "It must tell which process and boot this is, and /proc/sys/kernel/random/boot_id, or /proc itself, is "
+    "not there: ProcSubset=pid hides the former from a service."
+)
 _PLACED_HINTS = {
     ("acquire", errno.EDEADLK): "This thread has it already; an RLock can be taken again.",
     ("recover", errno.EDEADLK): "This thread holds it; the end of its repairing() block clears the mark.",
@@ -489,6 +493,8 @@ _PLACED_HINTS = {
     ("acquire", errno.ENOSPC): "256 processes hold permits.",
     ("create", errno.EBUSY): "Another process is making it at this moment.",
     ("attach", errno.EBUSY): "Another process is making it at this moment; try again.",
+    ("create", errno.ENOENT): _NO_BOOT,
+    ("attach", errno.ENOENT): _NO_BOOT,
     ("create", errno.EEXIST): "One is there already; attach to it without create=True, or unlink() it first.",
 }
 

@@ -179,12 +179,9 @@ class RegionMachine(RuleBasedStateMachine):
             return
         position = self.model.blocks.index(block)
         self.model.blocks.remove(block)
-        # What is in force below may differ from page to page; the core looks at what all pages allow.
+        # What is in force below may differ from page to page.
         pages = [page for page in block.pages if page < len(self.model.prots)]
-        common = Prot(7)
-        for page in pages:
-            common &= self.model.prot(page)
-        if pages and self.model.loses(range(pages[0], pages[-1] + 1), common):
+        if any(self.model.loses(range(page, page + 1), self.model.prot(page)) for page in pages):
             self.model.blocks.insert(position, block)
             with pytest.raises(BufferError):
                 block.real.release()

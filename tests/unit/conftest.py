@@ -1,5 +1,6 @@
 """Fixtures of the unit tests."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,7 +9,9 @@ import pytest
 
 from channels import CAPACITY
 from meeting import fresh_name
-from mmkit import Channel, Region
+from mmkit import Channel, Region, linux
+from mmkit.flags import ShmCommand
+from segment_tools import KEY
 from support import PAGE
 
 
@@ -65,3 +68,10 @@ def channel(name):
 def any_channel(request, name):
     with Channel(name, CAPACITY, create=True, single=request.param) as channel:
         yield channel
+
+
+@pytest.fixture
+def no_system_v_segment_stays():
+    yield
+    with contextlib.suppress(OSError):
+        linux.shmctl(linux.shmget(KEY, 0, 0), ShmCommand.RMID)

@@ -48,8 +48,9 @@ def test_a_capacity_out_of_bounds_is_refused_and_nothing_made(name, capacity):
 def test_arguments_that_do_not_go_together_are_refused(name):
     with pytest.raises(ValueError, match="needs a capacity"):
         Channel(name, create=True)
-    with pytest.raises(ValueError, match="belongs to create"):
-        Channel(name, 4096)
+    for makers in ({"capacity": 4096}, {"delivery": "at-most-once"}, {"single": True}, {"persist": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(makers))}: for create=True only"):
+            Channel(name, **makers)
     for wrong in ({"delivery": "twice"}, {"spin": -1}, {"spin": 2}, {"mode": 0o1777}):
         with pytest.raises(ValueError):
             Channel(name, 4096, create=True, **wrong)

@@ -1,15 +1,23 @@
 """A heap in shared memory or a file: joined by other processes, and by later ones."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 import mmkit
+from meeting import wait_until
 from mmkit import CorruptError, Error, Heap, Region
 from support import in_child
+
+#: Where a shared heap has its lock (heap_shared.c), and futex(2) on x86-64.
+LOCK, FUTEX = 80, "202"
 
 
 def test_another_process_finds_a_block_by_its_offset():
@@ -60,6 +68,8 @@ def test_what_somebody_else_has_freed_is_no_block():
         for offset in (0, 17, 5000, 1 << 19, 1 << 21):
             with pytest.raises(ValueError, match="no live block"):
                 heap.at(offset)
+        with pytest.raises(ValueError, match="at: offset must be between 0"):
+            heap.at(-1)
 
 
 def test_only_heaps_in_regions_have_offsets():
@@ -86,6 +96,50 @@ def test_a_file_keeps_its_heap(tmp_path):
             Heap(region)
 
 
+@contextmanager
+def in_another_thread(region, function):
+    """Run a function in a thread that stands before the heap's lock for as long as the block runs."""
+    lock = region.address + LOCK
+    libc = ctypes.CDLL(None)
+    assert libc.pthread_mutex_lock(ctypes.c_void_p(lock)) == 0
+    thread = threading.Thread(target=function)
+    thread.start()
+    try:
+        calls = Path(f"/proc/self/task/{thread.native_id}/syscall")
+        wait_until(lambda: calls.read_text().split()[:2] == [FUTEX, hex(lock)])
+        yield
+    finally:
+        assert libc.pthread_mutex_unlock(ctypes.c_void_p(lock)) == 0
+        thread.join()
+
+
+def test_nobody_looks_at_a_block_that_another_thread_resizes():
+    with Region.memfd(16 << 20) as region, Heap(region) as heap:
+        block = heap.alloc(1 << 20)
+        with in_another_thread(region, lambda: block.resize(2 << 20)):
+            with pytest.raises(BufferError, match="resizing"):
+                memoryview(block)
+            with pytest.raises(BufferError):
+                block.free()
+        with memoryview(block) as view:
+            assert len(view) == 2 << 20
+
+
+@pytest.mark.parametrize(
+    "call",
+    [Heap.check, Heap.blocks, Heap.stats, Heap.trim, lambda heap: heap.alloc(1 << 20, zero=True)],
+    ids=["check", "blocks", "stats", "trim", "alloc"],
+)
+def test_a_shared_heap_is_not_closed_under_another_threads_call(call):
+    with Region.memfd(16 << 20) as region, Heap(region) as heap:
+        with (
+            in_another_thread(region, lambda: call(heap)),
+            pytest.raises(BufferError, match="inside a call"),
+        ):
+            heap.close()
+        heap.check()
+
+
 def test_what_is_no_heap_cannot_be_joined(tmp_path):
     with Region.memfd(1 << 20) as region, pytest.raises(CorruptError, match="no heap"):
         Heap.attach(region)
@@ -100,8 +154,10 @@ def test_a_smashed_head_is_an_error_for_everybody_and_no_abort():
         heap = Heap(region)
         block = heap.alloc(100)
         mmkit.poke(block.address - 16, b"\xff")
-        with pytest.raises(CorruptError, match="check"):
-            block.free()
+        for _ in range(2):  # What could not be freed is as it was.
+            with pytest.raises(CorruptError, match="check"):
+                block.free()
+        assert len(block) == 100
         with pytest.raises(CorruptError):
             heap.alloc(10)
         assert repr(heap) == "<mmkit.Heap: damaged>"

@@ -15,6 +15,7 @@ import pytest
 from meeting import Child
 from mmkit import ClosedError, Error, Prot, Region, SyscallError
 from mmkit.shared import Barrier, Condition, Event, Lock, RLock, Semaphore, reap
+from segment_tools import hide_proc_sys, needs_mounts
 from support import NOBODY, PAGE, in_child, needs_root, run
 
 KINDS = [Lock, RLock, Condition, Semaphore, Event, Barrier]
@@ -366,6 +367,20 @@ def test_an_ordinary_user_makes_and_removes_its_own(name):
         return mode
 
     assert in_child(use, user=NOBODY) == 0o666
+
+
+@needs_mounts
+def test_where_the_boot_cannot_be_told_a_lock_is_refused_and_nothing_left(name):
+    def make_and_attach():
+        hide_proc_sys()
+        with pytest.raises(SyscallError, match="boot_id"):
+            Event(name)
+        with pytest.raises(SyscallError, match="boot_id"):
+            Lock(f"{name}-new", create=True)
+
+    with Event(name, create=True):
+        in_child(make_and_attach)
+        assert {left for left in os.listdir("/dev/shm") if left.startswith(name)} == {name}
 
 
 @needs_root

@@ -236,6 +236,10 @@ def test_who_waits_hears_that_the_time_is_up():
         pool.give(block)
     with Pool(16, 1) as pool, pytest.raises(ValueError, match="exhausted='wait'"):
         pool.take(timeout=1)
+    with Region.memfd(1 << 16) as region, Pool(16, 1, source=region, exhausted="wait") as pool:
+        with pytest.raises(ValueError):
+            pool.take(timeout=-1)
+        assert pool.stats().live == 0
     with pytest.raises(OutOfMemory), Pool(16, 1) as pool:
         kept = pool.take()
         pool.take()
@@ -364,6 +368,8 @@ def test_another_process_attaches_at_another_address_and_gives_what_was_taken_he
         assert bytes(pool.at(in_child(child)))[:3] == b"yes"
         with pytest.raises(ValueError, match="no live block"):
             pool.at(offset + 1)
+        with pytest.raises(ValueError, match="at: offset must be between 0"):
+            pool.at(-1)
         # Given by the child, and taken again since: not this block's any more.
         with pytest.raises(ValueError, match="given already"):
             pool.give(block)

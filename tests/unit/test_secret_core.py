@@ -74,7 +74,7 @@ def test_a_core_file_of_the_kernel_is_searched(key, tmp_path):
     )
     with running:
         start = int(running.stdout.readline())
-        running.send_signal(signal.SIGQUIT)
+        running.send_signal(signal.SIGABRT)
         running.wait()
         cores = list(tmp_path.glob("*core*"))
         if not cores:

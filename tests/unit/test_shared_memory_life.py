@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ import pytest
 
 import mmkit
 from mmkit import SharedMemory, shared
-from mmkit.shared import files
-from segment_tools import HERE, names
+from mmkit.shared import files, record
+from segment_tools import HERE, mount_over_dev_shm, names, needs_mounts
 from support import NOBODY, PAGE, exit_signal, in_child, needs_root, run
 
 # ---- owners -----------------------------------------------------------------------------------------
@@ -30,6 +31,29 @@ def test_the_owners_block_removes_and_an_attachers_does_not(name):
         assert name in names()
     assert name not in names()
     assert not ours.owned
+
+
+def test_threads_that_make_their_first_ones_at_one_time_own_them(name):
+    def make_two():
+        both, this_process = threading.Barrier(2, timeout=30), record.this_process
+
+        def together():
+            both.wait()
+            return this_process()
+
+        def make(suffix):
+            with shared.Channel(name + suffix, 4096, create=True):
+                both.wait()
+
+        record.this_process = together
+        threads = [threading.Thread(target=make, args=(suffix,)) for suffix in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return {left for left in names() if left.startswith(name)}
+
+    assert in_child(make_two) == set()
 
 
 @pytest.mark.parametrize("end", ["exit", "return", "kill"])
@@ -366,6 +390,40 @@ def test_what_its_remover_died_over_is_removed_by_reap_once_nobody_has_it(name, 
     ours.close()
     shared.reap()
     assert not set_aside(name)
+
+
+@needs_mounts
+def test_what_is_not_removed_gets_its_name_back_where_there_is_no_inode_for_a_second_one(name):
+    def everything():
+        mount_over_dev_shm("tmpfs", "nr_inodes=9,mode=1777")
+        with SharedMemory(name, create=True, size=1) as ours:
+            with pytest.raises(OSError, match="No space left"):
+                for number in range(9):
+                    Path(f"/dev/shm/{number}").touch()
+            before = names()
+            with pytest.raises(FileNotFoundError):
+                files.remove(name, ours._identity, unless=lambda: True)
+            assert names() == before
+
+    in_child(everything)
+
+
+def test_reap_may_finish_what_is_being_removed(name, at_renaming):
+    ours = SharedMemory(name, create=True, size=PAGE)
+    ours.close()
+    at_renaming(lambda: None, shared.reap)
+    ours.unlink()
+    assert not {left for left in names() if name in left}
+
+
+def test_an_interrupt_as_a_name_is_set_aside_leaves_it(name, at_renaming):
+    ours = SharedMemory(name, create=True, size=PAGE)
+    at_renaming(lambda: None, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        ours.unlink()
+    assert name in names()
+    ours.unlink()
+    ours.close()
 
 
 def test_an_interrupt_while_a_name_is_removed_leaves_it(name):

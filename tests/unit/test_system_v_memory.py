@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -9,6 +10,7 @@ import resource
 import signal
 import subprocess
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,10 @@ import pytest
 import mmkit
 from mmkit import Prot, SystemVMemory, linux
 from mmkit.flags import IpcFlag, ShmCommand
+from mmkit.shared import system_v
+from mmkit.shared.record import drop_beside
 from segment_tools import names
+from steps import run_until_step
 from support import NOBODY, PAGE, in_child, needs_root, run, sanitized
 
 KEY = 0x6D6D0000 | os.getpid() & 0xFFFF
@@ -184,6 +189,32 @@ def test_arguments_that_make_no_sense_are_refused():
     with pytest.raises(mmkit.SyscallError, match="no such segment"):
         SystemVMemory.attach(0x7FFFFFFF)
     assert records() == before
+
+
+def test_ctrl_c_at_any_instant_of_making_one_leaves_none_without_a_record(monkeypatch):
+    # How many steps that takes differs from one time to the next.
+    monkeypatch.setattr(system_v, "check_headroom", lambda *_: None)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    step, reached, interrupted = 0, True, 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        while reached:
+            step += 1
+            try:
+                reached, made = run_until_step(lambda: SystemVMemory(KEY, PAGE, create=True), step, interrupt)
+                made.detach()
+            except KeyboardInterrupt:
+                interrupted += 1
+            with contextlib.suppress(FileNotFoundError):
+                identifier = linux.shmget(KEY, 0, 0)
+                assert f".mmkit-record-systemv-{identifier}" in records(), step
+                linux.shmctl(identifier, ShmCommand.RMID)
+                drop_beside("systemv", identifier)
+        gc.collect()
+    assert interrupted > 100
 
 
 @sanitized

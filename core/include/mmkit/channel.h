@@ -104,7 +104,7 @@ MMK_API MMK_MUST_CHECK int mmk_channel_format(int fd, uint64_t capacity, uint32_
  *
  * returns  0, or what fstat(2), mmap(2) say
  *          -MMK_ECORRUPT    it is no channel: no magic, or sizes that do not fit the file
- *          -MMK_EFORMAT    made by a version that this one does not know
+ *          -MMK_EFORMAT     made by a version that this one does not know
  *          -MMK_EOTHERPIDS  made in another PID namespace, or another time namespace */
 MMK_API MMK_MUST_CHECK int mmk_channel_attach(mmk_channel *channel, int fd);
 

@@ -152,6 +152,7 @@ MMK_API MMK_MUST_CHECK int mmk_heap_attach(mmk_heap *heap, mmk_region *region, s
  * -MMK_ECLOSED; the addresses of an mmap heap stay taken until mmk_heap_dispose. The break goes down if nobody has
  * moved it since, and there are no other threads.
  *
+ * pre:     of a shared heap, no call is inside: its lock, which another process may hold, is not waited for
  * returns  0, -MMK_ECLOSED */
 MMK_API int mmk_heap_close(mmk_heap *heap);
 

@@ -59,6 +59,7 @@ typedef struct mmk_pool {
     unsigned flags;
     uint32_t limit;
     bool was_zeros; /* blocks that nobody ever took are zeros */
+    bool may_lack;  /* and may have no memory: a full tmpfs */
     mmk_region *region;
     mmk_view view; /* nobody closes or discards the region under the pool */
 } mmk_pool;
@@ -93,6 +94,7 @@ MMK_API size_t mmk_pool_size(const mmk_pool_geometry *geometry);
  *          -EINVAL       the geometry makes no sense, or the offset
  *          -ENOSPC       it does not fit
  *          -EACCES       the region is not writable throughout
+ *          -ENOMEM       there is no memory for header and cells
  *          -MMK_ECLOSED  the region is closed */
 MMK_API MMK_MUST_CHECK int mmk_pool_create(mmk_pool *pool, mmk_region *region, size_t offset,
                                            const mmk_pool_geometry *geometry, bool zeros);
@@ -111,6 +113,7 @@ MMK_API void mmk_pool_close(mmk_pool *pool);
  *
  * returns  0 with *block
  *          -ENOMEM        all are taken
+ *          -ENODATA       there is no memory for one that nobody took before: a full tmpfs; nothing has changed
  *          -MMK_ECORRUPT  a block was written to after it was given back (block->bytes says which; it is not handed out
  *                         any more), or the list leads nowhere (block->bytes is NULL)
  *          -MMK_ECLOSED */

@@ -18,6 +18,7 @@ cdef enum:
     ENOMEM = 12
 
 
+@cython.no_gc_clear  # __dealloc__ needs the region
 cdef class ArenaHandle:
     """An arena of the core. `mmkit.Arena` is the public class."""
 

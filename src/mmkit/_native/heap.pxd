@@ -87,9 +87,11 @@ cdef class HeapHandle:
     cdef bint warns
     cdef int frames
     cdef dict origins
-    cdef object failure(self, int error, str call, size_t size, size_t align)
+    cdef object failure(self, int error, str call, size_t size, Py_ssize_t align)
     cdef object opening_failure(self, int error)
     cdef int give_back(self, Block block) except -1
+    cdef void enter(self) noexcept
+    cdef void leave(self) noexcept
 
 
 cdef class Block:
@@ -99,5 +101,6 @@ cdef class Block:
     cdef size_t align
     cdef Py_ssize_t exports
     cdef bint is_borrowed
+    cdef bint is_moving
     cdef int check_live(self, str call) except -1
     cdef int check_unseen(self, str call) except -1

@@ -8,6 +8,7 @@ from libc.errno cimport errno
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as c_open
 from posix.unistd cimport close as c_close
 
+from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
 from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
@@ -17,6 +18,7 @@ import warnings
 
 from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
 from mmkit.hints import failure as system_failure, size as written_size
+from mmkit.leaving import leave as leave_block
 
 cdef enum:
     # Above this much memory to write, other threads may have the GIL; releasing it costs 25 to 40 ns.
@@ -54,6 +56,7 @@ cdef tuple call_stack(int count):
     return tuple(frames)
 
 
+@cython.no_gc_clear  # __dealloc__ needs the region
 cdef class HeapHandle:
     """A heap of the core. `mmkit.Heap` is the public class."""
 
@@ -150,14 +153,16 @@ cdef class HeapHandle:
         cdef void *bytes = NULL
         cdef int error
         if align < 0:
-            align = 0
+            raise self.failure(-EINVAL, "alloc", count, align)
         # Made first: when there is no memory for it, no block is lost.
         cdef Block block = Block.__new__(Block)
         if not zero or count < QUICK or self.handle.source == MMK_HEAP_SBRK:
             error = mmk_heap_alloc(&self.handle, count, align, zero, &bytes)
         else:
+            self.enter()
             with nogil:
                 error = mmk_heap_alloc(&self.handle, count, align, zero, &bytes)
+            self.leave()
         if error:
             raise self.failure(error, "alloc", count, align)
         block.heap = self
@@ -168,7 +173,7 @@ cdef class HeapHandle:
             self.origins[<size_t>bytes] = call_stack(self.frames)
         return block
 
-    def at(self, size_t offset):
+    def at(self, offset):
         """Borrow the block at an offset from the start of the heap's region.
 
         The offset travels between processes, where addresses do not. Dropping a borrowed block frees nothing;
@@ -193,7 +198,7 @@ cdef class HeapHandle:
         if self.region is None:
             raise Error("only a heap in a region has offsets")
         cdef Block block = Block.__new__(Block)
-        cdef char *bytes = self.region.handle.base + self.region.skew + offset
+        cdef char *bytes = self.region.handle.base + self.region.skew + as_size(offset, "at", "offset")
         cdef Py_ssize_t size = mmk_heap_size(&self.handle, bytes)
         if size < 0:
             raise self.failure(size, f"at({offset})", 0, 0)
@@ -205,7 +210,7 @@ cdef class HeapHandle:
         return block
 
     @cython.final
-    cdef object failure(self, int error, str call, size_t size, size_t align):
+    cdef object failure(self, int error, str call, size_t size, Py_ssize_t align):
         """The exception for what the core answers."""
         if error == -MMK_ECLOSED:
             return ClosedError(f"{call}: the heap is closed")
@@ -224,21 +229,35 @@ cdef class HeapHandle:
 
     @cython.final
     cdef int give_back(self, Block block) except -1:
-        """Free a block that nobody looks at."""
+        """Free a block that nobody looks at. It is as it was where that fails, unless it turns out to be gone."""
         cdef char *bytes = block.bytes
-        block.bytes = NULL
         cdef int error = mmk_heap_free(&self.handle, bytes)
+        if error == 0 or error == -MMK_ENOTBLOCK:
+            block.bytes = NULL
         if error:
             raise self.failure(error, "free", 0, 0)
         if self.frames:
             self.origins.pop(<size_t>bytes, None)
         return 0
 
+    @cython.final
+    cdef void enter(self) noexcept:
+        """Before a call without the GIL: nobody closes a shared heap meanwhile, since that waits for no lock."""
+        self.exports += self.handle.shared is not NULL
+
+    @cython.final
+    cdef void leave(self) noexcept:
+        self.exports -= self.handle.shared is not NULL
+
     # ---- what it holds ------------------------------------------------------------------------------
 
     def _stats(self):
         cdef mmk_heap_stats stats
-        cdef int error = mmk_heap_statistics(&self.handle, &stats)
+        cdef int error
+        self.enter()
+        with nogil:
+            error = mmk_heap_statistics(&self.handle, &stats)
+        self.leave()
         if error:
             raise self.failure(error, "stats", 0, 0)
         return (
@@ -248,7 +267,11 @@ cdef class HeapHandle:
 
     def _classes(self):
         cdef mmk_heap_class rows[64]
-        cdef int i, error = mmk_heap_classes(&self.handle, rows)
+        cdef int i, error
+        self.enter()
+        with nogil:
+            error = mmk_heap_classes(&self.handle, rows)
+        self.leave()
         if error:
             raise self.failure(error, "stats", 0, 0)
         return [
@@ -262,9 +285,11 @@ cdef class HeapHandle:
         cdef int error, pagemap = c_open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
         if pagemap < 0:
             raise system_failure(-errno, "open", None, ("/proc/self/pagemap",))
+        self.enter()
         with nogil:
             error = mmk_heap_resident(&self.handle, pagemap, &bytes)
             c_close(pagemap)
+        self.leave()
         if error == -MMK_ECLOSED:
             raise self.failure(error, "stats", 0, 0)
         if error:
@@ -276,8 +301,10 @@ cdef class HeapHandle:
         cdef mmk_heap_block *blocks = NULL
         try:
             while True:
+                self.enter()
                 with nogil:
                     count = mmk_heap_blocks(&self.handle, blocks, capacity)
+                self.leave()
                 if count < 0:
                     raise self.failure(count, "blocks", 0, 0)
                 if count <= capacity:
@@ -300,8 +327,10 @@ cdef class HeapHandle:
     def _check(self):
         cdef mmk_heap_damage damage
         cdef int error
+        self.enter()
         with nogil:
             error = mmk_heap_check(&self.handle, &damage)
+        self.leave()
         if error == -MMK_ECORRUPT:
             return damage.what.decode(), damage.address, damage.before, damage.after
         if error:
@@ -312,8 +341,10 @@ cdef class HeapHandle:
         if self.handle.source == MMK_HEAP_SBRK:
             error = mmk_heap_trim(&self.handle)
         else:
+            self.enter()
             with nogil:
                 error = mmk_heap_trim(&self.handle)
+            self.leave()
         if error:
             raise self.failure(error, "trim", 0, 0)
 
@@ -332,12 +363,14 @@ cdef class HeapHandle:
         Raises
         ------
         BufferError
-            Somebody looks at a block; nothing has changed.
+            Somebody looks at a block, or another thread is inside a call on a shared heap; nothing has changed.
         """
         if not self.handle.open:
             return
         if self.exports:
-            raise BufferError("close: views of blocks are live (memoryview, numpy array): release them first")
+            raise BufferError(
+                "close: views of blocks are live (memoryview, numpy array), or a thread is inside a call"
+            )
         mmk_heap_close(&self.handle)
         if self.origins:
             self.origins.clear()
@@ -366,9 +399,11 @@ cdef class Block:
     def __dealloc__(self):
         if self.bytes is NULL or self.is_borrowed or not self.heap.handle.open or self.heap.handle.shared is not NULL:
             return
-        if self.heap.warns:
-            warn_of_dropped(<size_t>self.bytes, self.size)
+        cdef size_t address = <size_t>self.bytes
         self.heap.give_back(self)
+        # Last: a warning may be an error.
+        if self.heap.warns:
+            warn_of_dropped(address, self.size)
 
     @cython.final
     cdef int check_live(self, str call) except -1:
@@ -415,6 +450,8 @@ cdef class Block:
             Somebody looks at it; nothing has changed.
         ValueError
             Somebody else has freed it, through a block borrowed by `Heap.at`.
+        CorruptError
+            The heap is shared, and damaged; nothing has changed.
         """
         self.check_unseen("free")
         self.heap.give_back(self)
@@ -435,7 +472,7 @@ cdef class Block:
         OutOfMemory
             No room; the block is as it was.
         BufferError
-            Somebody looks at it.
+            Somebody looks at it; who tries to while it is resized in another thread gets this, too.
         ClosedError
             It was freed, or its heap is closed.
         """
@@ -449,8 +486,10 @@ cdef class Block:
             # Others shall neither free it nor look at it meanwhile.
             self.exports += 1
             self.heap.exports += 1
+            self.is_moving = True
             with nogil:
                 error = mmk_heap_resize(&self.heap.handle, &bytes, count, self.align)
+            self.is_moving = False
             self.exports -= 1
             self.heap.exports -= 1
         if error:
@@ -466,11 +505,17 @@ cdef class Block:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self.bytes is not NULL and self.heap.handle.open:
+        if self.bytes is NULL or not self.heap.handle.open:
+            return
+        if error is None:
             self.free()
+        else:
+            leave_block(self.free, error)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.check_live("view")
+        if self.is_moving:
+            raise BufferError("view: another thread is resizing the block")
         fill_with_bytes(buffer, self, self.bytes, &self.size, flags)
         self.exports += 1
         self.heap.exports += 1

@@ -68,7 +68,7 @@ cdef class PoolHandle:
     cdef size_t start_in(self, MappedRegion region) noexcept
     cdef int settle(self, MappedRegion region, int error) except -1
     cdef object failure(self, int error, str call, mmk_pool_block *block)
-    cdef object take_late(self, PoolBlock block, int error, object timeout)
+    cdef object take_late(self, PoolBlock block, int error, int64_t deadline)
     cdef int give_back(self, PoolBlock block) except -1
 
 

@@ -4,6 +4,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX
 
+from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EFORMAT
 from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
@@ -13,20 +14,20 @@ import warnings
 
 from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
 from mmkit.hints import failure as system_failure, size as written_size
+from mmkit.leaving import leave as leave_block
 
 cdef enum:
     EINTR = 4
     EACCES = 13
     ENOMEM = 12
     ENOSPC = 28
+    ENODATA = 61
     ETIMEDOUT = 110
     MAP_PRIVATE = 2
 
 
 cdef int64_t deadline_of(object timeout) except -1:
     """When to stop waiting, by CLOCK_MONOTONIC, in ns."""
-    if timeout is None:
-        return INT64_MAX
     cdef double seconds = timeout
     if not seconds >= 0:
         raise ValueError(f"timeout is a number of seconds, at least 0, or None: {timeout} is not possible")
@@ -34,6 +35,7 @@ cdef int64_t deadline_of(object timeout) except -1:
     return INT64_MAX if seconds > 9e9 else now + <int64_t>(seconds * 1e9)
 
 
+@cython.no_gc_clear  # __dealloc__ needs the region
 cdef class PoolHandle:
     """A pool of the core. `mmkit.Pool` is the public class."""
 
@@ -81,6 +83,8 @@ cdef class PoolHandle:
     cdef int settle(self, MappedRegion region, int error) except -1:
         if error == -EACCES:
             raise Error("a pool needs a region that can be written throughout: see Region.protect")
+        if error == -ENOMEM:
+            raise OutOfMemory("there is no memory for the pool's list: the file system of the region is full")
         if error:
             raise system_failure(error, "a pool in a region")
         self.region = region
@@ -111,7 +115,7 @@ cdef class PoolHandle:
         Raises
         ------
         OutOfMemory
-            All blocks are taken, and the pool does not wait.
+            All blocks are taken, and the pool does not wait; or the file system of its region is full.
         TimeoutError
             All blocks are taken, and none came back in time.
         CorruptError
@@ -120,21 +124,20 @@ cdef class PoolHandle:
         ClosedError
             The pool was closed.
         """
+        cdef int64_t deadline = INT64_MAX
+        if timeout is not None:
+            if not self.waits:
+                raise ValueError("timeout= is for pools that wait for blocks: make the pool with exhausted='wait'")
+            deadline = deadline_of(timeout)
         # Made first: when there is no memory for it, no block is lost.
         cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
         block.pool = self
         cdef int error = mmk_pool_take(&self.handle, &block.block)
-        if error or timeout is not None:
-            return self.take_late(block, error, timeout)
-        return block
+        return self.take_late(block, error, deadline) if error else block
 
     @cython.final
-    cdef object take_late(self, PoolBlock block, int error, object timeout):
-        """What take does when it cannot just take, or has a timeout to look at."""
-        cdef int64_t deadline
-        if timeout is not None and not self.waits:
-            raise ValueError("timeout= is for pools that wait for blocks: make the pool with exhausted='wait'")
-        deadline = deadline_of(timeout)
+    cdef object take_late(self, PoolBlock block, int error, int64_t deadline):
+        """What take does when it cannot just take."""
         if error == -ENOMEM and self.waits:
             # Nobody closes it meanwhile.
             self.exports += 1
@@ -174,7 +177,7 @@ cdef class PoolHandle:
             raise ValueError("give: the block is another pool's")
         self.give_back(block)
 
-    def at(self, size_t offset):
+    def at(self, offset):
         """Borrow the live block at an offset from the start of the pool's region.
 
         The offset travels between processes, where addresses do not. Dropping a borrowed block gives nothing
@@ -195,13 +198,13 @@ cdef class PoolHandle:
             No live block starts there.
         """
         cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
-        # A pool that is closed has no region, and the core says so.
-        cdef size_t skew = self.region.skew if self.region is not None else 0
-        cdef int error = mmk_pool_find(&self.handle, offset + skew, &block.block)
-        if error:
-            raise self.failure(error, f"at({offset})", &block.block)
         block.pool = self
         block.is_borrowed = True
+        # A pool that is closed has no region, and the core says so.
+        cdef size_t skew = self.region.skew if self.region is not None else 0
+        cdef int error = mmk_pool_find(&self.handle, as_size(offset, "at", "offset") + skew, &block.block)
+        if error:
+            raise self.failure(error, f"at({offset})", &block.block)
         return block
 
     @cython.final
@@ -214,6 +217,8 @@ cdef class PoolHandle:
                 f"{call}: all {self.handle.limit} blocks are taken: give some back, or make the pool larger, or have "
                 "it wait (exhausted='wait')"
             )
+        if error == -ENODATA:
+            return OutOfMemory(f"{call}: there is no memory for another block: the file system of the region is full")
         if error == -ETIMEDOUT:
             return TimeoutError(f"{call}: all {self.handle.limit} blocks are taken, and none came back in time")
         if error == -MMK_ENOTBLOCK:
@@ -376,9 +381,10 @@ cdef class PoolBlock:
             return
         if self.pool.handle.header is NULL:
             return
+        mmk_pool_give(&self.pool.handle, &self.block)
+        # Last: a warning may be an error.
         if self.pool.warns:
             warn_of_dropped(self.block.index)
-        mmk_pool_give(&self.pool.handle, &self.block)
 
     @cython.final
     cdef int check_live(self, str call) except -1:
@@ -421,8 +427,12 @@ cdef class PoolBlock:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self.block.bytes is not NULL and self.pool.handle.header is not NULL:
+        if self.block.bytes is NULL or self.pool.handle.header is NULL:
+            return
+        if error is None:
             self.free()
+        else:
+            leave_block(self.free, error)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         self.check_live("view")

@@ -5,6 +5,8 @@ from mmkit._native.process cimport *
 cdef enum:
     MOST_PIDS = 0x7FFFFFFF
 
+UNKNOWN_BOOT = "unknown"
+
 
 def this_process():
     """Return what names this process, with its pid.
@@ -12,12 +14,12 @@ def this_process():
     Returns
     -------
     start, boot, pid_namespace, time_namespace
-        What /proc does not tell is 0, and "unknown".
+        What /proc does not tell is 0, and `UNKNOWN_BOOT`.
     """
     cdef mmk_process self
     cdef uint64_t namespaces = 0
     cdef uint8_t boot[16]
-    cdef str text = "unknown"
+    cdef str text = UNKNOWN_BOOT
     if mmk_process_self(&self):
         self.start = 0
     if mmk_process_namespace(&namespaces):

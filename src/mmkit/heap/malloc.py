@@ -28,9 +28,9 @@ class Heap(HeapHandle, Closing):
     ----------
     source
         ``"mmap"``: regions of its own, and one for each block from 8 MiB on. ``"sbrk"``: the program break,
-        as in the textbooks; it is malloc's, too (see the notes). A `Region`: the heap lies inside it, and the
-        region stays open as long as the heap. In a shared region other processes can `attach` to it, and only
-        `Block.free` frees.
+        as in the textbooks; it is malloc's, too (see the notes). A `Region`: the heap lies inside it, over
+        what was there (but a heap in shared memory is refused, not overwritten), and the region stays open as
+        long as the heap. In a shared region other processes can `attach` to it, and only `Block.free` frees.
     limit
         The most bytes to take from the source; None: as many as there are.
     guard
@@ -42,7 +42,8 @@ class Heap(HeapHandle, Closing):
     track
         How many Python frames to remember of each allocation, for `leaks`; 0: none.
     warn
-        Issue a `ResourceWarning` for each block that is dropped without `Block.free`.
+        Issue a `ResourceWarning` for each block that is dropped without `Block.free`. Python shows these with
+        ``-X dev`` or ``-W default``.
 
     Raises
     ------
@@ -97,7 +98,7 @@ class Heap(HeapHandle, Closing):
             raise ValueError("guarded blocks need pages of their own: guard=True goes with source='mmap'")
         if isinstance(source, Region):
             self._open(_REGION, source, limit or 0, guard, track, warn)
-        elif source in _SOURCES:
+        elif isinstance(source, str) and source in _SOURCES:
             self._open(_SOURCES[source], None, limit or 0, guard, track, warn)
         else:
             raise ValueError(f"source must be 'mmap', 'sbrk' or a Region, not {source!r}")
@@ -213,12 +214,12 @@ class Heap(HeapHandle, Closing):
         damage = self._check()
         if damage is not None:
             what, address, before, after = damage
-            where = (
-                f". The last good head in front of it is at {before:#x}, the next good one at {after:#x}: "
-                "most likely the block before it was written past its end"
-                if before or after
-                else ""
-            )
+            where = f". The next good head behind it is at {after:#x}" if after else ""
+            if before:
+                where += (
+                    f". The last good head in front of it is at {before:#x}: most likely that block was "
+                    "written past its end"
+                )
             raise CorruptError(f"the heap is damaged at {address:#x}: {what}{where}")
 
     def trim(self) -> int:

@@ -55,8 +55,9 @@ class Pool(PoolHandle, Closing):
     count
         Blocks.
     source
-        A `Region` for the pool to lie in, at its start, and which stays open as long as the pool. In a shared
-        one other processes `attach` to it. None: private memory of its own.
+        A `Region` for the pool to lie in, at its start, and which stays open as long as the pool. What was
+        there is overwritten, another pool too, even while others use it; in a shared region other processes
+        `attach`. None: private memory of its own.
     exhausted
         What `take` does when all blocks are taken: ``"error"`` raises `OutOfMemory`; ``"wait"`` waits for one
         to come back; ``"grow"`` doubles the number of blocks, up to `limit`, and then raises.
@@ -71,7 +72,7 @@ class Pool(PoolHandle, Closing):
         Let no two blocks share a cache line, for blocks that different threads write to.
     warn
         Issue a `ResourceWarning` for each block that is dropped without `give`. (A block of a shared pool
-        that is dropped stays taken.)
+        that is dropped stays taken.) Python shows these with ``-X dev`` or ``-W default``.
 
     A pool is a buffer itself: all its blocks in a row.
 

@@ -49,12 +49,14 @@ class Channel(ChannelHandle):
         Permission bits, when creating; the umask does not apply.
     delivery
         When creating: what becomes of a message whose reader dies, or raises, before it has finished it.
-        ``"at-least-once"``: it is delivered again. ``"at-most-once"``: it is gone.
+        ``"at-least-once"``, as it is if nothing is said: it is delivered again. ``"at-most-once"``: it is
+        gone.
     single
         When creating: one writer and one reader, which is faster.
     spin
-        Seconds to look for a message, or for room, before sleeping, at most: where that was in vain it is
-        left out. 0 saves processor time.
+        Seconds to look for a message, or for room, before sleeping, at most, and up to 1 ms more for a
+        message where the last was a large one; where that was in vain it is left out. 0, not to look at all,
+        saves processor time.
     persist
         When creating: it is to outlive this process, with what was sent. It has no owner, only `unlink`
         removes it, and `mmkit.shared.reap` leaves it alone.
@@ -62,7 +64,8 @@ class Channel(ChannelHandle):
     Raises
     ------
     ValueError
-        The name cannot be one, or `capacity` is missing or out of bounds.
+        The name cannot be one, `capacity` is missing or out of bounds, or something was said that is for
+        creating.
     SyscallError
         ``EEXIST``: the name is taken. ``ENOENT``: no such channel. ``EACCES``: not allowed. ``ENOSPC``:
         /dev/shm is full. ``EFBIG``: beyond RLIMIT_FSIZE.
@@ -88,7 +91,7 @@ class Channel(ChannelHandle):
         create: bool = False,
         *,
         mode: int = 0o600,
-        delivery: Literal["at-least-once", "at-most-once"] = "at-least-once",
+        delivery: Literal["at-least-once", "at-most-once"] | None = None,
         single: bool = False,
         spin: float = SPIN,
         persist: bool = False,
@@ -96,11 +99,15 @@ class Channel(ChannelHandle):
         name = check_name(name)
         if not 0 <= spin <= 1:
             raise ValueError(f"spin has 0 to 1 seconds, not {spin!r}")
-        if delivery not in ("at-least-once", "at-most-once"):
+        if delivery not in (None, "at-least-once", "at-most-once"):
             raise ValueError(f"delivery is 'at-least-once' or 'at-most-once', not {delivery!r}")
         if not create:
-            if capacity is not None:
-                raise ValueError("capacity belongs to create=True: a channel that exists has one")
+            makers = {"capacity": capacity, "delivery": delivery, "single": single, "persist": persist}
+            said = [option for option, value in makers.items() if value]
+            if said:
+                raise ValueError(
+                    f"{', '.join(said)}: for create=True only, a channel that exists has its own"
+                )
             self._use(name, spin, None, files.open_named(name))
             return
         bytes_ = _check_capacity(capacity)

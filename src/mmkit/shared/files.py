@@ -222,15 +222,17 @@ def remove(name: str, identity: Identity, *, unless: Callable[[], bool] = lambda
     path, aside = path_of(name), path_of(name_aside(name, identity[1]))
     try:
         _check_identity(path, identity)
-        os.rename(path, aside)
         try:
+            os.rename(path, aside)
             _check_identity(aside, identity)
             if unless():
                 raise FileNotFoundError(errno.ENOENT, "")
             os.unlink(aside)
-        except BaseException:
-            _put_back(aside, path)
-            raise
+        except BaseException as error:
+            # Where the kernel finds nothing aside, `reap` has gone on from there already.
+            if not (isinstance(error, FileNotFoundError) and error.filename == aside):
+                _put_back(aside, path)
+                raise
     except OSError as error:
         raise failure(-(error.errno or 0), "shm_unlink", None, (name,)) from None
     drop_beside("posix", identity[1])
@@ -243,7 +245,14 @@ def _check_identity(path: str, identity: Identity) -> None:
 
 
 def _put_back(aside: str, path: str) -> None:
-    # Not by rename(2), which would take the name away from whoever has it by now.
     with contextlib.suppress(OSError):
-        os.link(aside, path, follow_symlinks=False)
-        os.unlink(aside)
+        try:
+            # Not by rename(2), which would take the name away from whoever has it by now.
+            os.link(aside, path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # A second name takes an inode, and there is none: so nobody can have made anything there either.
+            os.rename(aside, path)
+        else:
+            os.unlink(aside)

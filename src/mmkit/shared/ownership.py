@@ -16,7 +16,7 @@ __all__ = ["Owned", "owns"]
 def owns(owner: Record | None) -> bool:
     """Whether what was made by a process is this process's; None stands for nobody."""
     # The first is true in a child that was forked behind Python's back, too.
-    return owner is not None and owner is process_identity() and owner.pid == os.getpid()
+    return owner is not None and owner == process_identity() and owner.pid == os.getpid()
 
 
 class Owned:

@@ -149,8 +149,7 @@ def _drop_remains() -> None:
             _drop_unnamed(name, is_nobodys=True)
         elif name.startswith(ASIDE):
             _drop_unnamed(name, is_nobodys=name.removeprefix(ASIDE).startswith(f"{inode}-"))
-        elif name.startswith(RECORD):
-            _drop_record(name.removeprefix(RECORD), set(inodes.values()))
+    _drop_records([name.removeprefix(RECORD) for name in inodes if name.startswith(RECORD)])
 
 
 def _drop_unnamed(name: str, *, is_nobodys: bool) -> None:
@@ -166,24 +165,40 @@ def _drop_unnamed(name: str, *, is_nobodys: bool) -> None:
             os.unlink(path_of(name))
 
 
-def _drop_record(what: str, inodes: set[int]) -> None:
-    kind, _, number = what.partition("-")
+def _drop_records(names: list[str]) -> None:
+    dead = [what for name in names if (what := _of_the_dead(name))]
+    # Only now: before it died, a maker may have given its segment the name by which it is found here.
+    with contextlib.suppress(OSError), os.scandir(DIRECTORY) as entries:
+        inodes = {entry.inode() for entry in entries}
+        for kind, number in dead:
+            gone = number not in inodes if kind == "posix" else _is_gone(number)
+            if gone:
+                drop_beside(kind, number)
+
+
+def _of_the_dead(name: str) -> tuple[str, int] | None:
+    """Return which segment a record of this user's is about, if its maker is dead."""
+    kind, _, number = name.partition("-")
     if kind not in ("posix", "systemv") or not number.isdecimal():
-        return
+        return None
     record = read_beside(kind, int(number), os.geteuid())
-    # It is written before its segment can be found.
     if record is None or record.creator_lives() is not False:
-        return
-    if kind == "posix":
-        gone = int(number) not in inodes
-    else:
-        same = (record.boot, record.ipc_namespace) == (
-            process_identity().boot,
-            process_identity().ipc_namespace,
-        )
-        gone = same and int(number) not in {row["shmid"] for row in system_v_rows()}
-    if gone:
-        drop_beside(kind, int(number))
+        return None
+    here = process_identity()
+    if kind == "systemv" and (record.boot, record.ipc_namespace) != (here.boot, here.ipc_namespace):
+        return None
+    return kind, int(number)
+
+
+def _is_gone(identifier: int) -> bool:
+    """Whether there is no such System V segment: in /proc/sysvipc none is listed where it cannot be read."""
+    try:
+        shmctl(identifier, ShmCommand.STAT)
+    except OSError as error:
+        return error.errno in (errno.EINVAL, errno.EIDRM)
+    except ValueError:
+        return True  # larger than any identifier
+    return False
 
 
 # ---- by name -----------------------------------------------------------------------------------------

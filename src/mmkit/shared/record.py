@@ -15,7 +15,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 from mmkit._native.descriptor import Descriptor
-from mmkit._native.process import lives, start_of, this_process
+from mmkit._native.process import UNKNOWN_BOOT, lives, start_of, this_process
 from mmkit.shared.names import RECORD, path_of
 
 __all__ = [
@@ -47,7 +47,7 @@ class Record(NamedTuple):
         The creating process, and when it began: in clock ticks since boot, as in /proc/PID/stat. Together
         they name one process, where a pid alone is given again.
     boot
-        Which boot that was (/proc/sys/kernel/random/boot_id).
+        Which boot that was (/proc/sys/kernel/random/boot_id); "unknown" where /proc/sys is hidden.
     pid_namespace, time_namespace, ipc_namespace
         In which namespaces those numbers count: inode numbers of /proc/PID/ns.
     persist
@@ -86,10 +86,11 @@ class Record(NamedTuple):
     def creator_lives(self) -> bool | None:
         """Whether the creating process is still there; None if that cannot be known from here."""
         here = process_identity()
-        if self.boot != here.boot:
-            return False
+        # First: a container may show a boot number of its own.
         if (self.pid_namespace, self.time_namespace) != (here.pid_namespace, here.time_namespace):
             return None
+        if self.boot != here.boot:
+            return None if UNKNOWN_BOOT in (self.boot, here.boot) else False
         return lives(self.pid, self.start) if self.start else None
 
 

@@ -106,13 +106,16 @@ class SystemVMemory(Owned):
                 raise ValueError("a new segment holds zeros: reading only makes sense for one that is there")
             check_length(size, "size")
             check_headroom(size, f"shmget({number:#x}, {written_size(size)})")
-            identifier = shmget(number, size, _CREATE | check_mode(mode))
+            made: list[int] = []
             try:
-                write_beside("systemv", identifier, persist)
-                self._attach(identifier, number, readonly, 0, owned=not persist)
+                # In one step, in C: a signal handler that raises cannot come between call and knowledge.
+                made += map(shmget, (number,), (size,), (_CREATE | check_mode(mode),))
+                write_beside("systemv", made[0], persist)
+                self._attach(made[0], number, readonly, 0, owned=not persist)
             except BaseException:
-                shmctl(identifier, ShmCommand.RMID)
-                drop_beside("systemv", identifier)
+                for identifier in made:
+                    shmctl(identifier, ShmCommand.RMID)
+                    drop_beside("systemv", identifier)
                 raise
             return
         if key is None:

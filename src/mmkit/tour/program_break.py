@@ -26,14 +26,14 @@ _PAGES = 4
 def the_break(stage: Stage) -> None:
     """Grow the heap by four pages, use them, and give them back."""
     length = _PAGES * PAGE_SIZE
+    # Room for malloc, so that it does not move the break itself while we are at it.
+    bytearray(96 * 1024)
     with stage.step() as step:
         step.call("sbrk", 0, assign="p", python="p = linux.sbrk(0)")
         end = linux.sbrk(0)
         step.answer(end)
         heap = maps.find(end - 1)
         step.check(f"/proc/self/maps: [heap] ends at {heap.end:x}" if heap else "no heap", _ends_at(end))
-    # Room for malloc, so that it does not move the break itself while we are at it.
-    bytearray(96 * 1024)
     # Whole pages, from the first boundary at or above the break.
     first = _page_behind(end)
     below = first - _PAGES * PAGE_SIZE

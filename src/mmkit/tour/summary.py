@@ -17,7 +17,7 @@ __all__ = ["IMPORTS", "Tally", "document", "tally"]
 #: What the statements in Python need; the rest is from the steps before them in their section.
 IMPORTS = (
     "import hmac, os, tempfile",
-    "from mmkit import Advice, MapFlag, Prot, Region, Secret, SharedMemory",
+    "from mmkit import Advice, Heap, MapFlag, Prot, Region, Secret, SharedMemory",
     "from mmkit import linux, maps, peek, poke, shared",
     "from mmkit.flags import IpcFlag, LockFlag, ShmCommand",
     "from mmkit.secret import find_copies",
