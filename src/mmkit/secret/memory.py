@@ -33,7 +33,7 @@ _LONGEST_LINE = 4096
 
 
 def _callers_level() -> int:
-    """Count the frames up to who called mmkit: Python shows a warning once a place, which is not one of ours."""
+    """Count the frames up to who called mmkit: Python shows a warning once a place, so not at one of ours."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and frame.f_globals.get("__name__", "").startswith("mmkit."):
         frame, level = frame.f_back, level + 1
