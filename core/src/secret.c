@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <mmkit/sys.h>
@@ -183,10 +183,11 @@ bool mmk_secret_is_closed(const mmk_secret *secret)
     return closed;
 }
 
+/* getrandom(3) of libc makes them in the process since glibc 2.41: in a buffer and registers of its own. */
 static int fill_with_random(char *bytes, size_t length)
 {
     for (size_t have = 0; have < length;) {
-        ssize_t got = getrandom(bytes + have, length - have, 0);
+        long got = syscall(SYS_getrandom, bytes + have, length - have, 0);
         if (got < 0 && errno != EINTR)
             return -errno;
         have += got > 0 ? (size_t)got : 0;

@@ -111,11 +111,11 @@ static inline void clear_scratch(void)
 
 #endif
 
-/* The vector registers belong to the callee: System V ABI, 3.2.3; AAPCS64, 6.1.2. Last of all, so that nobody brings
- * anything back. */
+/* The vector registers belong to the callee: System V ABI, 3.2.3; AAPCS64, 6.1.2. Registers first: a signal that comes
+ * while the stack is cleared would put them there again. What clears the stack brings only zeros back. */
 __attribute__((noinline)) void mmk_secret_scrub(void)
 {
-    clear_stack();
     clear_vectors();
     clear_scratch();
+    clear_stack();
 }

@@ -1,4 +1,7 @@
 /* Secrets that live: where they stand, who may touch them, what a fork and limits do to them. */
+#include <sys/random.h>
+#include <sys/syscall.h>
+
 #include <mmkit/registry.h>
 #include <mmkit/secret.h>
 
@@ -171,10 +174,20 @@ TEST(one_that_stands_alone_ends_at_the_guard)
     CHECK(is_free(end - 2 * mmk_page_size(), 3 * mmk_page_size()));
 }
 
-TEST(random_bytes_differ)
+static const void *filled_by_libc;
+
+/* In the place of libc's. */
+__attribute__((visibility("default"))) ssize_t getrandom(void *buffer, size_t length, unsigned flags)
+{
+    filled_by_libc = buffer;
+    return syscall(SYS_getrandom, buffer, length, flags);
+}
+
+TEST(random_bytes_differ_and_come_from_the_kernel)
 {
     mmk_secret one = made(600), other = made(600);
     CHECK(mmk_secret_randomize(&one) == 0 && mmk_secret_randomize(&other) == 0);
+    CHECK(filled_by_libc != one.bytes && filled_by_libc != other.bytes);
     CHECK(mmk_secret_open(&one, false) == 0 && mmk_secret_open(&other, false) == 0);
     CHECK(!mmk_secret_equal(one.bytes, other.bytes, 600) && mmk_secret_equal(one.bytes, one.bytes, 600));
     CHECK(!all_bytes_are(one.bytes + 568, KEY, 0));
@@ -414,7 +427,7 @@ int main(void)
     RUN(an_area_is_locked_and_kept_out_of_dumps_and_children);
     RUN(many_slabs_come_and_go_and_one_of_a_size_stays);
     RUN(one_that_stands_alone_ends_at_the_guard);
-    RUN(random_bytes_differ);
+    RUN(random_bytes_differ_and_come_from_the_kernel);
     RUN(bytes_are_copied_and_compared_whatever_their_number);
     RUN(what_the_kernel_has_not_mapped_is_a_secret_too);
     RUN(a_child_has_nothing_of_its_parent_and_makes_its_own);

@@ -115,6 +115,39 @@ TEST(after_scrubbing_nothing_is_left)
     CHECK(found_in_registers == 0 && found_on_stack == 0);
 }
 
+#if defined(__x86_64__)
+
+static volatile int steps_in_depth, steps_with_traces;
+
+/* After each instruction. Deep down, where the stack is cleared, a signal's own frame would be out of reach. */
+static void look_at_step(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)info;
+    const ucontext_t *now = context;
+    if ((char *)now->uc_mcontext.gregs[REG_RSP] > stack_top - STACK)
+        return;
+    look_at_registers(now);
+    steps_in_depth++;
+    steps_with_traces += found_in_registers > 0;
+}
+
+TEST(a_signal_while_the_stack_is_cleared_finds_nothing_in_registers)
+{
+    struct sigaction before, step = {.sa_sigaction = look_at_step, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    CHECK(sigaction(SIGTRAP, &step, &before) == 0);
+    leave_traces();
+    /* The trap flag; below what the compiler may have under the stack pointer. */
+    __asm__ volatile("subq $128, %%rsp\n\tpushfq\n\torq $0x100, (%%rsp)\n\tpopfq\n\taddq $128, %%rsp" ::
+                         : "cc", "memory");
+    mmk_secret_scrub();
+    __asm__ volatile("subq $128, %%rsp\n\tpushfq\n\tandq $~0x100, (%%rsp)\n\tpopfq\n\taddq $128, %%rsp" ::
+                         : "cc", "memory");
+    CHECK(sigaction(SIGTRAP, &before, NULL) == 0);
+    CHECK(steps_in_depth > 0 && steps_with_traces == 0);
+}
+
+#endif
+
 TEST(copying_comparing_and_erasing_leave_nothing)
 {
     static mmk_secret other;
@@ -152,6 +185,9 @@ int main(void)
     begin();
     RUN(what_was_left_is_seen_by_the_next_signal);
     RUN(after_scrubbing_nothing_is_left);
+#if defined(__x86_64__)
+    RUN(a_signal_while_the_stack_is_cleared_finds_nothing_in_registers);
+#endif
     RUN(copying_comparing_and_erasing_leave_nothing);
     RUN(opening_shutting_and_wiping_leave_nothing);
     free(needle);

@@ -79,7 +79,7 @@ def scan(context: click.Context, pid: int | None, core: str | None, fd: int | No
 
 @contextmanager
 def _needle(fd: int | None) -> Iterator[int]:
-    """Open what the secret comes from. The scanner reads it; this process asks at a terminal at most."""
+    """Open what the secret comes from: the scanner reads it, this process does no more than ask for it."""
     given = sys.stdin.fileno() if fd is None else fd
     try:
         descriptor = os.dup(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import termios
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,6 +30,14 @@ Backing = Literal["anonymous", "memfd_secret"]
 _LOCKED, _UNLOCKED, _MEMFD = range(3)
 #: A terminal hands over no longer line: N_TTY_BUF_SIZE of the kernel.
 _LONGEST_LINE = 4096
+
+
+def _callers_level() -> int:
+    """Count the frames up to who called mmkit: Python shows a warning once a place, so not at one of ours."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("mmkit."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @adopt_methods
@@ -112,7 +121,7 @@ class Secret(SecretHandle):
                 return self._take(length, _LOCKED, isolated)
             except SyscallError as error:
                 text = f"the secret is not locked into RAM, and may be written to swap: {error}"
-                warnings.warn(text, RuntimeWarning, stacklevel=3)
+                warnings.warn(text, RuntimeWarning, stacklevel=_callers_level())
         return self._take(length, _UNLOCKED, isolated)
 
     # ---- sources
