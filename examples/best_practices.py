@@ -106,7 +106,7 @@ def have_a_plan_for_no_memory() -> None:
 
 
 def align() -> None:
-    """Protect a block of malloc()."""
+    """Make a part of what malloc() gave read-only, by mprotect()."""
     block = libc.malloc(1000)
     result = libc.mprotect(block + 8, 100, Prot.READ)
     wrong(f"mprotect() inside a malloc() block: {result}, {os.strerror(ctypes.get_errno())}")
@@ -123,7 +123,7 @@ def free_as_it_was_allocated() -> None:
     """Give memory to who never had it: free() looks for its header in front of a block, and meets zeros."""
     died = how_a_child_ends(lambda: libc.free(libc.mmap(None, PAGE_SIZE, RW, ANONYMOUS, -1, 0) + 64))
     wrong(f"free() of what mmap() gave: a child died of {died}")
-    with Region.anonymous(PAGE_SIZE):
+    with Region.anonymous(PAGE_SIZE):  # mmap(); munmap() at the end of the block takes it away again
         right("a Region knows what it is: close(), or the end of the with block, undoes it")
 
 
@@ -140,7 +140,7 @@ def find_leaks() -> None:
 
 
 def remove_segments() -> None:
-    """Make a segment, and do not remove it."""
+    """Make a segment of shared memory (shmget), and do not remove it (shmctl with IPC_RMID)."""
     identifier = linux.shmget(IPC_PRIVATE, PAGE_SIZE, 0o600)  # and the program ends here
     wrong(f"shmget() and no IPC_RMID: nobody is attached, and it is there: {is_there(identifier)}")
     linux.shmctl(identifier, ShmCommand.RMID)
@@ -170,7 +170,7 @@ def protect_as_the_file_was_opened() -> None:
 
 
 def hear_msync_fail() -> None:
-    """Write behind the end of a file."""
+    """Write behind the end of a file, and have msync() bring it from memory into the file."""
     with tempfile.TemporaryFile(prefix="mmkit-example-") as file:
         file.truncate(2 * PAGE_SIZE)
         with Region.file(file.fileno(), mode="r+") as region:

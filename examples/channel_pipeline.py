@@ -90,7 +90,7 @@ def how_it_ended(pid: int) -> str:
 
 def run_pipeline() -> list[str]:
     """Run it to its end; return what there is to say."""
-    # A name in /dev/shm that everybody maps, as shm_open(3) and mmap(2) do it.
+    # shm_open(3) makes a name in /dev/shm, mmap(2) makes it memory: the same for all who map it.
     with (
         Channel(f"mmkit_pages_{os.getpid()}", 1 << 16, create=True) as pages,
         Channel(f"mmkit_counts_{os.getpid()}", 1 << 16, create=True) as counts,

@@ -59,7 +59,7 @@ def read_ahead(fd: int) -> int:
 def forget(fd: int) -> bool:
     """Have the kernel drop a file from its cache, and tell whether it did.
 
-    cached() asks by cachestat(2), or before Linux 6.5 by mincore(2), which pages of a file are in RAM.
+    cached() asks how many pages of a file are in RAM, by cachestat(2); before Linux 6.5 which, by mincore(2).
     """
     patience = time.monotonic() + 1
     with Region.file(fd) as region:

@@ -46,6 +46,7 @@ class FirstFit:
     """The allocator of the textbooks, on a stretch of memory that sbrk() gave."""
 
     def __init__(self, length: int) -> None:
+        # sbrk() moves the end of the program's heap by so many bytes, and returns where it was before.
         linux.sbrk(-linux.sbrk(0) % ALIGNMENT)
         self.start = linux.sbrk(length)
         self.end = self.start + length

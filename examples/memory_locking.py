@@ -66,7 +66,8 @@ def lock_and_unlock() -> None:
         say("and of the byte", region)
         with region.locked():
             say("with region.locked()", region)
-    print("  A page stays locked until it was unlocked as often as it was locked.")
+    # A single munlock(2) undoes every mlock(2) of a page: it is the Region that counts them.
+    print("  A page stays locked until it was unlocked as often as it was locked: the region counts.")
 
 
 def lock_what_is_touched() -> None:

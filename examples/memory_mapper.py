@@ -69,7 +69,7 @@ def windows(
                 with Region.file(fd, min(size + overlap, end - offset), offset, mode=mode) as region:
                     yield offset, region
                     if mode == "r+":
-                        region.flush()  # msync(2)
+                        region.flush()  # msync(2): what is in memory is written to the disk
 
 
 def data_ranges(fd: int) -> Iterator[tuple[int, int]]:

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def take_and_give() -> None:
-    """Take every block of a pool, and see which comes when one is given back."""
+    """Take every block of a pool, as malloc() would, give one back, as free() would, and see which comes."""
     print("A pool of 3 blocks of 64 bytes")
     with Pool(64, 3) as pool:
         blocks = [pool.take() for _ in range(3)]
@@ -96,6 +96,7 @@ def refused(what: str, call: Callable[[], object]) -> None:
 def share() -> None:
     """Have processes work at one pool; one of them is killed."""
     print(f"\n{WORKERS} processes at one pool")
+    # memfd_create(2) makes a file that is in memory only, and has a descriptor but no path; mmap(2) maps it.
     with Region.memfd(1 << 16) as region, Pool(RECORD.size, 100, source=region) as pool:
         reader, writer = os.pipe()
         workers = [start(partial(fill, region, number, writer)) for number in range(WORKERS)]

@@ -102,7 +102,7 @@ lost: list[tuple[int, int]] = []
 
 def written(length: int) -> bytearray:
     """Take memory and write to each of its pages: only then is it there."""
-    memory = bytearray(length)
+    memory = bytearray(length)  # so large a block Python takes from malloc()
     memory[::PAGE_SIZE] = b"x" * (length // PAGE_SIZE)
     return memory
 

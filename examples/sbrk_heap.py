@@ -1,7 +1,7 @@
 """The program break, and a heap on it: the first program of every tutorial on malloc.
 
-Moves the break by hand with sbrk(), then has a heap do it: blocks are cut from what the break gave, freed
-ones merge, and what somebody else takes of the break stays in between as a hole.
+Moves the break by hand with sbrk(), then has a heap do it, as malloc() does: blocks are cut from what the
+break gave, freed ones merge, and what somebody else takes of the break stays in between as a hole.
 In C: sbrk(2), brk(2), malloc(3). Belongs to the chapter "Heap" (docs/heap.md).
 """
 

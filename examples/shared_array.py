@@ -29,7 +29,7 @@ HEIGHT, WIDTH, WORKERS = 240, 320, 4
 
 def main() -> None:
     """Draw a picture in bands, one process a band, and look at the whole."""
-    # shm_open(3), which makes a name in /dev/shm; ftruncate(2), which gives it a size; mmap(2).
+    # shm_open(3) makes a name in /dev/shm, ftruncate(2) gives it a size, mmap(2) makes it memory.
     with shared.array(None, (HEIGHT, WIDTH, 3), "uint8", create=True) as picture:
         segment = picture.segment
         assert segment is not None

@@ -23,6 +23,7 @@ WORDS = ["blocks", "of", "memory", "that", "two", "processes", "share"]
 
 def main() -> None:
     """Make a heap that processes share, and have some share it."""
+    # memfd_create(2) makes a file that is in memory only, and has a descriptor; mmap(2) maps it.
     with Region.memfd(1 << 20, name="shared-heap") as region:
         try:
             heap = Heap(region)
@@ -58,7 +59,7 @@ def build(heap: Heap, words: list[str]) -> int:
     """Make a list of words, from the last to the first; return the offset of its first node."""
     following = 0
     for word in reversed(words):
-        node = heap.alloc(NODE.size)
+        node = heap.alloc(NODE.size)  # as malloc() does: a block of so many bytes
         NODE.pack_into(node, 0, following, word.encode())
         following = node.offset
     return following

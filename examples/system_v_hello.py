@@ -25,7 +25,8 @@ SIZE = 4096
 
 def main() -> None:
     """Make a segment, have a child write into it, read it, and see it go."""
-    # shmget(2) makes it, shmat(2) maps it; the end of the block is shmdt(2), and shmctl(2) with IPC_RMID.
+    # shmget(2) makes it, shmat(2) maps it; at the end of the block shmdt(2) unmaps it, and shmctl(2) with
+    # IPC_RMID removes it.
     with SystemVMemory(size=SIZE, create=True) as segment:
         print(f"made:            segment {segment.id}, {segment.size} bytes")
         tell("attached by us", segment)
