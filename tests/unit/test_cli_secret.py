@@ -12,8 +12,11 @@ from click.testing import CliRunner
 from mmkit import maps
 from mmkit.cli import main
 from secret_holder import holder
-from support import NOBODY, in_child, needs_root
+from support import NOBODY, in_child, needs_root, sanitized
 from terminals import Terminal
+
+# The processes that are searched are programs of the sanitizer's, too.
+pytestmark = sanitized
 
 MMKIT = (sys.executable, "-m", "mmkit", "secret", "scan")
 NEVER_A_PID = str((1 << 31) - 1)

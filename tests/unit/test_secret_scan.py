@@ -16,7 +16,10 @@ from mmkit.errors import Error, SyscallError
 from mmkit.flags import Prot
 from mmkit.secret import Form, scanner, scanning
 from secret_holder import holder, started
-from support import NOBODY, PAGE, in_child, needs_root
+from support import NOBODY, PAGE, in_child, needs_root, sanitized
+
+# The processes that are searched are programs of the sanitizer's, too.
+pytestmark = sanitized
 
 
 @pytest.fixture
