@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from abc import ABC, abstractmethod
 from typing import Self
 
 from mmkit.region import Region
@@ -19,7 +20,7 @@ def owns(owner: Record | None) -> bool:
     return owner is not None and owner == process_identity() and owner.pid == os.getpid()
 
 
-class Owned:
+class Owned(ABC):
     """A region that other processes have as well, and that one of them owns: the one that made it.
 
     Ownership is the process's, not the object's: a forked child has the object and owns nothing.
@@ -71,8 +72,8 @@ class Owned:
         """Whether this process has given it up."""
         return self._region.closed
 
-    def _remove(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _remove(self) -> None: ...
 
     def __enter__(self) -> Self:
         len(self._region)
