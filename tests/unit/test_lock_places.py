@@ -291,7 +291,7 @@ def test_a_number_where_create_stands_is_refused_and_nothing_made(cls, name, reg
     with pytest.raises(TypeError, match="create is True or False, not 3"):
         cls(name, 3)
     with pytest.raises(TypeError, match="create is True or False, not 3"):
-        cls.at(region, 0, 3)
+        cls.at(region, 0, create=3)
     assert not Path("/dev/shm", name).exists()
     with pytest.raises(Error, match="nothing of the kind is there"):
         cls.at(region, 0)

@@ -28,7 +28,7 @@ class _PlainLock(Meeting):
         self._settle(name, create, mode, self._reentrant)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False) -> Self:
         """Place one in a region that processes share, or find it there.
 
         Parameters
@@ -126,7 +126,7 @@ class Condition(Meeting, ConditionObject):
         self._settle(name, create, mode)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
         return cls._settle_at(region, offset, create)
 

@@ -54,13 +54,13 @@ class Semaphore(Meeting, SemaphoreObject):
     SIZE: ClassVar[int] = SEMAPHORE_SIZE
 
     def __init__(
-        self, name: str, create: bool = False, value: int = 1, *, held: bool = True, mode: int = 0o600
+        self, name: str, create: bool = False, *, value: int = 1, held: bool = True, mode: int = 0o600
     ) -> None:
         self._settle(name, create, mode, _checked_value(value), held)
 
     @classmethod
     def at(
-        cls, region: Region, offset: int = 0, create: bool = False, value: int = 1, *, held: bool = True
+        cls, region: Region, offset: int = 0, *, create: bool = False, value: int = 1, held: bool = True
     ) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
         return cls._settle_at(region, offset, create, _checked_value(value), held)
@@ -106,7 +106,7 @@ class Event(_Closing, EventObject):
         self._settle(name, create, mode)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
         return cls._settle_at(region, offset, create)
 
@@ -132,11 +132,11 @@ class Barrier(_Closing, BarrierObject):
 
     SIZE: ClassVar[int] = BARRIER_SIZE
 
-    def __init__(self, name: str, create: bool = False, parties: int = 2, *, mode: int = 0o600) -> None:
+    def __init__(self, name: str, create: bool = False, *, parties: int = 2, mode: int = 0o600) -> None:
         self._settle(name, create, mode, _checked_parties(parties))
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False, parties: int = 2) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False, parties: int = 2) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
         return cls._settle_at(region, offset, create, _checked_parties(parties))
 

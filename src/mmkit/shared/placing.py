@@ -140,6 +140,6 @@ class Meeting:
 
 
 def _check_create(create: bool) -> None:
-    # threading and multiprocessing have the number there: Semaphore(name, 3) would have one permit.
+    # threading and multiprocessing have the number in front: Semaphore(name, 3) would have one permit.
     if not isinstance(create, bool):
         raise TypeError(f"create is True or False, not {create!r}; numbers go by name: value=, parties=")
