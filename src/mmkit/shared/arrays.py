@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import CorruptError, Error
 from mmkit.shared.description import describe, read_description
+from mmkit.shared.options import MODE, check_options
 from mmkit.shared.posix import SharedMemory
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def array(
     dtype: DTypeLike | None = None,
     create: bool = False,
     *,
-    mode: int = 0o600,
+    mode: int = MODE,
     readonly: bool = False,
     reserve: bool = True,
     persist: bool = False,
@@ -52,7 +53,7 @@ def array(
     Raises
     ------
     ValueError
-        The array that is there has another shape or dtype.
+        The array that is there has another shape or dtype, or something was said that is for a new one.
     TypeError
         `dtype` holds references to objects.
     Error
@@ -73,6 +74,7 @@ def array(
     """
     np = _numpy()
     extents = (shape,) if isinstance(shape, int) else shape
+    check_options(create, f"array {name!r}", mode=mode, reserve=reserve, persist=persist)
     if create:
         if readonly:
             raise ValueError("a new array holds zeros: reading only makes sense for one that is there")

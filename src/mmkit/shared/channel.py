@@ -14,6 +14,7 @@ from mmkit._native.region import adopt_methods
 from mmkit.hints import size
 from mmkit.shared import files
 from mmkit.shared.names import check_name
+from mmkit.shared.options import MODE, check_options
 from mmkit.shared.ownership import owns
 from mmkit.shared.record import Record, process_identity
 from mmkit.shared.reserve import reserve
@@ -90,7 +91,7 @@ class Channel(ChannelHandle):
         capacity: int | None = None,
         create: bool = False,
         *,
-        mode: int = 0o600,
+        mode: int = MODE,
         delivery: Literal["at-least-once", "at-most-once"] | None = None,
         single: bool = False,
         spin: float = SPIN,
@@ -101,13 +102,9 @@ class Channel(ChannelHandle):
             raise ValueError(f"spin has 0 to 1 seconds, not {spin!r}")
         if delivery not in (None, "at-least-once", "at-most-once"):
             raise ValueError(f"delivery is 'at-least-once' or 'at-most-once', not {delivery!r}")
+        makers = {"capacity": capacity, "mode": mode, "delivery": delivery, "single": single}
+        check_options(create, f"channel {name!r}", **makers, persist=persist)
         if not create:
-            makers = {"capacity": capacity, "delivery": delivery, "single": single, "persist": persist}
-            said = [option for option, value in makers.items() if value]
-            if said:
-                raise ValueError(
-                    f"{', '.join(said)}: for create=True only, a channel that exists has its own"
-                )
             self._use(name, spin, None, files.open_named(name))
             return
         bytes_ = _check_capacity(capacity)

@@ -14,6 +14,7 @@ from mmkit.making import Demand, check_length, warn_of_ordinary_pages
 from mmkit.region import Region
 from mmkit.shared import files
 from mmkit.shared.names import check_name, make_name
+from mmkit.shared.options import MODE, check_options
 from mmkit.shared.ownership import Owned
 from mmkit.shared.pickling import announce, reduce_file, send_file
 from mmkit.shared.record import write_on
@@ -56,7 +57,8 @@ class SharedMemory(Owned):
     OutOfMemory
         A control group's limit would not hold it (the kernel would kill), or no address space is left.
     ValueError
-        No name can be like this, or the segment has fewer bytes than `size`.
+        No name can be like this, the segment has fewer bytes than `size`, or something was said that is for
+        a new one.
     Error
         What has the name is no shared memory, or has no bytes: its maker has not finished it, or died.
 
@@ -97,12 +99,13 @@ class SharedMemory(Owned):
         create: bool = False,
         size: int = 0,
         *,
-        mode: int = 0o600,
+        mode: int = MODE,
         readonly: bool = False,
         reserve: bool = True,
         persist: bool = False,
     ) -> None:
         given = None if name is None else check_name(name)
+        check_options(create, f"segment {given!r}", mode=mode, reserve=reserve, persist=persist)
         if create:
             if readonly:
                 raise ValueError("a new segment holds zeros: reading only makes sense for one that is there")
