@@ -105,7 +105,10 @@ def _document(found: Copies, pid: int | None, core: str | None) -> dict[str, obj
         "truncated": found.truncated,
         "locked": found.locked,
         "hits": [hit._asdict() | _place_document(hit.area) for hit in found],
-        "unread": [each._asdict() | _place_document(each.area) for each in found.unread],
+        "unread": [
+            each._asdict() | _place_document(each.area) | {"by_nature": each.by_nature}
+            for each in found.unread
+        ],
     }
 
 
@@ -126,6 +129,8 @@ def _print(found: Copies) -> None:
         print_table(table)
     click.echo(found.summary())
     for each in found.unread:
+        if each.by_nature:
+            continue
         where = " ".join(filter(None, _place(each.area, each.address)))
         click.echo(
             f"not looked at: {each.address:x}, {written_size(each.length)}, {where}: {each.reason}", err=True
