@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import CorruptError, Error
@@ -109,8 +110,8 @@ def _make_array(
     length = math.prod(shape) * dtype.itemsize
     description = describe(dtype, shape, length)
     total = length + len(description)
-    segment = SharedMemory._ending_with(name, total, description, mode, reserve, persist)
-    return array_in(segment, dtype, shape)
+    use = partial(array_in, dtype=dtype, shape=shape)
+    return SharedMemory._ending_with(name, total, description, mode, use, reserve=reserve, persist=persist)
 
 
 def attach_array(name: str, *, readonly: bool, identity: Identity | None = None) -> SharedArray:

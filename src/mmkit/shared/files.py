@@ -121,8 +121,17 @@ def _open_named(fd: int, name: str) -> Descriptor:
     return own
 
 
-def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end: bytes = b"") -> Region:
-    """Make a segment of bytes (the last ones are `end`), and map it; as `make`."""
+def create(
+    name: str,
+    length: int,
+    mode: int,
+    use: Callable[[Region], T],
+    *,
+    space: bool,
+    persist: bool,
+    end: bytes = b"",
+) -> T:
+    """Make a segment of bytes (the last ones are `end`), map it, and have it taken in use; as `make`."""
 
     def complete(fd: int) -> None:
         set_size(fd, length)
@@ -131,10 +140,17 @@ def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end
         if end:
             write(fd, end, length - len(end), name)
 
-    def use(file: Descriptor) -> Region:
-        return Region._of_segment(name, length, _READ_WRITE, file=file)
+    def use_mapped(file: Descriptor) -> T:
+        region = Region._of_segment(name, length, _READ_WRITE, file=file)
+        try:
+            return use(region)
+        except BaseException:
+            # What looks at it already, in a frame of the exception, keeps it until it goes.
+            with contextlib.suppress(BufferError):
+                region.close()
+            raise
 
-    return make(name, mode, complete, use, persist=persist)
+    return make(name, mode, complete, use_mapped, persist=persist)
 
 
 def _open_unnamed() -> tuple[Descriptor, str | None]:
