@@ -152,6 +152,11 @@ def _text(hint: str) -> Callable[[str], str]:
     return lambda _call: hint
 
 
+def _create(call: str, flag: str) -> str:
+    """Name what makes a segment in the caller's words: mmkit.linux, which alone takes a mode, has flags."""
+    return "create=True" if call.endswith("')") else flag
+
+
 _NO_LOCKING = "RLIMIT_MEMLOCK is 0: raise it with `ulimit -l`, or give CAP_IPC_LOCK."
 _LIKE_PTRACE = (
     "Another process's memory needs what ptrace needs: the same user, or CAP_SYS_PTRACE "
@@ -215,18 +220,20 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("F_ADD_SEALS", errno.EPERM): _text(
         "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
     ),
-    ("shm_open", errno.ENOENT): _text(
-        "No segment has this name: `mmkit shm list` shows those that are there, create=True makes one."
+    ("shm_open", errno.ENOENT): lambda call: (
+        "No segment has this name: `mmkit shm list` shows those that are there, "
+        f"{_create(call, 'O_CREAT')} makes one."
     ),
-    ("shm_open", errno.EEXIST): _text(
-        "A segment has this name: attach it without create=True, or remove it with `mmkit shm remove`."
+    ("shm_open", errno.EEXIST): lambda call: (
+        f"A segment has this name: attach it without {_create(call, 'O_EXCL')}, or remove it with "
+        "`mmkit shm remove`."
     ),
     ("shm_open", errno.EACCES): _text(
         "Its owner and mode do not allow it; where reading is enough, attach with readonly=True."
     ),
     ("shm_open", errno.ELOOP): _text("A symbolic link has this name, which shared memory never is."),
     ("shm_open", errno.EISDIR): _text("A directory has this name, which shared memory never is."),
-    ("shm_unlink", errno.ENOENT): _text("It was removed before."),
+    ("shm_unlink", errno.ENOENT): _text("It was removed before, or there never was one."),
     ("shm_unlink", errno.EPERM): _text("Only its owner or root may remove it from /dev/shm."),
     ("shm_unlink", errno.EACCES): _text("Only its owner or root may remove it from /dev/shm."),
     ("fallocate", errno.ENOSPC): _full_hint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 
 import pytest
 
@@ -97,6 +98,19 @@ def test_what_stands_where_create_does_is_no_number(name, make, needed, options)
     with pytest.raises(TypeError, match="create is True or False, not 3"):
         make(name, create=3, **needed)
     assert name not in names()
+
+
+@pytest.mark.parametrize("make", [made[0] for made in MADE])
+def test_what_is_not_there_is_said_with_what_makes_it(name, make):
+    with pytest.raises(FileNotFoundError, match="create=True makes one"):
+        make(name)
+
+
+@pytest.mark.parametrize(("make", "needed", "options"), MADE, ids=lambda made: getattr(made, "__name__", ""))
+def test_what_is_there_is_said_with_what_attaches_it(name, make, needed, options):
+    os.close(os.open(f"/dev/shm/{name}", os.O_CREAT))
+    with pytest.raises(FileExistsError, match="attach it without create=True"):
+        make(name, create=True, **needed)
 
 
 def test_the_default_of_a_semaphore_is_one_permit_and_of_a_barrier_two_parties():

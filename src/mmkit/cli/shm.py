@@ -24,6 +24,7 @@ from mmkit.shared.record import drop_beside
 __all__ = ["shm"]
 
 _EXIT_NONE = 1
+_NOT_THERE = "there is no such segment: `mmkit shm list` shows those that are there"
 
 
 @click.group()
@@ -67,7 +68,7 @@ def attached(name: str | None, identifier: int | None, key: int | None) -> None:
     """Show which processes have a segment: one in /dev/shm or a memfd by NAME, a System V one by number."""
     found = [segment for segment in segments() if _is_named(segment, name, identifier, key)]
     if not found:
-        _fail("there is no such segment: `mmkit shm list` shows those that are there")
+        _fail(_NOT_THERE)
     for segment in found:
         click.echo(f"{segment.kind} {_name(segment)}: {_verdict(segment)}")
         table = plain_table("pid", "mapped", "open", "command")
@@ -100,6 +101,8 @@ def remove(name: str | None, identifier: int | None, key: int | None) -> None:
             assert identifier is not None
             linux.shmctl(identifier, ShmCommand.RMID)
             drop_beside("systemv", identifier)
+    except FileNotFoundError:
+        _fail(_NOT_THERE)
     except (Error, ValueError) as error:
         _fail(str(error))
 
