@@ -232,6 +232,7 @@ def test_the_command_tells_who_has_one(name):
         for arguments in (
             (name,),
             (f"/{name}",),
+            (f"/dev/shm/{name}",),
             ("--id", str(other.id)),
             ("--key", hex(KEY)),
             ("--key", str(KEY)),
@@ -246,9 +247,10 @@ def test_the_command_tells_who_has_one(name):
 
 
 def test_the_command_removes_by_name_and_number_what_it_is_told_to(name):
-    os.close(os.open(f"/dev/shm/{name}", os.O_CREAT))
-    assert shm("remove", name).exit_code == 0
-    assert name not in names()
+    for written in (name, f"/{name}", f"/dev/shm/{name}"):
+        os.close(os.open(f"/dev/shm/{name}", os.O_CREAT))
+        assert shm("remove", written).exit_code == 0
+        assert name not in names()
     for flag in ("--id", "--key"):
         segment = SystemVMemory(KEY, 10, create=True)
         assert shm("remove", flag, str(segment.id if flag == "--id" else KEY)).exit_code == 0
@@ -257,6 +259,10 @@ def test_the_command_removes_by_name_and_number_what_it_is_told_to(name):
     for arguments, words in (
         ((name,), NOT_THERE),
         (("a/b",), "cannot name a segment"),
+        (("/dev/shm/a/b",), "cannot name a segment"),
+        (("/dev/shm/",), "cannot name a segment"),
+        (("/dev/shm/..",), "cannot name a segment"),
+        ((f"/tmp/{name}",), "cannot name a segment"),
         (("..",), "cannot name a segment"),
         (("--key", hex(KEY)), NOT_THERE),
         (("--id", "2000000000"), "no such segment"),
