@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from functools import partial
 from types import TracebackType
@@ -15,7 +14,7 @@ from mmkit.hints import size
 from mmkit.shared import files
 from mmkit.shared.names import check_name
 from mmkit.shared.options import MODE, check_options
-from mmkit.shared.ownership import owns
+from mmkit.shared.ownership import end_block, owns
 from mmkit.shared.record import Record, process_identity
 from mmkit.shared.reserve import reserve
 
@@ -139,12 +138,7 @@ class Channel(ChannelHandle):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        owned = owns(self._owner)
-        # First: where a view is alive, nothing is changed.
-        self.close()
-        if owned:
-            with contextlib.suppress(FileNotFoundError):
-                self.unlink()
+        end_block(owns(self._owner), self.unlink, self.close, error)
 
     def __del__(self) -> None:
         if not self.closed:
