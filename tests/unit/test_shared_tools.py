@@ -213,6 +213,7 @@ def test_the_command_lists_for_people_and_for_programs(name):
         assert line.split() == [
             "posix",
             name,
+            "-",
             "20",
             "KiB",
             "20",

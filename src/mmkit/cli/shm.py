@@ -201,11 +201,14 @@ def _holders(segment: Segment) -> str:
 
 
 def _listing(found: Iterable[Segment]) -> Table:
-    table = plain_table("kind", "name", "size", "resident", "owner", "mode", "creator", "attached")
+    table = plain_table(
+        "kind", "name", "contents", "size", "resident", "owner", "mode", "creator", "attached"
+    )
     for segment in found:
         table.add_row(
             segment.kind,
             Text(_name(segment)),
+            "?" if segment.contents is None else segment.contents or "-",
             written_size(segment.size),
             "?" if segment.resident is None else written_size(segment.resident),
             "?" if segment.owner is None else str(segment.owner),
