@@ -7,19 +7,18 @@ import os
 
 import pytest
 
+from meeting import KINDS
 from mmkit import Channel, Region, SharedMemory, SystemVMemory, shared
 from segment_tools import KEY, names
 from support import PAGE
-
-LOCKS = [shared.Lock, shared.RLock, shared.Condition, shared.Semaphore, shared.Event, shared.Barrier]
 
 POSITIONS = {
     SharedMemory: "name create size",
     SystemVMemory: "key size",
     Channel: "name capacity create",
     shared.array: "name shape dtype create",
-    **dict.fromkeys(LOCKS, "name create"),
-    **{lock.at: "region offset" for lock in LOCKS},
+    **dict.fromkeys(KINDS, "name create"),
+    **{lock.at: "region offset" for lock in KINDS},
 }
 
 
