@@ -13,17 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, SyscallError
-from mmkit.flags import Advice, MapFlag
+from mmkit.flags import Advice
+from mmkit.wording import address, flag_names, size
 
 __all__ = [
     "Verbatim",
-    "address",
     "count_areas",
     "failure",
-    "flag_names",
     "memory_fault",
     "placed_failure",
-    "size",
     "status_value",
 ]
 
@@ -38,36 +36,6 @@ class Verbatim(str):
     """An argument of a call as it shall be written; other texts are names, and get quotes."""
 
     __slots__ = ()
-
-
-def size(count: int) -> str:
-    """Write a number of bytes as people do: exact where that is short, else with one decimal."""
-    if count < 10 << 10 and count % 1024:
-        return f"{count} B"
-    for unit, name in (
-        (1 << 60, "EiB"),
-        (1 << 50, "PiB"),
-        (1 << 40, "TiB"),
-        (1 << 30, "GiB"),
-        (1 << 20, "MiB"),
-        (1 << 10, "KiB"),
-    ):
-        if count >= unit:
-            return f"{count // unit} {name}" if count % unit == 0 else f"{count / unit:.1f} {name}"
-    return f"{count} B"
-
-
-def address(value: int) -> str:
-    """Write an address as the kernel does in /proc/PID/maps, with 0x in front."""
-    return f"{value:#x}"
-
-
-def flag_names(flags: int) -> str:
-    """Write flags as C does, without prefixes: ``READ|WRITE``."""
-    if isinstance(flags, MapFlag):
-        return str(flags)
-    name = getattr(flags, "name", None)
-    return name if name and not name.startswith("UNKNOWN") else f"{int(flags):#x}"
 
 
 def status_value(field: str) -> int | None:

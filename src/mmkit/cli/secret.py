@@ -14,10 +14,10 @@ from rich.text import Text
 from mmkit.cli.documents import area_document
 from mmkit.cli.output import plain_table, print_table
 from mmkit.errors import Error
-from mmkit.hints import size as written_size
 from mmkit.maps import Area
 from mmkit.secret import Copies, CoreNote, Secret
 from mmkit.secret.scanning import handed_over, opened_target
+from mmkit.wording import size as written_size
 
 __all__ = ["secret"]
 

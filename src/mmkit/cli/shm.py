@@ -15,12 +15,12 @@ from mmkit import linux
 from mmkit.cli.output import plain_table, print_table
 from mmkit.errors import Error
 from mmkit.flags import ShmCommand
-from mmkit.hints import size as written_size
 from mmkit.maps.paths import printable
 from mmkit.shared import Segment, reap, segments
 from mmkit.shared.names import path_of
 from mmkit.shared.reaping import remove_name
 from mmkit.shared.record import drop_beside
+from mmkit.wording import size as written_size
 
 __all__ = ["shm"]
 

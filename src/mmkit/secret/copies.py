@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, overload
 
-from mmkit.hints import size as written_size
 from mmkit.maps import Area
+from mmkit.wording import size as written_size
 
 __all__ = ["KERNELS_OWN", "Copies", "CoreNote", "Form", "Hit", "Unread"]
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from mmkit import maps
 from mmkit._native.secret import footprint
-from mmkit.hints import size, status_value
+from mmkit.hints import status_value
+from mmkit.wording import size
 
 __all__ = ["SecretStatus", "status_of"]
 

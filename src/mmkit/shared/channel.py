@@ -10,13 +10,13 @@ from typing import Literal, NoReturn, Self
 from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, channel_bytes, format_file
 from mmkit._native.descriptor import Descriptor
 from mmkit._native.region import adopt_methods
-from mmkit.hints import size
 from mmkit.shared import files
 from mmkit.shared.names import check_name
 from mmkit.shared.options import MODE, check_options
 from mmkit.shared.ownership import end_block, owns
 from mmkit.shared.record import Record, process_identity
 from mmkit.shared.reserve import reserve
+from mmkit.wording import size
 
 __all__ = ["Channel"]
 

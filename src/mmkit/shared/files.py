@@ -14,11 +14,12 @@ from mmkit._native.descriptor import Descriptor
 from mmkit.backing import set_size
 from mmkit.errors import Error
 from mmkit.flags import Prot
-from mmkit.hints import failure, size
+from mmkit.hints import failure
 from mmkit.region import Region
 from mmkit.shared.names import DIRECTORY, MAKING, name_aside, path_of
 from mmkit.shared.record import drop_beside, mark
 from mmkit.shared.reserve import reserve, write
+from mmkit.wording import size
 
 __all__ = [
     "Identity",

@@ -8,7 +8,6 @@ from typing import Any, Self
 from mmkit._native.ipc import ftok, shmctl, shmget
 from mmkit.errors import Error
 from mmkit.flags import IpcFlag, Prot, ShmCommand
-from mmkit.hints import size as written_size
 from mmkit.making import check_length
 from mmkit.region import Region
 from mmkit.shared.files import check_mode
@@ -18,6 +17,7 @@ from mmkit.shared.pickling import announce, reduce_system_v, send_system_v
 from mmkit.shared.record import drop_beside, write_beside
 from mmkit.shared.reserve import check_headroom
 from mmkit.structs import ShmidDs
+from mmkit.wording import size as written_size
 
 __all__ = ["SystemVMemory"]
 
