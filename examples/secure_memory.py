@@ -1,10 +1,10 @@
 """A password and a key that leave no trace: taken in, derived, used, and searched for in all memory.
 
-A password comes in (`mmkit examples secure_memory -- --ask` prompts for it at the terminal; else another
-process sends one through a pipe), a
-key is derived from it into its place, a message is signed with the key; and then the whole process is
-searched for copies of both. For comparison the password is made a `bytes` object, once. Deriving needs the
-cryptography package, which writes its result into a buffer: pip install 'mmkit[secret]'.
+A password comes in (`mmkit examples secure_memory --ask` prompts for it at the terminal; else another
+process sends one through a pipe), a key is derived from it into its place, a message is signed with the key;
+and then the whole process is searched for copies of both. For comparison the password is made a `bytes`
+object, once. Deriving needs the cryptography package, which writes its result into a buffer:
+pip install 'mmkit[secret]'.
 A Secret does what C programs do by hand: mlock keeps it out of swap, mprotect closes its page while nobody
 uses it, madvise keeps it out of core dumps and forked children; tcsetattr has the terminal not show what is
 typed, and explicit_bzero wipes in a way that no compiler leaves out.

@@ -1,4 +1,4 @@
-"""What the tests of locks share: children that are forked, told what to do, and killed."""
+"""What the tests of locks share: their kinds, and children that are forked, told what to do, and killed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
+
+from mmkit.shared import Barrier, Condition, Event, Lock, RLock, Semaphore
+
+KINDS = [Lock, RLock, Condition, Semaphore, Event, Barrier]
+each_kind = pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
 
 _PR_SET_PDEATHSIG = 1
 _LIMIT = 30.0

@@ -5,6 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 
+class Interruption(Exception):
+    """What a signal handler raises."""
+
+
+def interrupt() -> None:
+    """Do what such a signal handler does."""
+    raise Interruption
+
+
 def run_until_step(function: Callable[[], Any], step: int, act: Callable[[], Any]) -> tuple[bool, Any]:
     """Run a function, and `act` before the step-th of its bytecode instructions, those it calls included.
 

@@ -13,17 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmkit.errors import ClosedError, CorruptError, Error, MemoryFault, SyscallError
-from mmkit.flags import Advice, MapFlag
+from mmkit.flags import Advice
+from mmkit.wording import address, flag_names, size
 
 __all__ = [
     "Verbatim",
-    "address",
     "count_areas",
     "failure",
-    "flag_names",
     "memory_fault",
     "placed_failure",
-    "size",
     "status_value",
 ]
 
@@ -38,36 +36,6 @@ class Verbatim(str):
     """An argument of a call as it shall be written; other texts are names, and get quotes."""
 
     __slots__ = ()
-
-
-def size(count: int) -> str:
-    """Write a number of bytes as people do: exact where that is short, else with one decimal."""
-    if count < 10 << 10 and count % 1024:
-        return f"{count} B"
-    for unit, name in (
-        (1 << 60, "EiB"),
-        (1 << 50, "PiB"),
-        (1 << 40, "TiB"),
-        (1 << 30, "GiB"),
-        (1 << 20, "MiB"),
-        (1 << 10, "KiB"),
-    ):
-        if count >= unit:
-            return f"{count // unit} {name}" if count % unit == 0 else f"{count / unit:.1f} {name}"
-    return f"{count} B"
-
-
-def address(value: int) -> str:
-    """Write an address as the kernel does in /proc/PID/maps, with 0x in front."""
-    return f"{value:#x}"
-
-
-def flag_names(flags: int) -> str:
-    """Write flags as C does, without prefixes: ``READ|WRITE``."""
-    if isinstance(flags, MapFlag):
-        return str(flags)
-    name = getattr(flags, "name", None)
-    return name if name and not name.startswith("UNKNOWN") else f"{int(flags):#x}"
 
 
 def status_value(field: str) -> int | None:
@@ -152,6 +120,11 @@ def _text(hint: str) -> Callable[[str], str]:
     return lambda _call: hint
 
 
+def _create(call: str, flag: str) -> str:
+    """Name what makes a segment in the caller's words: mmkit.linux, which alone takes a mode, has flags."""
+    return "create=True" if call.endswith("')") else flag
+
+
 _NO_LOCKING = "RLIMIT_MEMLOCK is 0: raise it with `ulimit -l`, or give CAP_IPC_LOCK."
 _LIKE_PTRACE = (
     "Another process's memory needs what ptrace needs: the same user, or CAP_SYS_PTRACE "
@@ -215,18 +188,20 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("F_ADD_SEALS", errno.EPERM): _text(
         "The file was made without MemfdFlag.ALLOW_SEALING, or is sealed by Seal.SEAL."
     ),
-    ("shm_open", errno.ENOENT): _text(
-        "No segment has this name: `mmkit shm list` shows those that are there, create=True makes one."
+    ("shm_open", errno.ENOENT): lambda call: (
+        "No segment has this name: `mmkit shm list` shows those that are there, "
+        f"{_create(call, 'O_CREAT')} makes one."
     ),
-    ("shm_open", errno.EEXIST): _text(
-        "A segment has this name: attach it without create=True, or remove it with `mmkit shm remove`."
+    ("shm_open", errno.EEXIST): lambda call: (
+        f"A segment has this name: attach it without {_create(call, 'O_EXCL')}, or remove it with "
+        "`mmkit shm remove`."
     ),
     ("shm_open", errno.EACCES): _text(
         "Its owner and mode do not allow it; where reading is enough, attach with readonly=True."
     ),
     ("shm_open", errno.ELOOP): _text("A symbolic link has this name, which shared memory never is."),
     ("shm_open", errno.EISDIR): _text("A directory has this name, which shared memory never is."),
-    ("shm_unlink", errno.ENOENT): _text("It was removed before."),
+    ("shm_unlink", errno.ENOENT): _text("It was removed before, or there never was one."),
     ("shm_unlink", errno.EPERM): _text("Only its owner or root may remove it from /dev/shm."),
     ("shm_unlink", errno.EACCES): _text("Only its owner or root may remove it from /dev/shm."),
     ("fallocate", errno.ENOSPC): _full_hint,

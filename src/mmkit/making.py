@@ -17,7 +17,7 @@ from mmkit.backing import length_in_file, open_file, set_size, sized_memfd
 from mmkit.errors import Error, OutOfMemory, SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, MemfdFlag, Prot, Seal
-from mmkit.hints import size
+from mmkit.wording import size
 
 __all__ = [
     "Demand",

@@ -14,10 +14,10 @@ from mmkit._native.region import adopt_methods
 from mmkit.elements import elements
 from mmkit.errors import ClosedError, Error
 from mmkit.flags import Prot, Seal
-from mmkit.hints import size
 from mmkit.leaving import leave
 from mmkit.making import RegionFactories, check_length, live_regions
 from mmkit.snapshot import Snapshot
+from mmkit.wording import size
 
 if TYPE_CHECKING:
     import numpy as np

@@ -57,19 +57,30 @@ def test_only_its_maker_removes_the_name_at_the_end_of_a_block(name):
     assert not os.path.exists(f"/dev/shm/{name}")
 
 
-def test_leaving_the_block_under_a_live_view_raises_and_changes_nothing(name):
+def test_leaving_the_block_under_a_live_view_removes_the_name_and_says_what_lives(name):
     with pytest.raises(BufferError, match="alive"), Channel(name, CAPACITY, create=True) as channel:
         channel.send(b"x")
         with pytest.raises(BufferError), channel.recv_view() as view:
             rest = view[:]
         loan = channel.loan(1)
-        loan.__enter__()
-    assert os.path.exists(f"/dev/shm/{name}")
+        loan.__enter__()[:] = b"y"
+    assert not os.path.exists(f"/dev/shm/{name}")
     rest.release()
     loan.__exit__(None, None, None)
-    with channel:
-        pass
+    # What the view kept is whole: it can be used, and closed.
+    assert channel.recv(0) == b"y"
+    channel.close()
+
+
+def test_what_a_block_raises_matters_more_than_a_live_view(name):
+    with pytest.raises(KeyError) as caught, Channel(name, CAPACITY, create=True) as channel:
+        loan = channel.loan(1)
+        loan.__enter__()
+        raise KeyError
+    assert "a view of a message" in caught.value.__notes__[0]
     assert not os.path.exists(f"/dev/shm/{name}")
+    loan.__exit__(None, None, None)
+    channel.close()
 
 
 def test_a_persistent_channel_outlives_its_makers_block(name):

@@ -51,7 +51,7 @@ def test_every_example_says_its_calls_chapter_and_page():
 
 
 def test_the_source_is_shown_as_it_is():
-    assert command("mmap_ipc", "--source").output == (ROOT / "examples" / "mmap_ipc.py").read_text()
+    assert command("--source", "mmap_ipc").output == (ROOT / "examples" / "mmap_ipc.py").read_text()
     assert command("--source", "mmap_ipc.py").output.startswith('"""Parent and child')
 
 
@@ -61,7 +61,23 @@ def test_one_is_run_with_its_own_output_and_arguments():
     assert "The heap is closed" in done.stdout
     done = run("memory_mapper", "search", str(ROOT / "examples" / "memory_mapper.py"), '"""Utilities')
     assert (done.stdout, done.returncode) == ("0\n", 0)
-    assert "Usage: memory_mapper.py" in run("memory_mapper", "--", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "words", [["-x", "--source", "--help"], ["--", "--ask"], ["a", "--"], ["--no=1", "", "-"]], ids=str
+)
+def test_what_follows_the_name_reaches_the_program_as_it_is(tmp_path, monkeypatch, words):
+    # Every interpreter runs it first: that of the program ends there.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif sys.orig_argv[1].endswith('sbrk_heap.py'):\n"
+        "    print(sys.orig_argv[2:], flush=True)\n    os._exit(0)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run("sbrk_heap", *words).stdout == f"{words}\n"
+
+
+def test_help_behind_the_name_is_the_programs_help():
+    assert "Usage: memory_mapper.py" in run("memory_mapper", "--help").stdout
 
 
 def test_its_exit_status_is_that_of_the_program():
@@ -116,7 +132,7 @@ mmkit.cli.main(["examples", *sys.argv[1:]])
     start = [sys.executable, "-S", "-c", code]
     listed = subprocess.run(start, capture_output=True, text=True, timeout=60, check=True).stdout
     assert [name for name in NAMES if f"\n  {name} " not in listed] == []
-    shown = subprocess.run([*start, "sbrk_heap", "--source"], capture_output=True, text=True, check=True)
+    shown = subprocess.run([*start, "--source", "sbrk_heap"], capture_output=True, text=True, check=True)
     assert shown.stdout == (ROOT / "examples" / "sbrk_heap.py").read_text()
     ran = subprocess.run([*start, "sbrk_heap"], capture_output=True, text=True, check=True)
     assert "The heap is closed" in ran.stdout

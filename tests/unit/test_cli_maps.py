@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mmkit import maps as mmkit_maps
 from mmkit.cli import main
-from mmkit.hints import size
+from mmkit.wording import size
 from support import needs_root, undisturbed
 
 NEVER_A_PID = str((1 << 31) - 1)

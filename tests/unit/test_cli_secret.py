@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mmkit import maps
+from mmkit import Region, maps
 from mmkit.cli import main
 from secret_holder import holder
-from support import NOBODY, in_child, needs_root, sanitized
+from support import NOBODY, PAGE, in_child, needs_root, sanitized
 from terminals import Terminal
 
 # The processes that are searched are programs of the sanitizer's, too.
@@ -51,8 +51,28 @@ def test_it_exits_with_1_when_there_are_copies_and_shows_them(key):
         [f"{start + 9000:x}", "hex", "100%", "64", "rw-p", "anonymous"],
     ]
     assert summary.startswith("2 full and 1 partial in ")
-    assert "not looked at: " in result.stderr
-    assert "[vvar]" in result.stderr
+
+
+def test_what_nobody_can_read_in_any_process_is_only_for_programs(key):
+    with holder() as (pid, _):
+        result, document = scan(pid, needle=key), json.loads(scan(pid, "--json", needle=key).stdout)
+    assert result.stderr == ""
+    assert "could not be looked at" not in result.stdout
+    assert "[vvar]" in {each["area"]["path"] for each in document["unread"]}
+    assert all(each["by_nature"] for each in document["unread"])
+
+
+def test_what_else_could_not_be_looked_at_is_reported(key, tmp_path):
+    path = tmp_path / "short"
+    path.write_bytes(bytes(4 * PAGE))
+    with Region.file(path) as region:
+        os.truncate(path, PAGE)
+        result = scan(os.getpid(), needle=key)
+        (line,) = [line for line in result.stderr.splitlines() if str(path) in line]
+        assert line.startswith(f"not looked at: {region.address + PAGE:x}, {3 * PAGE >> 10} KiB, ")
+        assert line.endswith("it is past the end of the file")
+    assert "could not be looked at" in result.stdout.splitlines()[-1]
+    assert "[v" not in result.stderr
 
 
 def test_it_exits_with_0_when_there_are_none(key):

@@ -17,19 +17,11 @@ from mmkit.compat import mmap
 from mmkit.flags import MemfdFlag, Seal
 from mmkit.linux import memfd_create
 from mmkit.shared import SharedMemory
-from steps import run_until_step
+from steps import Interruption, interrupt, run_until_step
 from support import PAGE
 
 NAME = f"mmkit-test-descriptors-{os.getpid()}"
 F_GET_SEALS = 1034
-
-
-class Interruption(Exception):
-    """What a signal handler raises."""
-
-
-def interrupt():
-    raise Interruption
 
 
 def descriptors():

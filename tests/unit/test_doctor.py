@@ -172,7 +172,7 @@ def test_system_facts_are_what_the_kernels_files_say():
     assert facts["RAM"]["value"] == total
     for pool in Path("/sys/kernel/mm/hugepages").glob("*"):
         size = int(re.sub(r"\D", "", pool.name)) * 1024
-        assert f"pool of {mmkit.hints.size(size)}" in facts
+        assert f"pool of {mmkit.wording.size(size)}" in facts
     if (thp := Path("/sys/kernel/mm/transparent_hugepage/enabled")).exists():
         assert f"[{facts['THP enabled']['value']}]" in thp.read_text()
     found = os.statvfs("/dev/shm")

@@ -6,7 +6,8 @@ import pytest
 
 import mmkit
 from mmkit import SyscallError
-from mmkit.hints import failure, size
+from mmkit.hints import failure
+from mmkit.wording import size
 
 
 @pytest.mark.parametrize(

@@ -439,11 +439,13 @@ def shm_name():
 def test_shm_open_makes_a_named_object_and_shm_unlink_removes_the_name(shm_name):
     fd = linux.shm_open(shm_name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     assert os.stat(f"/dev/shm{shm_name}").st_mode & 0o777 == 0o600
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="without O_EXCL"):
         linux.shm_open(shm_name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     linux.shm_unlink(shm_name)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="O_CREAT makes one"):
         linux.shm_open(shm_name, os.O_RDWR)
+    with pytest.raises(FileNotFoundError, match="there never was one"):
+        linux.shm_unlink(shm_name)
     os.close(fd)
 
 

@@ -26,8 +26,8 @@ def make(region):
     """Make an object in the region; it is closed in the end."""
     made = []
 
-    def make(cls, *arguments, **how):
-        made.append(cls.at(region, 0, True, *arguments, **how))
+    def make(cls, **how):
+        made.append(cls.at(region, 0, create=True, **how))
         return made[-1]
 
     yield make
@@ -55,7 +55,7 @@ def interrupted(call):
 
 
 def test_so_many_permits_are_given_and_no_more(make):
-    semaphore = make(Semaphore, 2)
+    semaphore = make(Semaphore, value=2)
     with semaphore, semaphore:
         assert semaphore.value == 0
         assert semaphore.acquire(0) is False
@@ -66,7 +66,7 @@ def test_so_many_permits_are_given_and_no_more(make):
 
 
 def test_permits_of_a_killed_process_come_back_to_who_waits(make):
-    semaphore = make(Semaphore, 1)
+    semaphore = make(Semaphore, value=1)
     child = hold(semaphore.acquire)
     thread = threading.Thread(target=semaphore.acquire)
     thread.start()
@@ -78,7 +78,7 @@ def test_permits_of_a_killed_process_come_back_to_who_waits(make):
 
 
 def test_permits_of_the_dead_can_be_freed_at_once(make):
-    semaphore = make(Semaphore, 5)
+    semaphore = make(Semaphore, value=5)
     children = [hold(semaphore.acquire) for _ in range(2)]
     for child in children:
         child.kill()
@@ -87,7 +87,7 @@ def test_permits_of_the_dead_can_be_freed_at_once(make):
 
 
 def test_a_forked_child_holds_none_of_its_parents_permits(make):
-    semaphore = make(Semaphore, 1)
+    semaphore = make(Semaphore, value=1)
 
     def leave(_):
         with pytest.raises(PermissionError):
@@ -102,7 +102,7 @@ def test_a_forked_child_holds_none_of_its_parents_permits(make):
 
 
 def test_counted_permits_are_anybodys_and_gone_with_the_dead(make):
-    semaphore = make(Semaphore, 1, held=False)
+    semaphore = make(Semaphore, value=1, held=False)
     hold(semaphore.acquire).kill()
     assert semaphore.recover() == 0
     assert semaphore.acquire(0) is False
@@ -113,7 +113,7 @@ def test_counted_permits_are_anybodys_and_gone_with_the_dead(make):
 
 @x86_64
 def test_ctrl_c_ends_a_wait_for_a_permit(make):
-    semaphore = make(Semaphore, 1)
+    semaphore = make(Semaphore, value=1)
     with semaphore:
         interrupted(semaphore.acquire)
     assert semaphore.value == 1
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_a_wait_for_a_permit(make):
 @pytest.mark.parametrize("value", [-1, 2**32])
 def test_a_number_of_permits_that_cannot_be_is_refused(make, value):
     with pytest.raises(ValueError, match="value must be"):
-        make(Semaphore, value)
+        make(Semaphore, value=value)
 
 
 # ---- events -----------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_a_wait_for_an_event(make):
 
 
 def test_all_parties_go_on_together_each_with_a_number_of_its_own(make, region):
-    barrier = make(Barrier, 3)
+    barrier = make(Barrier, parties=3)
     assert barrier.parties == 3
 
     def meet(number):
@@ -176,7 +176,7 @@ def test_all_parties_go_on_together_each_with_a_number_of_its_own(make, region):
 
 
 def test_a_party_that_dies_waiting_breaks_it_for_all_until_reset(make):
-    barrier = make(Barrier, 3)
+    barrier = make(Barrier, parties=3)
 
     def meet(_):
         with pytest.raises(BrokenBarrierError, match="died"):
@@ -194,7 +194,7 @@ def test_a_party_that_dies_waiting_breaks_it_for_all_until_reset(make):
 
 
 def test_a_party_whose_time_is_up_breaks_it(make):
-    barrier = make(Barrier, 2)
+    barrier = make(Barrier, parties=2)
     with pytest.raises(BrokenBarrierError, match="time is up"):
         barrier.wait(0.01)
     assert barrier.broken
@@ -206,7 +206,7 @@ def test_a_party_whose_time_is_up_breaks_it(make):
 
 @x86_64
 def test_ctrl_c_ends_a_wait_at_a_barrier_which_stays_whole(make):
-    barrier = make(Barrier, 2)
+    barrier = make(Barrier, parties=2)
     interrupted(barrier.wait)
     assert not barrier.broken
     assert barrier.n_waiting == 0
@@ -215,7 +215,7 @@ def test_ctrl_c_ends_a_wait_at_a_barrier_which_stays_whole(make):
 @pytest.mark.parametrize("parties", [0, -1, 257])
 def test_a_number_of_parties_that_cannot_be_is_refused(make, parties):
     with pytest.raises(ValueError, match="parties must be"):
-        make(Barrier, parties)
+        make(Barrier, parties=parties)
 
 
 # ---- all of them ------------------------------------------------------------------------------------
@@ -245,5 +245,5 @@ def test_events_and_barriers_close_at_the_end_of_the_block(region):
 
 def test_a_wrong_process_releasing_is_a_permission_error(make):
     with pytest.raises(SyscallError) as refusal:
-        make(Semaphore, 1).release()
+        make(Semaphore, value=1).release()
     assert isinstance(refusal.value, PermissionError)

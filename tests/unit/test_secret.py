@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 import mmkit
-from mmkit import Secret
+from mmkit import Secret, linux
+from mmkit.flags import MapFlag, Prot
+from steps import run_until_step
 from support import (
     NOBODY,
     PAGE,
@@ -403,6 +405,33 @@ def test_status_is_what_the_kernel_says(how, flags):
         assert status.footprint >= PAGE
         assert status.locked_in_ram == (PAGE if status.locked else 0)
         assert status.lock_used == locked_bytes()
+
+
+@locks
+def test_a_status_that_meets_close_is_of_the_secret_or_says_that_it_is_closed():
+    outcomes, step, acted = set(), 1, True
+    while acted:
+        secret = Secret(32, isolated=True)
+        address = secret.status().address // PAGE * PAGE
+        there = []
+
+        def close_and_take_the_place(secret=secret, address=address, there=there):
+            secret.close()
+            how = MapFlag.PRIVATE | MapFlag.ANONYMOUS | MapFlag.FIXED_NOREPLACE
+            there.append(linux.mmap(address, PAGE, Prot.READ, how, -1, 0))
+
+        try:
+            acted, status = run_until_step(secret.status, step, close_and_take_the_place)
+        except mmkit.ClosedError:
+            outcomes.add("closed")
+        else:
+            outcomes.add("locked" if status.locked else "of other memory")
+        for place in there:
+            linux.munmap(place, PAGE)
+        secret.close()
+        # Close to its beginning every step, then in strides: it reads all of smaps.
+        step += 1 + step // 8
+    assert outcomes == {"closed", "locked"}
 
 
 @locks

@@ -1,7 +1,10 @@
 """Promises of `mmkit.shared.array`: numpy arrays by name."""
 
+import contextlib
 import gc
+import itertools
 import multiprocessing
+import os
 import pickle
 import struct
 import warnings
@@ -13,7 +16,9 @@ import pytest
 
 import mmkit
 from mmkit import SharedMemory, shared
+from mmkit.shared import array_type
 from segment_tools import names
+from steps import Interruption, interrupt, run_until_step
 from support import run
 
 DTYPES = [
@@ -35,6 +40,39 @@ def test_dtype_and_shape_come_back_and_the_memory_is_the_same(name, dtype, shape
         assert ours.flags.aligned
         assert ours.flags.c_contiguous
     assert name not in names()
+
+
+@pytest.mark.parametrize("persist", [False, True])
+@pytest.mark.parametrize("given", [True, False], ids=["named", "unnamed"])
+def test_an_array_that_numpy_cannot_make_leaves_nothing_behind(name, persist, given):
+    before, open_before = names(), os.listdir("/proc/self/fd")
+    with pytest.raises(ValueError, match="dimension"):
+        shared.array(name if given else None, (1,) * 65, "f8", create=True, persist=persist)
+    assert (names(), os.listdir("/proc/self/fd")) == (before, open_before)
+    with shared.array(name, 3, create=True) as array:
+        array.segment.unlink()
+
+
+def test_an_exception_at_any_step_of_making_the_array_itself_leaves_nothing_behind(name, monkeypatch):
+    # From the step on at which the segment has its name.
+    whole = array_type.array_in
+    steps = iter(itertools.count(1))
+
+    def interrupted(segment, dtype, shape):
+        assert name in names()
+        return run_until_step(lambda: whole(segment, dtype, shape), next(steps), interrupt)[1]
+
+    monkeypatch.setattr(array_type, "array_in", interrupted)
+    array = None
+    with warnings.catch_warnings():
+        # An array that was whole when the exception came goes with that.
+        warnings.simplefilter("ignore", ResourceWarning)
+        while array is None:
+            with contextlib.suppress(Interruption):
+                array = shared.array(name, 3, create=True)
+            assert (name in names()) == (array is not None)
+    assert next(steps) > 20
+    array.segment.unlink()
 
 
 def test_data_begins_at_offset_0_for_programs_that_know_nothing_of_arrays(name):

@@ -30,6 +30,8 @@ from support import NOBODY, PAGE, in_child, needs_root
 
 pytestmark = pytest.mark.usefixtures("no_system_v_segment_stays")
 
+NOT_THERE = "mmkit shm: there is no such segment: `mmkit shm list` shows those that are there"
+
 
 # ---- listing -----------------------------------------------------------------------------------------
 
@@ -211,6 +213,7 @@ def test_the_command_lists_for_people_and_for_programs(name):
         assert line.split() == [
             "posix",
             name,
+            "-",
             "20",
             "KiB",
             "20",
@@ -230,6 +233,7 @@ def test_the_command_tells_who_has_one(name):
         for arguments in (
             (name,),
             (f"/{name}",),
+            (f"/dev/shm/{name}",),
             ("--id", str(other.id)),
             ("--key", hex(KEY)),
             ("--key", str(KEY)),
@@ -239,32 +243,35 @@ def test_the_command_tells_who_has_one(name):
             assert "1 process has it" in answer.output
             assert str(os.getpid()) in answer.output
     gone = shm("attached", name)
-    assert (gone.exit_code, gone.output) == (
-        1,
-        "mmkit shm: there is no such segment: `mmkit shm list` shows those that are there\n",
-    )
+    assert (gone.exit_code, gone.output) == (1, f"{NOT_THERE}\n")
     assert shm("attached").exit_code == 2
 
 
 def test_the_command_removes_by_name_and_number_what_it_is_told_to(name):
-    os.close(os.open(f"/dev/shm/{name}", os.O_CREAT))
-    assert shm("remove", name).exit_code == 0
-    assert name not in names()
+    for written in (name, f"/{name}", f"/dev/shm/{name}"):
+        os.close(os.open(f"/dev/shm/{name}", os.O_CREAT))
+        assert shm("remove", written).exit_code == 0
+        assert name not in names()
     for flag in ("--id", "--key"):
         segment = SystemVMemory(KEY, 10, create=True)
         assert shm("remove", flag, str(segment.id if flag == "--id" else KEY)).exit_code == 0
         segment.detach()
         assert found(kind="systemv", id=segment.id) == []
     for arguments, words in (
-        ((name,), "No segment has this name"),
+        ((name,), NOT_THERE),
         (("a/b",), "cannot name a segment"),
+        (("/dev/shm/a/b",), "cannot name a segment"),
+        (("/dev/shm/",), "cannot name a segment"),
+        (("/dev/shm/..",), "cannot name a segment"),
+        ((f"/tmp/{name}",), "cannot name a segment"),
         (("..",), "cannot name a segment"),
-        (("--key", hex(KEY)), "No segment has this key"),
+        (("--key", hex(KEY)), NOT_THERE),
         (("--id", "2000000000"), "no such segment"),
     ):
         refused = shm("remove", *arguments)
         assert refused.exit_code == 1
         assert words in refused.output
+        assert "create" not in refused.output
     assert shm("remove").exit_code == 2
     assert shm("remove", name, "--id", "1").exit_code == 2
     assert shm("remove", "--key", "x").exit_code == 2
@@ -305,3 +312,4 @@ def test_errors_of_the_kernel_keep_their_numbers(name):
     with pytest.raises(mmkit.SyscallError) as caught:
         reaping.remove_name(name)
     assert caught.value.errno == errno.ENOENT
+    assert "create" not in str(caught.value)

@@ -9,7 +9,8 @@ from mmkit._native.region cimport MappedRegion
 from functools import partial
 
 from mmkit.errors import ClosedError, Error, OutOfMemory
-from mmkit.hints import failure as system_failure, size as written_size
+from mmkit.hints import failure as system_failure
+from mmkit.wording import size as written_size
 from mmkit.leaving import leave as leave_block
 
 cdef enum:

@@ -15,7 +15,8 @@ from mmkit._native.placed cimport as_deadline
 from os import dup
 
 from mmkit.errors import ClosedError, Error
-from mmkit.hints import failure, size
+from mmkit.hints import failure
+from mmkit.wording import size
 
 cdef enum:
     # Below this a copy is done before another thread could have used the GIL: releasing costs 25 to 40 ns.

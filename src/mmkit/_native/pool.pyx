@@ -13,7 +13,8 @@ import time
 import warnings
 
 from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
-from mmkit.hints import failure as system_failure, size as written_size
+from mmkit.hints import failure as system_failure
+from mmkit.wording import size as written_size
 from mmkit.leaving import leave as leave_block
 
 cdef enum:

@@ -12,7 +12,8 @@ from mmkit._native.base cimport MMK_ECLOSED, MMK_EPINNED
 from mmkit._native.buffers cimport fill_with_bytes
 
 from mmkit.errors import ClosedError
-from mmkit.hints import Verbatim, failure as system_failure, size as written_size
+from mmkit.hints import Verbatim, failure as system_failure
+from mmkit.wording import size as written_size
 
 cdef extern from "<sys/prctl.h>" nogil:
     int prctl(int option, unsigned long argument)

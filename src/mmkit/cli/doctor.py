@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mmkit.cli.output import OutputConsole
 from mmkit.doctor import Examination, Fact, Finding, document, examine
-from mmkit.hints import size as written_size
+from mmkit.wording import size as written_size
 
 __all__ = ["doctor"]
 

@@ -91,10 +91,13 @@ def list_examples(found: list[Example]) -> None:
             textwrap.fill(example.calls, width, initial_indent=name, subsequent_indent=" " * len(name))
         )
         click.echo(textwrap.fill(example.title, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
-    click.echo("\nmmkit examples NAME runs one, mmkit examples NAME --source shows its source.")
+    click.echo("\nmmkit examples NAME runs one, mmkit examples --source NAME shows its source.")
 
 
-@click.command(short_help="List, show and run programs of a page each.")
+@click.command(
+    short_help="List, show and run programs of a page each.",
+    context_settings={"allow_interspersed_args": False},
+)
 @click.argument("name", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--source", is_flag=True, help="Print the program instead of running it.")
@@ -102,8 +105,7 @@ def examples(name: str | None, arguments: tuple[str, ...], source: bool) -> None
     """List the examples, or run the one called NAME.
 
     Each is a program of a page, to be read from top to bottom. It runs by itself in about a second, prints
-    what it does, and leaves nothing behind. ARGUMENTS are the program's own; behind -- they may begin with
-    a dash.
+    what it does, and leaves nothing behind. ARGUMENTS, all that follows NAME, are the program's own.
     """
     found = read_examples()
     if name is None:

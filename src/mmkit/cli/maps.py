@@ -18,11 +18,11 @@ from mmkit import maps as mmkit_maps
 from mmkit.cli.documents import area_document, path_document
 from mmkit.cli.output import OutputConsole
 from mmkit.errors import Error
-from mmkit.hints import size as written_size
 from mmkit.maps import Area, Areas, Kind, Total, Totals
 from mmkit.maps.paths import printable
 from mmkit.maps.picture import draw, shortened
 from mmkit.maps.process import start_time
+from mmkit.wording import size as written_size
 
 __all__ = ["maps"]
 

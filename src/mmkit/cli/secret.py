@@ -14,10 +14,10 @@ from rich.text import Text
 from mmkit.cli.documents import area_document
 from mmkit.cli.output import plain_table, print_table
 from mmkit.errors import Error
-from mmkit.hints import size as written_size
 from mmkit.maps import Area
 from mmkit.secret import Copies, CoreNote, Secret
 from mmkit.secret.scanning import handed_over, opened_target
+from mmkit.wording import size as written_size
 
 __all__ = ["secret"]
 
@@ -105,7 +105,10 @@ def _document(found: Copies, pid: int | None, core: str | None) -> dict[str, obj
         "truncated": found.truncated,
         "locked": found.locked,
         "hits": [hit._asdict() | _place_document(hit.area) for hit in found],
-        "unread": [each._asdict() | _place_document(each.area) for each in found.unread],
+        "unread": [
+            each._asdict() | _place_document(each.area) | {"by_nature": each.by_nature}
+            for each in found.unread
+        ],
     }
 
 
@@ -126,6 +129,8 @@ def _print(found: Copies) -> None:
         print_table(table)
     click.echo(found.summary())
     for each in found.unread:
+        if each.by_nature:
+            continue
         where = " ".join(filter(None, _place(each.area, each.address)))
         click.echo(
             f"not looked at: {each.address:x}, {written_size(each.length)}, {where}: {each.reason}", err=True

@@ -15,15 +15,17 @@ from mmkit import linux
 from mmkit.cli.output import plain_table, print_table
 from mmkit.errors import Error
 from mmkit.flags import ShmCommand
-from mmkit.hints import size as written_size
 from mmkit.maps.paths import printable
 from mmkit.shared import Segment, reap, segments
+from mmkit.shared.names import path_of
 from mmkit.shared.reaping import remove_name
 from mmkit.shared.record import drop_beside
+from mmkit.wording import size as written_size
 
 __all__ = ["shm"]
 
 _EXIT_NONE = 1
+_NOT_THERE = "there is no such segment: `mmkit shm list` shows those that are there"
 
 
 @click.group()
@@ -64,10 +66,13 @@ def list_(as_json: bool, leaked: bool) -> None:
 @_by_id
 @_by_key
 def attached(name: str | None, identifier: int | None, key: int | None) -> None:
-    """Show which processes have a segment: one in /dev/shm or a memfd by NAME, a System V one by number."""
+    """Show which processes have a segment: one in /dev/shm or a memfd by NAME, a System V one by number.
+
+    What is in /dev/shm may be written with its path, too.
+    """
     found = [segment for segment in segments() if _is_named(segment, name, identifier, key)]
     if not found:
-        _fail("there is no such segment: `mmkit shm list` shows those that are there")
+        _fail(_NOT_THERE)
     for segment in found:
         click.echo(f"{segment.kind} {_name(segment)}: {_verdict(segment)}")
         table = plain_table("pid", "mapped", "open", "command")
@@ -87,19 +92,21 @@ def attached(name: str | None, identifier: int | None, key: int | None) -> None:
 def remove(name: str | None, identifier: int | None, key: int | None) -> None:
     """Remove a segment, whoever made it: who has it keeps it, and nobody else can attach it.
 
-    NAME is one in /dev/shm. A memfd has none there, and goes with its last holder.
+    NAME is one in /dev/shm, with that path or without. A memfd has none there, and goes with its last holder.
     """
     if sum(value is not None for value in (name, identifier, key)) != 1:
         raise click.UsageError("give one NAME, or --id, or --key")
     try:
         if name is not None:
-            remove_name(name)
+            remove_name(_bare(name))
         else:
             if key is not None:
                 identifier = linux.shmget(_signed(key), 0, 0)
             assert identifier is not None
             linux.shmctl(identifier, ShmCommand.RMID)
             drop_beside("systemv", identifier)
+    except FileNotFoundError:
+        _fail(_NOT_THERE)
     except (Error, ValueError) as error:
         _fail(str(error))
 
@@ -135,7 +142,13 @@ def _is_named(segment: Segment, name: str | None, identifier: int | None, key: i
         return segment.kind == "systemv" and segment.name == f"{key & 0xFFFFFFFF:#010x}"
     if name is None:
         raise click.UsageError("give a NAME, or --id, or --key")
-    return segment.kind != "systemv" and segment.name == name.removeprefix("/")
+    # A memfd may have any name.
+    return segment.kind != "systemv" and segment.name in (name, _bare(name))
+
+
+def _bare(name: str) -> str:
+    """Read a name that may be written as shm_open(3) has it, or as the file that it is."""
+    return name.removeprefix(path_of("")).removeprefix("/")
 
 
 # ---- how it looks ------------------------------------------------------------------------------------
@@ -188,11 +201,14 @@ def _holders(segment: Segment) -> str:
 
 
 def _listing(found: Iterable[Segment]) -> Table:
-    table = plain_table("kind", "name", "size", "resident", "owner", "mode", "creator", "attached")
+    table = plain_table(
+        "kind", "name", "contents", "size", "resident", "owner", "mode", "creator", "attached"
+    )
     for segment in found:
         table.add_row(
             segment.kind,
             Text(_name(segment)),
+            "?" if segment.contents is None else segment.contents or "-",
             written_size(segment.size),
             "?" if segment.resident is None else written_size(segment.resident),
             "?" if segment.owner is None else str(segment.owner),

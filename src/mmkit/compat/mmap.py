@@ -35,8 +35,9 @@ from mmkit.compat.constants import (
 from mmkit.errors import ClosedError, SyscallError
 from mmkit.features import huge_page_size
 from mmkit.flags import MapFlag, Prot
-from mmkit.hints import failure, flag_names
+from mmkit.hints import failure
 from mmkit.region import Region
+from mmkit.wording import flag_names
 
 __all__ = ["error", "mmap"]
 __all__ += constants.__all__

@@ -114,7 +114,7 @@ class SharedMemory:
     def _create(self, name: str, size: int) -> Region:
         # Space is taken when it is used, as the standard module has it. And `reap` must not touch what
         # the tracker, or whoever asked for none, sees to.
-        region = files.create(_bare(name), size, self._mode, space=False, persist=True)
+        region = files.create(_bare(name), size, self._mode, lambda region: region, space=False, persist=True)
         self._name = name
         return region
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from mmkit._native.ipc import shmctl
 from mmkit.doctor.fact import UNLIMITED, Fact, fields, kibibytes, number
 from mmkit.flags import ShmCommand
-from mmkit.hints import count_areas, size
+from mmkit.hints import count_areas
+from mmkit.wording import size
 
 __all__ = ["process_limits", "shared_memory"]
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mmkit.doctor.fact import Fact, chosen, fields, kibibytes, number, text
-from mmkit.hints import size
+from mmkit.wording import size
 
 __all__ = ["huge_pages", "memory", "policies", "versions"]
 

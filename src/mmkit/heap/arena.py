@@ -5,9 +5,9 @@ from __future__ import annotations
 from mmkit._native.arena import ArenaHandle
 from mmkit._native.region import adopt_methods
 from mmkit.errors import OutOfMemory
-from mmkit.hints import size
 from mmkit.leaving import Closing
 from mmkit.region import Region
+from mmkit.wording import size
 
 __all__ = ["Arena"]
 

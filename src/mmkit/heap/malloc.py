@@ -9,9 +9,9 @@ from mmkit._native.region import adopt_methods
 from mmkit.errors import CorruptError
 from mmkit.heap.figures import BlockInfo, HeapStats, Leak, SizeClass
 from mmkit.heap.picture import draw
-from mmkit.hints import size
 from mmkit.leaving import Closing
 from mmkit.region import Region
+from mmkit.wording import size
 
 __all__ = ["Heap"]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from mmkit.heap.figures import BlockInfo
-from mmkit.hints import size
+from mmkit.wording import size
 
 __all__ = ["draw"]
 

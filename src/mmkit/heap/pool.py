@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from mmkit._native.pool import PoolHandle
 from mmkit._native.region import adopt_methods
-from mmkit.hints import size
 from mmkit.leaving import Closing
 from mmkit.region import Region
+from mmkit.wording import size
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple, overload
 
 from mmkit._native.maps import TEXT, parse, sums
 from mmkit.flags import Prot
-from mmkit.hints import size as written_size
 from mmkit.maps.costs import Costs, Total, Totals
 from mmkit.maps.kinds import CODES, Kind
 from mmkit.maps.paths import printable
 from mmkit.maps.table import AREA_COLUMNS, Table
+from mmkit.wording import size as written_size
 
 __all__ = ["Area", "Areas"]
 

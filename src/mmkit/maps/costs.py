@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
-from mmkit.hints import size as written_size
 from mmkit.maps.paths import printable
+from mmkit.wording import size as written_size
 
 __all__ = ["Costs", "Total", "Totals"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from mmkit.hints import size as written_size
 from mmkit.maps.areas import Area, Areas
 from mmkit.maps.kinds import Kind
 from mmkit.maps.paths import printable
 from mmkit.maps.process import read
+from mmkit.wording import size as written_size
 
 __all__ = ["draw", "layout", "shortened"]
 

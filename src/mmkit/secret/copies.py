@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple, overload
 
-from mmkit.hints import size as written_size
 from mmkit.maps import Area
+from mmkit.wording import size as written_size
 
-__all__ = ["Copies", "CoreNote", "Form", "Hit", "Unread"]
+__all__ = ["KERNELS_OWN", "Copies", "CoreNote", "Form", "Hit", "Unread"]
+
+#: Why clocks and vsyscall are not looked at.
+KERNELS_OWN = "it is the kernel's own, and nobody writes there"
 
 
 class Form(StrEnum):
@@ -109,6 +112,11 @@ class Unread(NamedTuple):
     area: Area | CoreNote
     reason: str
 
+    @property
+    def by_nature(self) -> bool:
+        """Whether it is so in every process, and no copy can be there: the kernel's clocks, and vsyscall."""
+        return self.reason == KERNELS_OWN
+
     def __repr__(self) -> str:
         where = f"{self.address:x}-{self.address + self.length:x}"
         return f"<Unread {where} in {described(self.area)}: {self.reason}>"
@@ -130,7 +138,7 @@ class Copies(Sequence[Hit]):
     own : tuple of Hit
         What was found in the very memory that was given as the needle: no copies.
     unread : tuple of Unread
-        What could not be looked at: there may be copies.
+        What could not be looked at: there may be copies, unless it is so `by_nature`.
     looked_at : int
         Bytes that were searched. Pages of private memory that were never written are not among them.
     truncated : bool
@@ -194,7 +202,7 @@ class Copies(Sequence[Hit]):
         if self.own:
             parts.append("beside the needle itself")
         parts.append(f"in {written_size(self.looked_at)}")
-        if self.unread:
-            unread = sum(each.length for each in self.unread)
+        unread = sum(each.length for each in self.unread if not each.by_nature)
+        if unread:
             parts.append(f"({written_size(unread)} could not be looked at)")
         return " ".join(parts)

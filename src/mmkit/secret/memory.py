@@ -305,15 +305,17 @@ class Secret(SecretHandle):
         Raises
         ------
         ClosedError
-            It has no memory any more.
+            It has no memory any more, or lost it meanwhile.
 
         References
         ----------
         proc_pid_smaps(5)
         """
-        if self.closed:
+        status = None if self.closed else status_of(self._address, len(self))
+        # Another thread may have closed it meanwhile, and other memory be there.
+        if status is None or self.closed:
             raise ClosedError("status: the secret is closed")
-        return status_of(self._address, len(self))
+        return status
 
     def __enter__(self) -> Self:
         return self

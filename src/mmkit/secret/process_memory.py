@@ -13,8 +13,8 @@ from mmkit import maps
 from mmkit._native.calls import PAGE_SIZE
 from mmkit.errors import SyscallError
 from mmkit.maps import Area, Kind
-from mmkit.secret.copies import Unread
-from mmkit.secret.target import KERNELS_OWN, Part, Target
+from mmkit.secret.copies import KERNELS_OWN, Unread
+from mmkit.secret.target import Part, Target
 
 __all__ = ["opened_process"]
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from mmkit import maps
 from mmkit._native.secret import footprint
-from mmkit.hints import size, status_value
+from mmkit.hints import status_value
+from mmkit.wording import size
 
 __all__ = ["SecretStatus", "status_of"]
 
@@ -74,10 +75,11 @@ class SecretStatus(NamedTuple):
         return "; ".join(facts)
 
 
-def status_of(address: int, length: int) -> SecretStatus:
-    """Ask the kernel about a live secret."""
-    areas = maps.read(costs=True)
-    area = next(area for area in areas if area.start <= address < area.end)
+def status_of(address: int, length: int) -> SecretStatus | None:
+    """Ask the kernel about a secret; None if nothing is mapped there any more."""
+    area = maps.read(costs=True).find(address)
+    if area is None:
+        return None
     flags = area.vmflags.split()
     soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     return SecretStatus(

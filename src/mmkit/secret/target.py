@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 
 from mmkit.errors import SyscallError
 from mmkit.maps import Area, Kind
-from mmkit.secret.copies import Copies, CoreNote, Form, Hit, Unread
+from mmkit.secret.copies import KERNELS_OWN, Copies, CoreNote, Form, Hit, Unread
 from mmkit.secret.scanner import Answer, Found, Missed, scan
 
-__all__ = ["CUT_OFF", "KERNELS_OWN", "Part", "Target"]
+__all__ = ["CUT_OFF", "Part", "Target"]
 
 _FORMS = tuple(Form)
 
-#: Why clocks and vsyscall are not looked at.
-KERNELS_OWN = "it is the kernel's own, and nobody writes there"
 #: Why an end of a core file is not.
 CUT_OFF = "the file ends before: it was cut off"
 

@@ -61,10 +61,10 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
 def array_in(segment: SharedMemory, dtype: np.dtype[Any], shape: tuple[int, ...]) -> SharedArray:
     """Return the array at the beginning of a segment; the segment lives by it from then on."""
+    announce(SharedArray, _send_array, at_once=True)
     array = SharedArray(shape, dtype, buffer=segment.buf)
     array._segment = segment
     segment._lives_by_views = True
-    announce(SharedArray, _send_array, at_once=True)
     return array
 
 

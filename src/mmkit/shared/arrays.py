@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import CorruptError, Error
 from mmkit.shared.description import describe, read_description
+from mmkit.shared.options import MODE, check_options
 from mmkit.shared.posix import SharedMemory
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def array(
     dtype: DTypeLike | None = None,
     create: bool = False,
     *,
-    mode: int = 0o600,
+    mode: int = MODE,
     readonly: bool = False,
     reserve: bool = True,
     persist: bool = False,
@@ -52,7 +54,7 @@ def array(
     Raises
     ------
     ValueError
-        The array that is there has another shape or dtype.
+        The array that is there has another shape or dtype, or something was said that is for a new one.
     TypeError
         `dtype` holds references to objects.
     Error
@@ -73,6 +75,7 @@ def array(
     """
     np = _numpy()
     extents = (shape,) if isinstance(shape, int) else shape
+    check_options(create, f"array {name!r}", mode=mode, reserve=reserve, persist=persist)
     if create:
         if readonly:
             raise ValueError("a new array holds zeros: reading only makes sense for one that is there")
@@ -107,8 +110,8 @@ def _make_array(
     length = math.prod(shape) * dtype.itemsize
     description = describe(dtype, shape, length)
     total = length + len(description)
-    segment = SharedMemory._ending_with(name, total, description, mode, reserve, persist)
-    return array_in(segment, dtype, shape)
+    use = partial(array_in, dtype=dtype, shape=shape)
+    return SharedMemory._ending_with(name, total, description, mode, use, reserve=reserve, persist=persist)
 
 
 def attach_array(name: str, *, readonly: bool, identity: Identity | None = None) -> SharedArray:

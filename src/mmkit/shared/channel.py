@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from functools import partial
 from types import TracebackType
@@ -11,12 +10,13 @@ from typing import Literal, NoReturn, Self
 from mmkit._native.channel import CAPACITY_MAX, CAPACITY_MIN, ChannelHandle, channel_bytes, format_file
 from mmkit._native.descriptor import Descriptor
 from mmkit._native.region import adopt_methods
-from mmkit.hints import size
 from mmkit.shared import files
 from mmkit.shared.names import check_name
-from mmkit.shared.ownership import owns
+from mmkit.shared.options import MODE, check_options
+from mmkit.shared.ownership import end_block, owns
 from mmkit.shared.record import Record, process_identity
 from mmkit.shared.reserve import reserve
+from mmkit.wording import size
 
 __all__ = ["Channel"]
 
@@ -90,7 +90,7 @@ class Channel(ChannelHandle):
         capacity: int | None = None,
         create: bool = False,
         *,
-        mode: int = 0o600,
+        mode: int = MODE,
         delivery: Literal["at-least-once", "at-most-once"] | None = None,
         single: bool = False,
         spin: float = SPIN,
@@ -101,13 +101,9 @@ class Channel(ChannelHandle):
             raise ValueError(f"spin has 0 to 1 seconds, not {spin!r}")
         if delivery not in (None, "at-least-once", "at-most-once"):
             raise ValueError(f"delivery is 'at-least-once' or 'at-most-once', not {delivery!r}")
+        makers = {"capacity": capacity, "mode": mode, "delivery": delivery, "single": single}
+        check_options(create, f"channel {name!r}", **makers, persist=persist)
         if not create:
-            makers = {"capacity": capacity, "delivery": delivery, "single": single, "persist": persist}
-            said = [option for option, value in makers.items() if value]
-            if said:
-                raise ValueError(
-                    f"{', '.join(said)}: for create=True only, a channel that exists has its own"
-                )
             self._use(name, spin, None, files.open_named(name))
             return
         bytes_ = _check_capacity(capacity)
@@ -142,12 +138,7 @@ class Channel(ChannelHandle):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        owned = owns(self._owner)
-        # First: where a view is alive, nothing is changed.
-        self.close()
-        if owned:
-            with contextlib.suppress(FileNotFoundError):
-                self.unlink()
+        end_block(owns(self._owner), self.unlink, self.close, error)
 
     def __del__(self) -> None:
         if not self.closed:

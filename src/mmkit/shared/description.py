@@ -18,12 +18,14 @@ from mmkit.region import Region
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["describe", "read_description"]
+__all__ = ["END_BYTES", "describe", "ends_an_array", "read_description"]
 
 _MAGIC = b"mmkarray"
 _VERSION = 1
 #: Magic, version, length of the text, length of the data, CRC-32 of the text, zeros.
 _END = struct.Struct("<8sIIQII")
+#: How many bytes those have.
+END_BYTES = _END.size
 _ALIGNMENT = 64
 #: Longer than what any sane dtype needs.
 _LONGEST = 1 << 16
@@ -94,6 +96,14 @@ def read_description(region: Region, name: str | None) -> tuple[np.dtype[Any], t
             f"the array in the segment {name!r} has {length} bytes: {shape} of {dtype} need others"
         )
     return dtype, shape
+
+
+def ends_an_array(end: bytes, total: int) -> bool:
+    """Whether a segment's last bytes are those of a description that fits its length, of whatever version."""
+    if len(end) != _END.size:
+        return False
+    magic, _, text_length, length, _, _ = _END.unpack(end)
+    return bool(magic == _MAGIC and 0 <= total - _END.size - text_length - length < _ALIGNMENT)
 
 
 @lru_cache(maxsize=64)

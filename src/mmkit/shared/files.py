@@ -14,11 +14,12 @@ from mmkit._native.descriptor import Descriptor
 from mmkit.backing import set_size
 from mmkit.errors import Error
 from mmkit.flags import Prot
-from mmkit.hints import failure, size
+from mmkit.hints import failure
 from mmkit.region import Region
 from mmkit.shared.names import DIRECTORY, MAKING, name_aside, path_of
 from mmkit.shared.record import drop_beside, mark
 from mmkit.shared.reserve import reserve, write
+from mmkit.wording import size
 
 __all__ = [
     "Identity",
@@ -121,8 +122,17 @@ def _open_named(fd: int, name: str) -> Descriptor:
     return own
 
 
-def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end: bytes = b"") -> Region:
-    """Make a segment of bytes (the last ones are `end`), and map it; as `make`."""
+def create(
+    name: str,
+    length: int,
+    mode: int,
+    use: Callable[[Region], T],
+    *,
+    space: bool,
+    persist: bool,
+    end: bytes = b"",
+) -> T:
+    """Make a segment of bytes (the last ones are `end`), map it, and have it taken in use; as `make`."""
 
     def complete(fd: int) -> None:
         set_size(fd, length)
@@ -131,10 +141,17 @@ def create(name: str, length: int, mode: int, *, space: bool, persist: bool, end
         if end:
             write(fd, end, length - len(end), name)
 
-    def use(file: Descriptor) -> Region:
-        return Region._of_segment(name, length, _READ_WRITE, file=file)
+    def use_mapped(file: Descriptor) -> T:
+        region = Region._of_segment(name, length, _READ_WRITE, file=file)
+        try:
+            return use(region)
+        except BaseException:
+            # What looks at it already, in a frame of the exception, keeps it until it goes.
+            with contextlib.suppress(BufferError):
+                region.close()
+            raise
 
-    return make(name, mode, complete, use, persist=persist)
+    return make(name, mode, complete, use_mapped, persist=persist)
 
 
 def _open_unnamed() -> tuple[Descriptor, str | None]:

@@ -57,7 +57,8 @@ class Key(NamedTuple):
 class Found:
     """A piece of shared memory that some process has."""
 
-    def __init__(self, path: bytes, deleted: bool) -> None:
+    def __init__(self, key: Key, path: bytes, deleted: bool) -> None:
+        self.identity = (key.device, key.inode)
         self.path = path
         self.deleted = deleted
         self.mapped: dict[int, int] = {}
@@ -155,7 +156,7 @@ def _look_at_mappings(pid: int, found: dict[Key, Found]) -> None:
             continue
         namespace = _ipc_namespace(pid) if area.kind == Kind.SYSTEMV else 0
         key = Key(area.kind, area.device, area.inode, namespace)
-        memory = found.setdefault(key, Found(area.path, area.deleted))
+        memory = found.setdefault(key, Found(key, area.path, area.deleted))
         memory.mapped[pid] = memory.mapped.get(pid, 0) + area.size
         memory.reach = max(memory.reach, area.offset + area.size)
         memory.links.append(f"/proc/{pid}/map_files/{area.start:x}-{area.end:x}")
@@ -175,7 +176,7 @@ def _add_descriptor(pid: int, link: str, target: bytes, found: dict[Key, Found])
     deleted = target.endswith(b" (deleted)")
     kind = Kind.SHM if target.startswith(_SHM.encode()) else Kind.MEMFD
     key = Key(kind, status.st_dev, status.st_ino, 0)
-    memory = found.setdefault(key, Found(target.removesuffix(b" (deleted)"), deleted))
+    memory = found.setdefault(key, Found(key, target.removesuffix(b" (deleted)"), deleted))
     memory.opened.add(pid)
     # In front: anybody who may see it may follow it, where map_files wants root.
     memory.links.insert(0, link)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmkit.maps import Kind
+from mmkit.shared.contents import look_into
 from mmkit.shared.holders import Found, Holder, Key, Scan, scan
 from mmkit.shared.names import DIRECTORY, HIDDEN, name_before
 from mmkit.shared.record import Record, process_identity, read_beside, read_mark, read_on, start_time
@@ -52,6 +53,10 @@ class Segment(NamedTuple):
         The processes that have it mapped or open, as far as they could be looked at.
     attached : bool or None
         Whether anybody has it. None: nobody was found, and not everybody could be looked at.
+    contents : str or None
+        What mmkit has put there, by its magic number: ``"array"``, ``"barrier"``, ``"channel"``,
+        ``"condition"``, ``"event"``, ``"heap"``, ``"lock"``, ``"pool"``, ``"rlock"`` or ``"semaphore"``; ""
+        for anything else. None where it could not be read. Whoever may write the segment may have lied.
     """
 
     kind: str
@@ -70,6 +75,7 @@ class Segment(NamedTuple):
     removed: bool
     holders: tuple[Holder, ...]
     attached: bool | None
+    contents: str | None
 
 
 def segments() -> list[Segment]:
@@ -83,8 +89,9 @@ def segments() -> list[Segment]:
 
     Notes
     -----
-    Reads /dev/shm, /proc/sysvipc/shm, and for each process /proc/PID/maps and /proc/PID/fd. It takes no
-    locks: what changes meanwhile may be seen before or after.
+    Reads /dev/shm, /proc/sysvipc/shm, and for each process /proc/PID/maps and /proc/PID/fd; of each segment
+    that may be read, the first 12 bytes and the last 32. It takes no locks: what changes meanwhile may be
+    seen before or after.
 
     References
     ----------
@@ -109,6 +116,12 @@ def _maker(record: Record | None) -> tuple[int | None, bool | None, bool, bool]:
         return None, None, False, False
     here = record.pid_namespace == process_identity().pid_namespace
     return record.pid if here else None, record.creator_lives(), True, record.persist
+
+
+def _contents(memory: Found) -> str | None:
+    """Look into what has no name, as far as anybody's link to it can be followed."""
+    looks = (look_into(link, memory.identity) for link in memory.links)
+    return next((contents for contents in looks if contents is not None), None)
 
 
 def _attached(holders: tuple[Holder, ...], seen: Scan) -> bool | None:
@@ -145,6 +158,7 @@ def _named(entry: os.DirEntry[str], status: os.stat_result, rest: dict[Key, Foun
         removed=False,
         holders=holders,
         attached=_attached(holders, seen),
+        contents=look_into(entry.path, (status.st_dev, status.st_ino)),
     )
 
 
@@ -189,6 +203,8 @@ def _system_v(rest: dict[Key, Found], seen: Scan) -> Iterator[Segment]:
             removed=bool(row["perms"] & _SHM_DEST),
             holders=memory.holders if memory else (),
             attached=row["nattch"] > 0,
+            # To attach it would show in its counts, and keep it if it is removed meanwhile.
+            contents=_contents(memory) if memory else None,
         )
 
 
@@ -235,6 +251,7 @@ def _without_name(key: Key, memory: Found) -> Segment:
         removed=memory.deleted and kind in ("posix", "systemv"),
         holders=memory.holders,
         attached=True,
+        contents=_contents(memory),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from mmkit._native.lock import CONDITION_SIZE, LOCK_SIZE, ConditionObject, LockObject
 from mmkit._native.region import adopt_methods
+from mmkit.shared.options import MODE
 from mmkit.shared.placing import Meeting
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ class _PlainLock(Meeting):
     SIZE: ClassVar[int] = LOCK_SIZE
     _reentrant: ClassVar[bool]
 
-    def __init__(self, name: str, create: bool = False, *, mode: int = 0o600) -> None:
+    def __init__(self, name: str, create: bool = False, *, mode: int = MODE) -> None:
         self._settle(name, create, mode, self._reentrant)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False) -> Self:
         """Place one in a region that processes share, or find it there.
 
         Parameters
@@ -79,7 +80,7 @@ class Lock(_PlainLock, LockObject):
     Error
         What is there is not a lock of this kind that this process can use: it says why.
     ValueError
-        There can be no such name.
+        There can be no such name, or something was said that is for creating.
 
     References
     ----------
@@ -122,11 +123,11 @@ class Condition(Meeting, ConditionObject):
 
     SIZE: ClassVar[int] = CONDITION_SIZE
 
-    def __init__(self, name: str, create: bool = False, *, mode: int = 0o600) -> None:
+    def __init__(self, name: str, create: bool = False, *, mode: int = MODE) -> None:
         self._settle(name, create, mode)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
         return cls._settle_at(region, offset, create)
 

@@ -14,6 +14,7 @@ from mmkit._native.semaphore import (
     EventObject,
     SemaphoreObject,
 )
+from mmkit.shared.options import MODE
 from mmkit.shared.placing import Meeting
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ class Semaphore(Meeting, SemaphoreObject):
     name, create, mode
         As of a `Lock`, with the same errors.
     value
-        How many permits there are, of a new semaphore. All are free.
+        How many permits there are, of a new semaphore: 1 if nothing is said. All are free.
     held
-        Whether permits belong to who took them, of a new semaphore. 256 processes can hold permits at one
-        time.
+        Whether permits belong to who took them, of a new semaphore, as they do if nothing is said. 256
+        processes can hold permits at one time.
 
     References
     ----------
@@ -54,22 +55,35 @@ class Semaphore(Meeting, SemaphoreObject):
     SIZE: ClassVar[int] = SEMAPHORE_SIZE
 
     def __init__(
-        self, name: str, create: bool = False, value: int = 1, *, held: bool = True, mode: int = 0o600
+        self,
+        name: str,
+        create: bool = False,
+        *,
+        value: int | None = None,
+        held: bool | None = None,
+        mode: int = MODE,
     ) -> None:
-        self._settle(name, create, mode, _checked_value(value), held)
+        self._settle(name, create, mode, *_permits(value, held), value=value, held=held)
 
     @classmethod
     def at(
-        cls, region: Region, offset: int = 0, create: bool = False, value: int = 1, *, held: bool = True
+        cls,
+        region: Region,
+        offset: int = 0,
+        *,
+        create: bool = False,
+        value: int | None = None,
+        held: bool | None = None,
     ) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
-        return cls._settle_at(region, offset, create, _checked_value(value), held)
+        return cls._settle_at(region, offset, create, *_permits(value, held), value=value, held=held)
 
 
-def _checked_value(value: int) -> int:
+def _permits(value: int | None, held: bool | None) -> tuple[int, bool]:
+    value = 1 if value is None else value
     if not 0 <= value <= _MOST_PERMITS:
         raise ValueError(f"value must be between 0 and {_MOST_PERMITS} permits, not {value}")
-    return value
+    return value, held is None or held
 
 
 class _Closing(Meeting):
@@ -102,11 +116,11 @@ class Event(_Closing, EventObject):
 
     SIZE: ClassVar[int] = EVENT_SIZE
 
-    def __init__(self, name: str, create: bool = False, *, mode: int = 0o600) -> None:
+    def __init__(self, name: str, create: bool = False, *, mode: int = MODE) -> None:
         self._settle(name, create, mode)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
         return cls._settle_at(region, offset, create)
 
@@ -123,7 +137,7 @@ class Barrier(_Closing, BarrierObject):
     name, create, mode
         As of a `Lock`, with the same errors.
     parties
-        How many must come, 1 to 256, of a new barrier.
+        How many must come, 1 to 256, of a new barrier: 2 if nothing is said.
 
     References
     ----------
@@ -132,16 +146,20 @@ class Barrier(_Closing, BarrierObject):
 
     SIZE: ClassVar[int] = BARRIER_SIZE
 
-    def __init__(self, name: str, create: bool = False, parties: int = 2, *, mode: int = 0o600) -> None:
-        self._settle(name, create, mode, _checked_parties(parties))
+    def __init__(
+        self, name: str, create: bool = False, *, parties: int | None = None, mode: int = MODE
+    ) -> None:
+        self._settle(name, create, mode, _party_count(parties), parties=parties)
 
     @classmethod
-    def at(cls, region: Region, offset: int = 0, create: bool = False, parties: int = 2) -> Self:
+    def at(cls, region: Region, offset: int = 0, *, create: bool = False, parties: int | None = None) -> Self:
         """Place one in a region that processes share, or find it there: as `Lock.at`."""
-        return cls._settle_at(region, offset, create, _checked_parties(parties))
+        return cls._settle_at(region, offset, create, _party_count(parties), parties=parties)
 
 
-def _checked_parties(parties: int) -> int:
+def _party_count(parties: int | None) -> int:
+    if parties is None:
+        return 2
     if not 1 <= parties <= _MOST_PARTIES:
         raise ValueError(f"parties must be between 1 and {_MOST_PARTIES}, not {parties}")
     return parties

@@ -6,18 +6,36 @@ import contextlib
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Self
 
+from mmkit.leaving import leave
 from mmkit.region import Region
 from mmkit.shared.record import Record, process_identity
 
-__all__ = ["Owned", "owns"]
+__all__ = ["Owned", "end_block", "owns"]
 
 
 def owns(owner: Record | None) -> bool:
     """Whether what was made by a process is this process's; None stands for nobody."""
     # The first is true in a child that was forked behind Python's back, too.
     return owner is not None and owner == process_identity() and owner.pid == os.getpid()
+
+
+def end_block(
+    owned: bool, remove: Callable[[], object], close: Callable[[], object], error: BaseException | None
+) -> None:
+    """End a ``with`` block: the name of what this process owns goes even where a live view refuses the rest.
+
+    Who leaves the block has done with it, and nobody would remove the name later.
+    """
+    try:
+        if owned:
+            # Somebody else may have removed it.
+            with contextlib.suppress(FileNotFoundError):
+                remove()
+    finally:
+        leave(close, error)
 
 
 class Owned(ABC):
@@ -80,13 +98,7 @@ class Owned(ABC):
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        try:
-            if self.owned:
-                # Somebody else may have removed it.
-                with contextlib.suppress(FileNotFoundError):
-                    self._remove()
-        finally:
-            self._region.__exit__(kind, error, traceback)
+        end_block(self.owned, self._remove, self._region.close, error)
 
     def __del__(self) -> None:
         region = getattr(self, "_region", None)

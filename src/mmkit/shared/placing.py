@@ -13,6 +13,7 @@ from mmkit.region import Region
 from mmkit.shared import files
 from mmkit.shared.named import close_if_unused, mapping
 from mmkit.shared.names import check_name
+from mmkit.shared.options import check_options
 from mmkit.shared.reserve import reserve
 
 __all__ = ["Meeting"]
@@ -38,11 +39,18 @@ class Meeting:
         def closed(self) -> bool:
             """Whether it was closed in this process."""
 
-    def _settle(self, name: str, create: bool, mode: int, *arguments: Any) -> None:  # noqa: ANN401
-        """Make or find the segment of a name, and take place in it."""
-        _check_create(create)
+    def _settle(
+        self,
+        name: str,
+        create: bool,
+        mode: int,
+        *arguments: Any,  # noqa: ANN401
+        **options: object,
+    ) -> None:
+        """Make or find the segment of a name, and take place in it; with what only its maker may say."""
         self.name = check_name(name)
         label = f"{type(self).__name__} {self.name!r}"
+        check_options(create, label, mode=mode, **options)
         if not create:
             self._meet(arguments, label, files.open_named(self.name))
             return
@@ -80,12 +88,20 @@ class Meeting:
         self._region = region
 
     @classmethod
-    def _settle_at(cls, region: Region, offset: int, create: bool, *arguments: Any) -> Self:  # noqa: ANN401
-        """Take a place in a region of the caller's."""
-        _check_create(create)
+    def _settle_at(
+        cls,
+        region: Region,
+        offset: int,
+        create: bool,
+        *arguments: Any,  # noqa: ANN401
+        **options: object,
+    ) -> Self:
+        """Take a place in a region of the caller's; with what only a maker may say."""
+        label = f"{cls.__name__} at offset {offset:#x} of a region"
+        check_options(create, label, **options)
         self = cls.__new__(cls)
         self.name = None
-        self._place(region, offset, create, *arguments, f"{cls.__name__} at offset {offset:#x} of a region")
+        self._place(region, offset, create, *arguments, label)
         return self
 
     def close(self) -> None:
@@ -137,9 +153,3 @@ class Meeting:
             # What a thread holds stays mapped: see __dealloc__ of the core's part.
             with contextlib.suppress(BufferError):
                 self.close()
-
-
-def _check_create(create: bool) -> None:
-    # threading and multiprocessing have the number there: Semaphore(name, 3) would have one permit.
-    if not isinstance(create, bool):
-        raise TypeError(f"create is True or False, not {create!r}; numbers go by name: value=, parties=")

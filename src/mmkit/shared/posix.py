@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Self
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self, TypeVar
 
 from mmkit._native.calls import PAGE_SIZE
 from mmkit.backing import open_file, sized_memfd
@@ -14,6 +16,7 @@ from mmkit.making import Demand, check_length, warn_of_ordinary_pages
 from mmkit.region import Region
 from mmkit.shared import files
 from mmkit.shared.names import check_name, make_name
+from mmkit.shared.options import MODE, check_options
 from mmkit.shared.ownership import Owned
 from mmkit.shared.pickling import announce, reduce_file, send_file
 from mmkit.shared.record import write_on
@@ -23,6 +26,8 @@ from mmkit.shared.reserve import reserve as take_space
 __all__ = ["SharedMemory"]
 
 _READ_WRITE = Prot.READ | Prot.WRITE
+
+T = TypeVar("T")
 
 
 class SharedMemory(Owned):
@@ -56,7 +61,8 @@ class SharedMemory(Owned):
     OutOfMemory
         A control group's limit would not hold it (the kernel would kill), or no address space is left.
     ValueError
-        No name can be like this, or the segment has fewer bytes than `size`.
+        No name can be like this, the segment has fewer bytes than `size`, or something was said that is for
+        a new one.
     Error
         What has the name is no shared memory, or has no bytes: its maker has not finished it, or died.
 
@@ -97,34 +103,50 @@ class SharedMemory(Owned):
         create: bool = False,
         size: int = 0,
         *,
-        mode: int = 0o600,
+        mode: int = MODE,
         readonly: bool = False,
         reserve: bool = True,
         persist: bool = False,
     ) -> None:
         given = None if name is None else check_name(name)
+        check_options(create, f"segment {given!r}", mode=mode, reserve=reserve, persist=persist)
         if create:
             if readonly:
                 raise ValueError("a new segment holds zeros: reading only makes sense for one that is there")
-            region = _create(given, size, mode, space=reserve, persist=persist)
+            hold = partial(self._hold_new, persist=persist)
+            _create(given, size, mode, hold, space=reserve, persist=persist)
         elif given is None:
             raise ValueError("without a name there is nothing to attach: give one, or create=True")
         else:
             if size < 0:
                 raise ValueError(f"size must not be negative, as {size} is")
             region = files.attach(given, size, readonly=readonly)
-        self._hold(region, region.name, readonly, owned=create and not persist)
+            self._hold(region, region.name, readonly, owned=False)
 
     @classmethod
     def _ending_with(
-        cls, name: str | None, size: int, end: bytes, mode: int, reserve: bool, persist: bool
-    ) -> Self:
-        """Make a segment whose last bytes are there by the time it has its name."""
+        cls,
+        name: str | None,
+        size: int,
+        end: bytes,
+        mode: int,
+        use: Callable[[Self], T],
+        *,
+        reserve: bool,
+        persist: bool,
+    ) -> T:
+        """Make a segment whose last bytes are there by the time it has its name, and what is wanted of it."""
+
+        def hold(region: Region) -> T:
+            segment = cls.__new__(cls)
+            segment._hold_new(region, persist)
+            return use(segment)
+
         given = None if name is None else check_name(name)
-        region = _create(given, size, mode, space=reserve, persist=persist, end=end)
-        segment = cls.__new__(cls)
-        segment._hold(region, region.name, readonly=False, owned=not persist)
-        return segment
+        return _create(given, size, mode, hold, space=reserve, persist=persist, end=end)
+
+    def _hold_new(self, region: Region, persist: bool) -> None:
+        self._hold(region, region.name, readonly=False, owned=not persist)
 
     def _hold(self, region: Region, name: str | None, readonly: bool, *, owned: bool) -> None:
         announce(type(self), send_file)
@@ -366,16 +388,23 @@ class SharedMemory(Owned):
 
 
 def _create(
-    name: str | None, size: int, mode: int, *, space: bool, persist: bool, end: bytes = b""
-) -> Region:
+    name: str | None,
+    size: int,
+    mode: int,
+    use: Callable[[Region], T],
+    *,
+    space: bool,
+    persist: bool,
+    end: bytes = b"",
+) -> T:
     check_length(size, "size")
     files.check_mode(mode)
     while name is None:
         try:
-            return files.create(make_name(), size, mode, space=space, persist=persist, end=end)
+            return files.create(make_name(), size, mode, use, space=space, persist=persist, end=end)
         except FileExistsError:
             continue
-    return files.create(name, size, mode, space=space, persist=persist, end=end)
+    return files.create(name, size, mode, use, space=space, persist=persist, end=end)
 
 
 def _page_of(fd: int) -> int:

@@ -218,7 +218,7 @@ def remove_name(name: str) -> None:
     try:
         file = Descriptor(os.open, path_of(bare), os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        raise failure(-(error.errno or errno.ENOENT), "shm_open", None, (bare,)) from None
+        raise failure(-(error.errno or errno.ENOENT), "shm_unlink", None, (bare,)) from None
     with file:
         files.check_kind(file.fileno(), repr(bare))
         files.remove(bare, files.identity_of(file.fileno()))

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from mmkit._native.descriptor import Descriptor
 from mmkit.errors import SyscallError
-from mmkit.hints import failure, size
+from mmkit.hints import failure
+from mmkit.wording import size
 
 __all__ = ["check_headroom", "lengthen", "reserve", "write"]
 

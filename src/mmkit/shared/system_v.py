@@ -8,15 +8,16 @@ from typing import Any, Self
 from mmkit._native.ipc import ftok, shmctl, shmget
 from mmkit.errors import Error
 from mmkit.flags import IpcFlag, Prot, ShmCommand
-from mmkit.hints import size as written_size
 from mmkit.making import check_length
 from mmkit.region import Region
 from mmkit.shared.files import check_mode
+from mmkit.shared.options import MODE, check_options
 from mmkit.shared.ownership import Owned
 from mmkit.shared.pickling import announce, reduce_system_v, send_system_v
 from mmkit.shared.record import drop_beside, write_beside
 from mmkit.shared.reserve import check_headroom
 from mmkit.structs import ShmidDs
+from mmkit.wording import size as written_size
 
 __all__ = ["SystemVMemory"]
 
@@ -55,7 +56,7 @@ class SystemVMemory(Owned):
     OutOfMemory
         A control group's limit would not hold it, or no address space is left.
     ValueError
-        The segment has fewer bytes than `size`.
+        The segment has fewer bytes than `size`, or something was said that is for a new one.
 
     Notes
     -----
@@ -95,12 +96,13 @@ class SystemVMemory(Owned):
         size: int = 0,
         *,
         create: bool = False,
-        mode: int = 0o600,
+        mode: int = MODE,
         readonly: bool = False,
         project: int = 1,
         persist: bool = False,
     ) -> None:
         number = _number_of(key, project)
+        check_options(create, f"segment {key!r}", mode=mode, persist=persist)
         if create:
             if readonly:
                 raise ValueError("a new segment holds zeros: reading only makes sense for one that is there")

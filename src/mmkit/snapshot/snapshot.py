@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mmkit._native.calls import PAGE_SIZE
 from mmkit._native.snapshot import SnapshotHandle
 from mmkit.elements import elements
-from mmkit.hints import size
+from mmkit.wording import size
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,6 @@ import os
 import time
 
 from mmkit.flags import Advice
-from mmkit.hints import size
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import scratch_file, scratch_file_python
 from mmkit.tour.engine import Stage, scene
@@ -15,6 +14,7 @@ from mmkit.tour.looking import in_memory, in_this_process
 from mmkit.tour.pictures import bar
 from mmkit.tour.readahead import file_length, fill, read_ahead
 from mmkit.tour.step import Step
+from mmkit.wording import size
 
 __all__ = ["a_file"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from mmkit.hints import size
 from mmkit.tour.pictures import Bar, Fill, Ladder, Picture, Rung, Strip
+from mmkit.wording import size
 
 __all__ = ["draw"]
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
-from mmkit.hints import size
 from mmkit.region import PAGE_SIZE
 from mmkit.tour.engine import Section
 from mmkit.tour.lines import MARKS, code, prose, wrapped
 from mmkit.tour.step import Outcome, Step
 from mmkit.tour.summary import IMPORTS, Tally, tally
+from mmkit.wording import size
 
 __all__ = ["calls_made", "guide", "recap", "title", "verdict"]
 

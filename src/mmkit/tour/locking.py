@@ -10,13 +10,13 @@ from pathlib import Path
 from mmkit import linux, maps
 from mmkit.errors import SyscallError
 from mmkit.flags import LockFlag
-from mmkit.hints import size
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.secret import Secret, find_copies
 from mmkit.tour.company import ordinary_pages
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import area_facts
 from mmkit.tour.pictures import earlier, strip
+from mmkit.wording import size
 
 __all__ = ["SECTION"]
 

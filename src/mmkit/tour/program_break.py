@@ -7,11 +7,11 @@ import errno
 from mmkit import linux, maps
 from mmkit.faults import peek, poke
 from mmkit.heap import Heap
-from mmkit.hints import size
 from mmkit.region import PAGE_SIZE
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.looking import in_this_process, permissions
 from mmkit.tour.pictures import strip
+from mmkit.wording import size
 
 __all__ = ["SECTION"]
 

@@ -7,7 +7,6 @@ import os
 from mmkit import linux, maps
 from mmkit.faults import peek
 from mmkit.flags import Prot
-from mmkit.hints import flag_names
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.company import scratch_file, scratch_file_python
 from mmkit.tour.engine import Section, Stage, scene
@@ -15,6 +14,7 @@ from mmkit.tour.faulting import fault_twice
 from mmkit.tour.looking import permissions
 from mmkit.tour.pictures import strip
 from mmkit.tour.step import Step
+from mmkit.wording import flag_names
 
 __all__ = ["SECTION"]
 

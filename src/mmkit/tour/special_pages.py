@@ -8,12 +8,12 @@ from pathlib import Path
 from mmkit import maps, supports
 from mmkit.errors import Error
 from mmkit.flags import Advice, MapFlag, Prot
-from mmkit.hints import size
 from mmkit.region import PAGE_SIZE, Region
 from mmkit.tour.engine import Section, Stage, scene
 from mmkit.tour.faulting import fault_twice
 from mmkit.tour.looking import area_facts, permissions
 from mmkit.tour.pictures import earlier, strip
+from mmkit.wording import size
 
 __all__ = ["SECTION"]
 

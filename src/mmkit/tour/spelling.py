@@ -17,7 +17,7 @@ from mmkit.flags import (
     ShmCommand,
     SyncFlag,
 )
-from mmkit.hints import flag_names
+from mmkit.wording import flag_names
 
 __all__ = ["argument", "errno_name", "raised"]
 
