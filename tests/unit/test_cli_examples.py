@@ -52,6 +52,7 @@ def test_every_example_says_its_calls_chapter_and_page():
 
 def test_the_source_is_shown_as_it_is():
     assert command("--source", "mmap_ipc").output == (ROOT / "examples" / "mmap_ipc.py").read_text()
+    assert command("mmap_ipc", "--source").output == command("--source", "mmap_ipc").output
     assert command("--source", "mmap_ipc.py").output.startswith('"""Parent and child')
 
 

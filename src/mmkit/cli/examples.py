@@ -91,7 +91,7 @@ def list_examples(found: list[Example]) -> None:
             textwrap.fill(example.calls, width, initial_indent=name, subsequent_indent=" " * len(name))
         )
         click.echo(textwrap.fill(example.title, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
-    click.echo("\nmmkit examples NAME runs one, mmkit examples --source NAME shows its source.")
+    click.echo("\nmmkit examples NAME runs one, mmkit examples NAME --source shows its source.")
 
 
 @click.command(
@@ -105,8 +105,11 @@ def examples(name: str | None, arguments: tuple[str, ...], source: bool) -> None
     """List the examples, or run the one called NAME.
 
     Each is a program of a page, to be read from top to bottom. It runs by itself in about a second, prints
-    what it does, and leaves nothing behind. ARGUMENTS, all that follows NAME, are the program's own.
+    what it does, and leaves nothing behind. ARGUMENTS, all that follows NAME, are the program's own; but
+    --source may stand behind it, too.
     """
+    if arguments == ("--source",):
+        source = True
     found = read_examples()
     if name is None:
         if source:
