@@ -7,6 +7,7 @@ import pytest
 import mmkit
 from mmkit import Arena, Block, ClosedError, Error, Heap, Pool, Region
 from mmkit.heap import ArenaBlock, HeapBlock, PoolBlock
+from support import in_child
 
 SIZE = 96
 OWNERS = {
@@ -123,3 +124,96 @@ def test_attaching_to_nothing_is_a_type_error():
     for cls in (Heap, Pool):
         with pytest.raises(TypeError):
             cls.attach(None)
+
+
+# ---- two in one region ------------------------------------------------------------------------------
+
+NAMES = {"heap": "a heap", "pool": "a pool", "arena": "an arena"}
+
+
+@pytest.mark.parametrize("second", OWNERS)
+@pytest.mark.parametrize("first", OWNERS)
+@pytest.mark.parametrize("make_region", [Region.anonymous, Region.memfd])
+def test_what_stands_in_a_region_is_not_overwritten_by_a_second_one(first, second, make_region):
+    make, take, _ = OWNERS[first]
+    make_second = OWNERS[second][0]
+    with make_region(1 << 16) as region:
+        with make(region) as owner:
+            block = take(owner)
+            memoryview(block)[:] = b"x" * SIZE
+            with pytest.raises(Error) as refused:
+                make_second(region)
+            text = str(refused.value)
+            assert text.startswith(
+                f"{NAMES[second]} would overwrite {NAMES[first]} that stands in the region at "
+            )
+            assert f"{region.address:#x} (64 KiB): close that first" in text
+            assert bytes(block) == b"x" * SIZE
+            assert len(take(owner)) == SIZE
+        if first == second == "heap" and make_region == Region.memfd:
+            with pytest.raises(Error, match=r"Heap\.attach joins"):
+                make_second(region)
+        else:
+            make_second(region).close()
+
+
+@pytest.mark.parametrize("name", ["heap", "pool"])
+def test_a_second_handle_to_shared_memory_joins_and_keeps_the_place(name):
+    make, take, cls = OWNERS[name]
+    with Region.memfd(1 << 16) as region:
+        first = make(region)
+        with pytest.raises(Error, match=rf"{type(first).__name__}\.attach joins"):
+            make(region)
+        offset = take(first).offset
+        with type(first).attach(region) as second:
+            first.close()
+            for other in OWNERS.values():
+                with pytest.raises(Error, match=f"would overwrite {NAMES[name]} that stands"):
+                    other[0](region)
+            assert type(second.at(offset)) is cls
+        Arena(region).close()
+
+
+@pytest.mark.parametrize("name", ["heap", "pool"])
+def test_nobody_joins_what_an_arena_stands_over(name):
+    with Region.memfd(1 << 16) as region:
+        made = OWNERS[name][0](region)
+        made.close()
+        with Arena(region), pytest.raises(Error, match="an arena that stands"):
+            type(made).attach(region)
+        type(made).attach(region).close()
+
+
+def test_a_dropped_owner_frees_its_place(kind):
+    make, take, _ = kind
+    with Region.anonymous(1 << 16) as region:
+        block = take(make(region))
+        with pytest.raises(Error, match="would overwrite"):
+            Arena(region)
+        del block
+        Arena(region).close()
+
+
+def test_an_owner_that_could_not_be_made_holds_no_place():
+    with Region.anonymous(1 << 16) as region:
+        with pytest.raises(ValueError, match="need a region"):
+            Pool(1 << 20, 10, source=region)
+        with pytest.raises(ValueError, match="too small"):
+            Heap(region, limit=16)
+        Arena(region).close()
+
+
+def test_a_forked_child_has_its_copy_and_its_own_to_close():
+    with Region.anonymous(1 << 16) as region, Arena(region) as arena:
+
+        def child():
+            try:
+                Heap(region)
+            except Error:
+                arena.close()
+                Heap(region).close()
+                return "refused, then made"
+
+        assert in_child(child) == "refused, then made"
+        with pytest.raises(Error, match="an arena that stands"):
+            Heap(region)

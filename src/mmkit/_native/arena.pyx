@@ -49,7 +49,7 @@ cdef class ArenaHandle(BlockOwner):
         else:
             error = mmk_arena_open(&self.handle, &region.handle, region.skew, 0)
         if error:
-            raise self.opening_failure(error)
+            raise self.opening_failure(error, region)
         self.stand_in(region)
         self.origin = self.handle.base + self.handle.start
 

@@ -26,7 +26,8 @@ cdef class BlockOwner:
     cdef int drop(self, Block block) except -1
     cdef int check_unmade(self, MappedRegion region) except -1
     cdef int stand_in(self, MappedRegion region) except -1
-    cdef object opening_failure(self, int error)
+    cdef object opening_failure(self, int error, MappedRegion region)
+    cdef object taken(self, MappedRegion region)
 
 
 # The arena's blocks with objects that were allocated before and after one. Borrowed: an object that goes leaves.

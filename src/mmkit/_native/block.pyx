@@ -2,15 +2,17 @@
 
 cimport cython
 
+from mmkit._native.base cimport MMK_ETAKEN
 from mmkit._native.buffers cimport fill_with_bytes
-from mmkit._native.region cimport MappedRegion
+from mmkit._native.region cimport MappedRegion, mmk_region_tenant
 
 from mmkit.errors import ClosedError, Error
-from mmkit.hints import failure as system_failure
+from mmkit.hints import failure as system_failure, size as written_size
 from mmkit.leaving import leave as leave_block
 
 cdef enum:
     EACCES = 13
+    MAP_SHARED = 1
 
 
 @cython.no_gc_clear  # __dealloc__ of the subclasses needs the region
@@ -49,10 +51,24 @@ cdef class BlockOwner:
             self.origin = region.handle.base + region.skew
         return 0
 
-    cdef object opening_failure(self, int error):
+    cdef object opening_failure(self, int error, MappedRegion region):
+        if error == -MMK_ETAKEN:
+            return self.taken(region)
         if error == -EACCES:
             return Error(f"{self._kind} needs a region that can be written throughout: see Region.protect")
         return system_failure(error, "mmap", None, (f"for {self._kind}",))
+
+    @cython.final
+    cdef object taken(self, MappedRegion region):
+        cdef const char *found = mmk_region_tenant(&region.handle)
+        # It may have been closed meanwhile.
+        tenant = self._kind if found is NULL else found.decode()
+        joins = region.handle.flags & MAP_SHARED and tenant == self._kind and hasattr(self, "attach")
+        return Error(
+            f"{self._kind} would overwrite {tenant} that stands in the region at "
+            f"{<size_t>region.handle.base + region.skew:#x} ({written_size(region.size())}): close that first, "
+            f"{f'or join it ({type(self).__name__}.attach joins), ' if joins else ''}or take another region"
+        )
 
     @property
     def closed(self):

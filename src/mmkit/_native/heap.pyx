@@ -101,13 +101,13 @@ cdef class HeapHandle(BlockOwner):
     @cython.final
     cdef int settle(self, MappedRegion region, int error, int frames) except -1:
         if error:
-            raise self.opening_failure(error)
+            raise self.opening_failure(error, region)
         self.stand_in(region)
         self.frames = frames
         self.origins = {} if frames else None
         return 0
 
-    cdef object opening_failure(self, int error):
+    cdef object opening_failure(self, int error, MappedRegion region):
         if error == -EINVAL:
             return ValueError("the region, or the limit, is too small for a heap, or larger than 64 GiB")
         if error == -EEXIST:
@@ -120,7 +120,7 @@ cdef class HeapHandle(BlockOwner):
             return Error("this region is private: only a heap in shared memory, or a file, can be attached to")
         if error == -ENOMEM:
             return OutOfMemory("there is no memory for the heap's own records")
-        return BlockOwner.opening_failure(self, error)
+        return BlockOwner.opening_failure(self, error, region)
 
     # ---- blocks -------------------------------------------------------------------------------------
 

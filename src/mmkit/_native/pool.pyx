@@ -86,18 +86,18 @@ cdef class PoolHandle(BlockOwner):
     cdef size_t start_in(self, MappedRegion region) noexcept:
         return (region.skew + MMK_POOL_LINE - 1) & ~(MMK_POOL_LINE - 1)
 
-    cdef object opening_failure(self, int error):
+    cdef object opening_failure(self, int error, MappedRegion region):
         if error == -MMK_ECORRUPT:
             return CorruptError("there is no pool at the start of this region, or it is damaged, or cut short")
         if error == -MMK_EFORMAT:
             return Error("the pool in this region was made by another version of mmkit, with another format")
         if error == -ENOMEM:
             return OutOfMemory("there is no memory for the pool's list: the file system of the region is full")
-        return BlockOwner.opening_failure(self, error)
+        return BlockOwner.opening_failure(self, error, region)
 
     cdef int settle(self, MappedRegion region, int error) except -1:
         if error:
-            raise self.opening_failure(error)
+            raise self.opening_failure(error, region)
         self.stand_in(region)
         self.size = self.handle.block_size
         self.span = self.handle.stride * self.handle.limit
