@@ -23,8 +23,8 @@ class Arena(ArenaHandle, Closing):
     ----------
     source
         A `Region` to allocate from, from its start and over what was there (but not what stands in this
-        region object), which stays open as long as the arena. None: private memory of its own, which grows in place as
-        it is needed.
+        region object), which stays open as long as the arena. None: private memory of its own, which grows in
+        place as it is needed.
     limit
         The most bytes that memory of its own can have: address space is held for them, memory is not. None:
         16 GiB, or 1 GiB or 64 MiB where the process may not have that much address space (RLIMIT_AS).
