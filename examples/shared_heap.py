@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable
 
 import mmkit
-from mmkit import Block, Heap, Region
+from mmkit import Heap, Region
+from mmkit.heap import HeapBlock
 
 NODE = struct.Struct("<Q16s")  # where the next node is, 0 for none; a word
 WORDS = ["blocks", "of", "memory", "that", "two", "processes", "share"]
@@ -92,7 +93,7 @@ def kill_one_at_work(heap: Heap) -> None:
     child = os.fork()
     if child == 0:
         try:
-            held: list[Block] = []
+            held: list[HeapBlock] = []
             for number in range(1 << 62):
                 held.append(heap.alloc(number % 5000 + 1))
                 if len(held) > 20:

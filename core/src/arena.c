@@ -45,7 +45,7 @@ int mmk_arena_open(mmk_arena *arena, mmk_region *region, size_t offset, size_t l
         size_t length = atomic_load(&region->asked);
         if (offset >= length)
             return -EINVAL;
-        int error = mmk_view_open(region, &arena->view, offset, length - offset, true);
+        int error = mmk_view_settle(region, &arena->view, offset, length - offset, "an arena", false);
         if (error)
             return error;
         region->exposed = true;

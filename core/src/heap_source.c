@@ -255,7 +255,7 @@ static MMK_MUST_CHECK int use_region(mmk_heap *heap, size_t offset, bool joins)
         return -EINVAL;
     if (joins && !is_shared)
         return -MMK_EUNSUPPORTED;
-    int error = mmk_view_open(region, &heap->view, offset, length - offset, true);
+    int error = mmk_view_settle(region, &heap->view, offset, length - offset, "a heap", joins);
     if (error)
         return error;
     size_t end = length - offset > heap->limit ? offset + heap->limit : length;

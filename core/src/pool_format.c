@@ -43,9 +43,9 @@ size_t mmk_pool_size(const mmk_pool_geometry *geometry)
 
 /* ---- begin and end ---- */
 
-static MMK_MUST_CHECK int pin(mmk_pool *pool, mmk_region *region, size_t offset, size_t size)
+static MMK_MUST_CHECK int pin(mmk_pool *pool, mmk_region *region, size_t offset, size_t size, bool joins)
 {
-    int error = mmk_view_open(region, &pool->view, offset, size, true);
+    int error = mmk_view_settle(region, &pool->view, offset, size, "a pool", joins);
     if (error)
         return error;
     pool->region = region;
@@ -74,7 +74,7 @@ int mmk_pool_create(mmk_pool *pool, mmk_region *region, size_t offset, const mmk
         return -MMK_ECLOSED;
     if (offset > length || size > length - offset)
         return -ENOSPC;
-    error = pin(pool, region, offset, size);
+    error = pin(pool, region, offset, size, false);
     if (error)
         return error;
     settle(pool, offset, blocks);
@@ -136,7 +136,7 @@ int mmk_pool_attach(mmk_pool *pool, mmk_region *region, size_t offset)
         return error;
     error = read_header(pool, (pool_header *)(region->base + offset), length - offset, &blocks, &size);
     if (!error)
-        error = pin(pool, region, offset, size);
+        error = pin(pool, region, offset, size, true);
     mmk_view_close(region, &reading);
     if (!error)
         settle(pool, offset, blocks);

@@ -1,5 +1,6 @@
 #include <mmkit/region.h>
 
+#include <string.h>
 #include <sys/shm.h>
 #include <time.h>
 
@@ -275,34 +276,59 @@ void region_end_destroying(mmk_region *region, bool force)
     region_end_change(region);
 }
 
-int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t length, bool writable)
+static const mmk_view *find_tenant(const mmk_view *view)
+{
+    while (view && !view->tenant)
+        view = view->next;
+    return view;
+}
+
+static bool is_taken(const mmk_region *region, const mmk_view *wanted, bool joins)
+{
+    for (const mmk_view *view = find_tenant(region->views); view; view = find_tenant(view->next))
+        if (view->offset < wanted->offset + wanted->length && wanted->offset < view->offset + view->length &&
+            !(joins && strcmp(view->tenant, wanted->tenant) == 0))
+            return true;
+    return false;
+}
+
+static MMK_MUST_CHECK int open_view(mmk_region *region, mmk_view *view, const mmk_view *wanted, bool joins)
 {
     int error = region_begin_change(region);
     if (error)
         return error;
-    int needed = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    int needed = wanted->writable ? PROT_READ | PROT_WRITE : PROT_READ;
     /* The caller looked at the length without the lock: the region may have shrunk since. */
-    if (!is_inside(region, offset, length))
+    if (!is_inside(region, wanted->offset, wanted->length))
         error = -ERANGE;
-    else if ((region_prot_of_range(region, offset, length) & needed) != needed)
+    else if ((region_prot_of_range(region, wanted->offset, wanted->length) & needed) != needed)
         error = -EACCES;
+    else if (wanted->tenant && is_taken(region, wanted, joins))
+        error = -MMK_ETAKEN;
     if (error) {
         region_end_change(region);
         return error;
     }
-    *view = (mmk_view){
-        .next = region->views,
-        .link = &region->views,
-        .offset = offset,
-        .length = length,
-        .writable = writable,
-    };
+    *view = *wanted;
+    view->next = region->views;
+    view->link = &region->views;
     if (view->next)
         view->next->link = &view->next;
     region->views = view;
     region->exposed = true;
     region_end_change(region);
     return 0;
+}
+
+int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t length, bool writable)
+{
+    return open_view(region, view, &(mmk_view){.offset = offset, .length = length, .writable = writable}, false);
+}
+
+int mmk_view_settle(mmk_region *region, mmk_view *view, size_t offset, size_t length, const char *tenant, bool joins)
+{
+    const mmk_view wanted = {.offset = offset, .length = length, .writable = true, .tenant = tenant};
+    return open_view(region, view, &wanted, joins);
 }
 
 void mmk_view_close(mmk_region *region, mmk_view *view)
@@ -322,6 +348,17 @@ bool mmk_region_has_views(mmk_region *region)
     bool viewed = region->views != NULL;
     pthread_mutex_unlock(&region->lock);
     return viewed;
+}
+
+const char *mmk_region_tenant(mmk_region *region)
+{
+    if (mmk_region_is_closed(region))
+        return NULL;
+    pthread_mutex_lock(&region->lock);
+    const mmk_view *view = find_tenant(region->views);
+    const char *tenant = view ? view->tenant : NULL;
+    pthread_mutex_unlock(&region->lock);
+    return tenant;
 }
 
 int mmk_region_seal(mmk_region *region)

@@ -6,6 +6,8 @@ import mmkit
 from mmkit import (
     Advice,
     Arena,
+    Block,
+    Heap,
     MapFlag,
     Pool,
     Prot,
@@ -18,7 +20,7 @@ from mmkit import (
 )
 from mmkit.compat import mmap
 from mmkit.flags import ShmCommand
-from mmkit.heap import ArenaBlock, Mark, PoolBlock
+from mmkit.heap import ArenaBlock, HeapBlock, Mark, PoolBlock
 from mmkit.secret import SecretStatus, decrypt, encrypt
 from mmkit.shared import Segment
 from mmkit.shared.array_type import SharedArray
@@ -87,6 +89,11 @@ assert_type(shared.array("name", (2, 3), "f8", create=True), SharedArray)
 assert_type(shared.segments(), list[Segment])
 assert_type(shared.reap(dry_run=True), list[Segment])
 
+with Heap() as heap, heap.alloc(10) as piece:
+    assert_type(piece, HeapBlock)
+    assert_type(heap.at(piece.offset), HeapBlock)
+    piece.resize(20)
+    general: Block = piece
 with Pool(64, 10, exhausted="grow", limit=20) as pool, pool.take() as block:
     assert_type(block, PoolBlock)
     assert_type(memoryview(block), memoryview[int])
@@ -95,6 +102,8 @@ with Pool(64, 10, exhausted="grow", limit=20) as pool, pool.take() as block:
     assert_type(pool.stats().peak, int)
 with Arena(region) as arena, arena.mark() as mark:
     assert_type(arena.alloc(5, align=64, zero=True), ArenaBlock)
+    general = arena.alloc(5)
+    assert_type(general.address, int)
     assert_type(mark, Mark)
     arena.rewind(mark)
 

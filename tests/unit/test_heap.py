@@ -15,7 +15,7 @@ import pytest
 
 import mmkit
 from mmkit import ClosedError, CorruptError, Error, Heap, OutOfMemory, Pool, Region, linux
-from mmkit.heap import Block, BlockInfo
+from mmkit.heap import BlockInfo, HeapBlock
 from support import PAGE, SANITIZED, in_child, needs_root
 
 SOURCES = ["mmap", "sbrk", "region", "memfd"]
@@ -128,11 +128,11 @@ def test_freeing_or_resizing_under_a_view_raises_and_changes_nothing(heap):
 
 def test_a_block_is_made_by_its_heap_only():
     with pytest.raises(TypeError, match="alloc"):
-        Block()
-    bare = Block.__new__(Block)
+        HeapBlock()
+    bare = HeapBlock.__new__(HeapBlock)
     with pytest.raises(ClosedError):
         bare.free()
-    assert repr(bare) == "<mmkit.Block: freed>"
+    assert repr(bare) == "<mmkit.heap.HeapBlock: freed>"
 
 
 def test_resizing_keeps_contents_and_alignment(heap):
@@ -324,7 +324,7 @@ def test_after_close_everything_says_closed_and_addresses_stay_taken():
     with pytest.raises(mmkit.MemoryFault):
         mmkit.peek(address, 1)
     assert repr(heap) == "<mmkit.Heap: closed>"
-    assert repr(block) == "<mmkit.Block of a closed heap>"
+    assert repr(block) == "<mmkit.heap.HeapBlock of a closed heap>"
 
 
 def test_a_region_stays_open_as_long_as_its_heap():

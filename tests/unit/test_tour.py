@@ -21,6 +21,7 @@ import pytest
 import mmkit
 from mmkit import linux, maps
 from mmkit.flags import IpcFlag, LockFlag, ShmCommand
+from mmkit.heap import HeapBlock
 from mmkit.shared.array_type import SharedArray
 from mmkit.tour import SECTIONS, Outcome, run
 from mmkit.tour.pictures import Fill
@@ -140,7 +141,7 @@ def test_what_is_shown_as_python_uses_names_that_mmkit_has(section):
         "key": mmkit.Secret,
         "hmac": hmac,
         "heap": mmkit.Heap,
-        "block": mmkit.Block,
+        "block": HeapBlock,
         "shared": mmkit.shared,
         "memory": mmkit.SystemVMemory,
         "lock": mmkit.shared.Lock,

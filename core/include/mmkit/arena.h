@@ -35,6 +35,7 @@ typedef struct mmk_arena {
  *          -EINVAL      limit is 0, or the region ends before offset
  *          -ENOMEM      no address space
  *          -EACCES      the region is not writable throughout
+ *          -MMK_ETAKEN  a heap, a pool or another arena stands there
  *          -MMK_ECLOSED the region is closed */
 MMK_API MMK_MUST_CHECK int mmk_arena_open(mmk_arena *arena, mmk_region *region, size_t offset, size_t limit);
 

@@ -20,6 +20,7 @@ enum {
     MMK_ESHRUNK = 4101,      /* the file ends before the range does: part of the range is no longer stored */
     MMK_EFOREIGN = 4102,     /* it would take memory that belongs to somebody else in the process */
     MMK_ETHREADS = 4103,     /* not while the process has other threads */
+    MMK_ETAKEN = 4104,       /* a heap, a pool or an arena that stands there would be overwritten */
     MMK_ECORRUPT = 4110,     /* the contents are damaged, or are something else */
     MMK_EFORMAT = 4111,      /* the contents have a format that this version does not know */
     MMK_EOTHERPIDS = 4112,   /* made in another PID or time namespace: nobody here can tell who of its users lives */

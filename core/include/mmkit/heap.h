@@ -134,6 +134,7 @@ typedef struct mmk_heap_block {
  *          -EINVAL      an offset that is not a multiple of 16, a region too small for one block, or guarded blocks of
  *                       another source than MMK_HEAP_MMAP
  *          -EACCES      the region is not writable throughout
+ *          -MMK_ETAKEN  a pool, an arena or another heap stands there
  *          -EEXIST      a heap is there already, in a shared region
  *          -ENOMEM      no memory
  *          -MMK_ECLOSED the region is closed */
@@ -145,6 +146,7 @@ MMK_API MMK_MUST_CHECK int mmk_heap_open(mmk_heap *heap, const mmk_heap_request 
  *          -MMK_ECORRUPT     no heap is there, or a damaged one
  *          -MMK_EFORMAT     one of another version, or another C library's
  *          -MMK_EUNSUPPORTED the region is not shared
+ *          -MMK_ETAKEN       a pool or an arena stands there
  *          -EINVAL, -EACCES, -ENOMEM, -MMK_ECLOSED  as mmk_heap_open */
 MMK_API MMK_MUST_CHECK int mmk_heap_attach(mmk_heap *heap, mmk_region *region, size_t offset);
 

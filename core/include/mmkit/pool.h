@@ -87,13 +87,14 @@ MMK_API size_t mmk_pool_size(const mmk_pool_geometry *geometry);
 
 /* Make an empty pool.
  *
- * pre:     nobody uses a pool that was there before
+ * pre:     nobody uses a pool that was there before, in another process or through another mapping
  * offset   bytes from the region's base, a multiple of MMK_POOL_LINE
  * zeros    the region's bytes are known to be 0
  * returns  0
  *          -EINVAL       the geometry makes no sense, or the offset
  *          -ENOSPC       it does not fit
  *          -EACCES       the region is not writable throughout
+ *          -MMK_ETAKEN   a heap, an arena or another pool stands there
  *          -ENOMEM       there is no memory for header and cells
  *          -MMK_ECLOSED  the region is closed */
 MMK_API MMK_MUST_CHECK int mmk_pool_create(mmk_pool *pool, mmk_region *region, size_t offset,
@@ -102,6 +103,7 @@ MMK_API MMK_MUST_CHECK int mmk_pool_create(mmk_pool *pool, mmk_region *region, s
 /* Use the pool that is there.
  *
  * returns  0; -EINVAL, -EACCES, -MMK_ECLOSED as mmk_pool_create
+ *          -MMK_ETAKEN    a heap or an arena stands there
  *          -MMK_ECORRUPT  there is no pool, or it does not fit the region
  *          -MMK_EFORMAT  it has another version */
 MMK_API MMK_MUST_CHECK int mmk_pool_attach(mmk_pool *pool, mmk_region *region, size_t offset);

@@ -49,6 +49,7 @@ typedef struct mmk_view {
     size_t offset; /* bytes from base */
     size_t length;
     bool writable;
+    const char *tenant; /* what has laid out bytes of its own there, as errors name it; NULL: nothing */
 } mmk_view;
 
 /* A protection that holds for a while over pages [first, end); see protect.h. Owned by whoever covers. */
@@ -188,6 +189,19 @@ static inline void mmk_region_leave(mmk_region *region)
 MMK_API MMK_MUST_CHECK int mmk_view_open(mmk_region *region, mmk_view *view, size_t offset, size_t length,
                                          bool writable);
 MMK_API void mmk_view_close(mmk_region *region, mmk_view *view);
+
+/* The same, writable, for what lays out bytes of its own there. Two of them would destroy each other: the second is
+ * refused, unless the first was opened through another mapping of the same memory, or in another process.
+ *
+ * tenant   what it is, as errors name it ("a heap"): stays where it is until the view is closed
+ * joins    it lays out nothing, but uses what a tenant of this name has laid out, and may stand beside such
+ * returns  as mmk_view_open
+ *          -MMK_ETAKEN  the range overlaps a live tenant's */
+MMK_API MMK_MUST_CHECK int mmk_view_settle(mmk_region *region, mmk_view *view, size_t offset, size_t length,
+                                           const char *tenant, bool joins);
+
+/* What has laid out bytes of its own in the region: of several the last; NULL: nothing. A snapshot. */
+MMK_API const char *mmk_region_tenant(mmk_region *region);
 
 /* Is any view live? A snapshot: another thread may open one at once. */
 MMK_API bool mmk_region_has_views(mmk_region *region);

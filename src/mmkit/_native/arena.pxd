@@ -1,5 +1,6 @@
-"""core/include/mmkit/arena.h, and the classes that hold an arena, its blocks and its marks."""
+"""core/include/mmkit/arena.h, and the classes that hold an arena, and its marks."""
 
+from mmkit._native.block cimport ArenaBlock, BlockOwner
 from mmkit._native.region cimport MappedRegion, bool, mmk_region
 
 cdef extern from "mmkit/arena.h" nogil:
@@ -18,32 +19,15 @@ cdef extern from "mmkit/arena.h" nogil:
     size_t mmk_arena_capacity(const mmk_arena *arena)
 
 
-cdef class ArenaHandle:
-    cdef object __weakref__
+cdef class ArenaHandle(BlockOwner):
     cdef mmk_arena handle
-    cdef MappedRegion region
-    cdef Py_ssize_t exports
-    # Every place that has an object, in the order of allocation, and so of ends. Borrowed: a place that goes leaves.
+    # The last block that has an object. Borrowed, as its neighbours are: they lead to all others, by their ends.
     cdef void *newest
     cdef object failure(self, int error, str call, size_t size, size_t align)
+    cdef void enter(self, ArenaBlock block, char *bytes, size_t size) noexcept
+    cdef bint is_behind(self, void *block, size_t position) noexcept
     cdef int go_back(self, size_t position) except -1
 
 
-cdef class Place:
-    cdef ArenaHandle arena
-    cdef size_t end
-    cdef void *older
-    cdef void *newer
-    cdef void enter(self, ArenaHandle arena) noexcept
-    cdef void leave(self) noexcept
-
-
-cdef class ArenaBlock(Place):
-    cdef char *bytes
-    cdef Py_ssize_t size
-    cdef Py_ssize_t exports
-    cdef int check_live(self, str call) except -1
-
-
-cdef class Mark(Place):
-    pass
+cdef class Mark:
+    cdef ArenaBlock place

@@ -3,43 +3,56 @@
 cimport cython
 
 from mmkit._native.base cimport MMK_ECLOSED
-from mmkit._native.buffers cimport fill_with_bytes
+from mmkit._native.block cimport ArenaBlock, Block, BlockOwner
 from mmkit._native.region cimport MappedRegion
 
 from functools import partial
 
-from mmkit.errors import ClosedError, Error, OutOfMemory
+from mmkit.errors import ClosedError, OutOfMemory
 from mmkit.hints import failure as system_failure
 from mmkit.wording import size as written_size
 from mmkit.leaving import leave as leave_block
 
 cdef enum:
     EINVAL = 22
-    EACCES = 13
     ENOMEM = 12
 
 
 @cython.no_gc_clear  # __dealloc__ needs the region
-cdef class ArenaHandle:
+cdef class ArenaHandle(BlockOwner):
     """An arena of the core. `mmkit.Arena` is the public class."""
+
+    _kind = "an arena"
 
     def __dealloc__(self):
         mmk_arena_dispose(&self.handle)
 
+    cdef int drop(self, Block block) except -1:
+        """Forget a block. In __dealloc__ its fields are still there; only Python must not be called."""
+        cdef void *older = block.own.neighbours.older
+        cdef void *newer = block.own.neighbours.newer
+        if older is not NULL:
+            (<Block>older).own.neighbours.newer = newer
+        if newer is not NULL:
+            (<Block>newer).own.neighbours.older = older
+        else:
+            self.newest = older
+        block.bytes = NULL
+        # Last: it may have been what kept the arena.
+        block.owner = None
+        return 0
+
     def _open(self, MappedRegion region, size_t limit):
-        if self.handle.region is not NULL:
-            raise Error("an arena is opened once: make another one")
+        self.check_unmade(region)
         cdef int error
         if region is None:
             error = mmk_arena_open(&self.handle, NULL, 0, limit)
         else:
-            region.check_open()
             error = mmk_arena_open(&self.handle, &region.handle, region.skew, 0)
-        if error == -EACCES:
-            raise Error("an arena needs a region that can be written throughout: see Region.protect")
         if error:
-            raise system_failure(error, "mmap", None, ("for an arena",))
-        self.region = region
+            raise self.opening_failure(error, region)
+        self.stand_in(region)
+        self.origin = self.handle.base + self.handle.start
 
     @cython.final
     cdef object failure(self, int error, str call, size_t size, size_t align):
@@ -93,9 +106,7 @@ cdef class ArenaHandle:
         cdef int error = mmk_arena_alloc(&self.handle, size, align, zero, &bytes)
         if error:
             raise self.failure(error, "alloc", size, align)
-        block.bytes = bytes
-        block.size = size
-        block.enter(self)
+        self.enter(block, bytes, size)
         return block
 
     def mark(self):
@@ -106,10 +117,10 @@ cdef class ArenaHandle:
         Mark
             For `rewind`; or for a ``with`` block, whose end rewinds.
         """
-        if self.handle.base is NULL:
+        if not self.is_open:
             raise self.failure(-MMK_ECLOSED, "mark", 0, 0)
         cdef Mark mark = Mark.__new__(Mark)
-        mark.enter(self)
+        self.enter(mark.place, self.handle.base + self.handle.used, 0)
         return mark
 
     def rewind(self, Mark mark=None):
@@ -129,28 +140,45 @@ cdef class ArenaHandle:
         ClosedError
             The arena was closed.
         """
-        if self.handle.base is NULL:
+        if not self.is_open:
             raise self.failure(-MMK_ECLOSED, "rewind", 0, 0)
         if mark is None:
             self.go_back(self.handle.start)
             return
-        if mark.arena is None:
+        if mark.place.bytes is NULL:
             raise ValueError("rewind: the arena was rewound to a point before this mark: it is no place any more")
-        if mark.arena is not self:
+        if mark.place.owner is not self:
             raise ValueError("rewind: the mark is another arena's")
-        self.go_back(mark.end)
+        self.go_back(mark.place.bytes - self.handle.base)
+
+    @cython.final
+    cdef void enter(self, ArenaBlock block, char *bytes, size_t size) noexcept:
+        """Be the arena of a block that begins behind all others."""
+        block.owner = self
+        block.bytes = bytes
+        block.size = size
+        block.own.neighbours.older = self.newest
+        if self.newest is not NULL:
+            (<Block>self.newest).own.neighbours.newer = <void *>block
+        self.newest = <void *>block
+
+    @cython.final
+    cdef bint is_behind(self, void *block, size_t position) noexcept:
+        return block is not NULL and <size_t>(
+            (<Block>block).bytes + (<Block>block).size - self.handle.base
+        ) > position
 
     @cython.final
     cdef int go_back(self, size_t position) except -1:
-        cdef void *at = self.newest
-        while at is not NULL and (<Place>at).end > position:
-            if type(<object>at) is ArenaBlock and (<ArenaBlock>at).exports:
+        cdef void *block = self.newest
+        while self.is_behind(block, position):
+            if (<Block>block).exports:
                 raise BufferError(
                     "rewind: a view of a block that would go is live (memoryview, numpy array): release it first"
                 )
-            at = (<Place>at).older
-        while self.newest is not NULL and (<Place>self.newest).end > position:
-            (<Place>self.newest).leave()
+            block = (<Block>block).own.neighbours.older
+        while self.is_behind(self.newest, position):
+            self.drop(<Block>self.newest)
         mmk_arena_rewind(&self.handle, position)
         return 0
 
@@ -159,7 +187,7 @@ cdef class ArenaHandle:
     @property
     def used(self):
         """Bytes from the start to the end of the last block, gaps between blocks included."""
-        return self.handle.used - self.handle.start if self.handle.base is not NULL else 0
+        return self.handle.used - self.handle.start if self.is_open else 0
 
     @property
     def peak(self):
@@ -169,14 +197,9 @@ cdef class ArenaHandle:
     @property
     def capacity(self):
         """Bytes that the arena holds, used or not."""
-        return mmk_arena_capacity(&self.handle) - self.handle.start if self.handle.base is not NULL else 0
+        return mmk_arena_capacity(&self.handle) - self.handle.start if self.is_open else 0
 
     # ---- life ---------------------------------------------------------------------------------------
-
-    @property
-    def closed(self):
-        """Whether the arena was closed."""
-        return self.handle.base is NULL
 
     def close(self):
         """Give all memory back; blocks that are left cannot be used any more.
@@ -188,115 +211,40 @@ cdef class ArenaHandle:
         BufferError
             Somebody looks at a block; nothing has changed.
         """
-        if self.handle.base is NULL:
+        if not self.is_open:
             return
         if self.exports:
             raise BufferError("close: views of blocks are live (memoryview, numpy array): release them first")
         cdef int error = mmk_arena_close(&self.handle)
         if error:
             raise system_failure(error, "mmap", None, ("to close an arena",))
+        self.is_open = False
         while self.newest is not NULL:
-            (<Place>self.newest).leave()
+            self.drop(<Block>self.newest)
         self.region = None
-
-
-@cython.no_gc
-cdef class Place:
-    """A point of an arena that somebody remembers: the end of a block, or a mark."""
-
-    def __init__(self):
-        raise TypeError("made by Arena.alloc() and Arena.mark()")
-
-    def __dealloc__(self):
-        # The fields of the class are still there; only Python must not be called.
-        if self.arena is not None:
-            self.leave()
-
-    @cython.final
-    cdef void enter(self, ArenaHandle arena) noexcept:
-        self.arena = arena
-        self.end = arena.handle.used
-        self.older = arena.newest
-        self.newer = NULL
-        if self.older is not NULL:
-            (<Place>self.older).newer = <void *>self
-        arena.newest = <void *>self
-
-    @cython.final
-    cdef void leave(self) noexcept:
-        """Be no place any more."""
-        if self.older is not NULL:
-            (<Place>self.older).newer = self.newer
-        if self.newer is not NULL:
-            (<Place>self.newer).older = self.older
-        else:
-            self.arena.newest = self.older
-        self.older = self.newer = NULL
-        self.arena = None
-
-
-@cython.final
-@cython.no_gc
-@cython.freelist(256)
-cdef class ArenaBlock(Place):
-    """A block of an `Arena`: writable memory, and a buffer.
-
-    ``memoryview(block)``, ``numpy.frombuffer(block)`` and everything else that takes a buffer see its bytes
-    without copying. It lives until its arena is rewound to a point before it, or closed; not alone.
-    """
-
-    @cython.final
-    cdef int check_live(self, str call) except -1:
-        if self.arena is None:
-            raise ClosedError(f"{call}: the block is gone: its arena was rewound to a point before it, or closed")
-        return 0
-
-    @property
-    def address(self):
-        """Of the first byte."""
-        self.check_live("address")
-        return <size_t>self.bytes
-
-    @property
-    def offset(self):
-        """The block's place in the arena's memory, in bytes."""
-        self.check_live("offset")
-        return self.bytes - self.arena.handle.base - self.arena.handle.start
-
-    def __len__(self):
-        self.check_live("len")
-        return self.size
-
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self.check_live("view")
-        fill_with_bytes(buffer, self, self.bytes, &self.size, flags)
-        self.exports += 1
-        self.arena.exports += 1
-
-    def __releasebuffer__(self, Py_buffer *buffer):
-        self.exports -= 1
-        self.arena.exports -= 1
-
-    def __repr__(self):
-        if self.arena is None:
-            return "<mmkit.heap.ArenaBlock: gone>"
-        return f"<mmkit.heap.ArenaBlock: {self.size} bytes at {<size_t>self.bytes:#x}>"
 
 
 @cython.final
 @cython.no_gc
 @cython.freelist(64)
-cdef class Mark(Place):
+cdef class Mark:
     """How far an `Arena` was used at some time; the end of its ``with`` block rewinds to it."""
+
+    def __cinit__(self):
+        # Of no bytes: it goes when a block there would.
+        self.place = ArenaBlock.__new__(ArenaBlock)
+
+    def __init__(self):
+        raise TypeError("a mark is made by Arena.mark()")
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self.arena is not None:
-            leave_block(partial(self.arena.rewind, self), error)
+        if self.place.bytes is not NULL:
+            leave_block(partial(self.place.owner.rewind, self), error)
 
     def __repr__(self):
-        if self.arena is None:
+        if self.place.bytes is NULL:
             return "<mmkit.heap.Mark: gone>"
-        return f"<mmkit.heap.Mark at {self.end - self.arena.handle.start}>"
+        return f"<mmkit.heap.Mark at {self.place.bytes - self.place.owner.origin}>"

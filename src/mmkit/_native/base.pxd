@@ -8,6 +8,7 @@ cdef extern from "mmkit/base.h" nogil:
     int MMK_ESHRUNK
     int MMK_EFOREIGN
     int MMK_ETHREADS
+    int MMK_ETAKEN
     int MMK_ECORRUPT
     int MMK_EFORMAT
     int MMK_ENOTBLOCK

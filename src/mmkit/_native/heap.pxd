@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t, uintptr_t
 
+from mmkit._native.block cimport Block, BlockOwner
 from mmkit._native.region cimport MappedRegion, mmk_region
 
 cdef extern from "<stdbool.h>" nogil:
@@ -78,30 +79,13 @@ cdef extern from "mmkit/heap.h" nogil:
     ssize_t mmk_heap_blocks(mmk_heap *heap, mmk_heap_block *blocks, size_t capacity)
 
 
-cdef class HeapHandle:
-    cdef object __weakref__
+cdef class HeapHandle(BlockOwner):
     cdef mmk_heap handle
-    cdef MappedRegion region
-    cdef Py_ssize_t exports
-    cdef bint made
     cdef bint warns
     cdef int frames
     cdef dict origins
     cdef object failure(self, int error, str call, size_t size, Py_ssize_t align)
     cdef int settle(self, MappedRegion region, int error, int frames) except -1
-    cdef object opening_failure(self, int error)
-    cdef int give_back(self, Block block) except -1
+    cdef int drop_warning(self, Block block) except -1
     cdef void enter(self) noexcept
     cdef void leave(self) noexcept
-
-
-cdef class Block:
-    cdef HeapHandle heap
-    cdef char *bytes
-    cdef Py_ssize_t size
-    cdef size_t align
-    cdef Py_ssize_t exports
-    cdef bint is_borrowed
-    cdef bint is_moving
-    cdef int check_live(self, str call) except -1
-    cdef int check_unseen(self, str call) except -1

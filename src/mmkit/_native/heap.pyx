@@ -1,7 +1,7 @@
-"""A heap of the core, and its blocks as Python objects: buffers that can be freed and resized."""
+"""A heap of the core as a Python object."""
 
 cimport cython
-from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
+from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.number cimport PyNumber_Index
 from libc.errno cimport errno
@@ -10,7 +10,7 @@ from posix.unistd cimport close as c_close
 
 from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
-from mmkit._native.buffers cimport fill_with_bytes
+from mmkit._native.block cimport Block, BlockOwner, HeapBlock
 from mmkit._native.region cimport MappedRegion
 
 import sys
@@ -19,14 +19,16 @@ import warnings
 from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
 from mmkit.hints import failure as system_failure
 from mmkit.wording import size as written_size
-from mmkit.leaving import leave as leave_block
+
+cdef extern from "Python.h":
+    # Its error is looked at, and cleared, where it is not above 0.
+    long PyLong_AsLong(object number) noexcept
 
 cdef enum:
     # Above this much memory to write, other threads may have the GIL; releasing it costs 25 to 40 ns.
     QUICK = 256 * 1024
     EINVAL = 22
     EEXIST = 17
-    EACCES = 13
     ENOMEM = 12
 
 # By mmk_heap_kind.
@@ -35,14 +37,13 @@ cdef tuple KINDS = ("", "live", "free", "hole", "internal", "large")
 
 cdef inline Py_ssize_t as_length(object value, str call) except 0:
     """A number of bytes: from 1 to what any address space has."""
-    cdef int overflow = 0
-    cdef long number
-    if not PyLong_CheckExact(value):
-        value = PyNumber_Index(value)
-    number = PyLong_AsLongAndOverflow(value, &overflow)
-    if number > 0:
-        return number
-    if overflow > 0:
+    cdef long number = PyLong_AsLong(value)
+    return number if number > 0 else refuse_length(value, call)
+
+
+cdef Py_ssize_t refuse_length(object value, str call) except 0:
+    PyErr_Clear()
+    if PyNumber_Index(value) > 0:
         raise ValueError(f"{call}: {value} bytes are more than any address space has")
     raise ValueError(f"{call}: a block has at least one byte: {value} is not possible")
 
@@ -58,15 +59,30 @@ cdef tuple call_stack(int count):
 
 
 @cython.no_gc_clear  # __dealloc__ needs the region
-cdef class HeapHandle:
+cdef class HeapHandle(BlockOwner):
     """A heap of the core. `mmkit.Heap` is the public class."""
+
+    _kind = "a heap"
 
     def __dealloc__(self):
         mmk_heap_dispose(&self.handle)
 
+    cdef int drop(self, Block block) except -1:
+        if self.warns:
+            return self.drop_warning(block)
+        return self.give_back(block) if self.is_open else 0
+
+    cdef int drop_warning(self, Block block) except -1:
+        cdef size_t address = <size_t>block.bytes
+        if self.is_open:
+            self.give_back(block)
+            # Last: a warning may be an error.
+            text = f"a block of {block.size} bytes at {address:#x} was dropped without free()"
+            warnings.warn(text, ResourceWarning, stacklevel=1)
+        return 0
+
     def _open(self, int source, MappedRegion region, size_t limit, bint guard, int frames, bint warns):
-        if self.made:
-            raise Error("a heap is opened once: make another one")
+        self.check_unmade(region)
         cdef mmk_heap_request request
         request.source = source
         request.region = NULL
@@ -74,34 +90,27 @@ cdef class HeapHandle:
         request.limit = limit
         request.guard = guard
         if region is not None:
-            region.check_open()
             request.region = &region.handle
             request.offset = (region.skew + 15) & ~<size_t>15
         self.settle(region, mmk_heap_open(&self.handle, &request), frames)
         self.warns = warns
 
     def _attach(self, MappedRegion region not None, int frames):
-        if self.made:
-            raise Error("a heap is opened once: make another one")
-        region.check_open()
+        self.check_unmade(region)
         self.settle(region, mmk_heap_attach(&self.handle, &region.handle, (region.skew + 15) & ~<size_t>15), frames)
 
     @cython.final
     cdef int settle(self, MappedRegion region, int error, int frames) except -1:
         if error:
-            raise self.opening_failure(error)
-        self.made = True
-        self.region = region
+            raise self.opening_failure(error, region)
+        self.stand_in(region)
         self.frames = frames
         self.origins = {} if frames else None
         return 0
 
-    @cython.final
-    cdef object opening_failure(self, int error):
+    cdef object opening_failure(self, int error, MappedRegion region):
         if error == -EINVAL:
             return ValueError("the region, or the limit, is too small for a heap, or larger than 64 GiB")
-        if error == -EACCES:
-            return Error("a heap needs a region that can be written throughout: see Region.protect")
         if error == -EEXIST:
             return Error("a heap is in this region already: Heap.attach joins it")
         if error == -MMK_ECORRUPT:
@@ -112,7 +121,7 @@ cdef class HeapHandle:
             return Error("this region is private: only a heap in shared memory, or a file, can be attached to")
         if error == -ENOMEM:
             return OutOfMemory("there is no memory for the heap's own records")
-        return system_failure(error, "mmap", None, ("for a heap",))
+        return BlockOwner.opening_failure(self, error, region)
 
     # ---- blocks -------------------------------------------------------------------------------------
 
@@ -131,7 +140,7 @@ cdef class HeapHandle:
 
         Returns
         -------
-        Block
+        HeapBlock
             Writable memory, until its `free`.
 
         Raises
@@ -153,7 +162,7 @@ cdef class HeapHandle:
         if align < 0:
             raise self.failure(-EINVAL, "alloc", count, align)
         # Made first: when there is no memory for it, no block is lost.
-        cdef Block block = Block.__new__(Block)
+        cdef HeapBlock block = HeapBlock.__new__(HeapBlock)
         if not zero or count < QUICK or self.handle.source == MMK_HEAP_SBRK:
             error = mmk_heap_alloc(&self.handle, count, align, zero, &bytes)
         else:
@@ -163,10 +172,11 @@ cdef class HeapHandle:
             self.leave()
         if error:
             raise self.failure(error, "alloc", count, align)
-        block.heap = self
+        block.owner = self
         block.bytes = <char *>bytes
         block.size = count
-        block.align = align
+        block.own.align = align
+        block.stays = self.handle.shared is not NULL
         if self.frames:
             self.origins[<size_t>bytes] = call_stack(self.frames)
         return block
@@ -181,11 +191,11 @@ cdef class HeapHandle:
         Parameters
         ----------
         offset : int
-            As `Block.offset` gave it, in bytes.
+            As `HeapBlock.offset` gave it, in bytes.
 
         Returns
         -------
-        Block
+        HeapBlock
 
         Raises
         ------
@@ -196,16 +206,16 @@ cdef class HeapHandle:
         """
         if self.region is None:
             raise Error("only a heap in a region has offsets")
-        cdef Block block = Block.__new__(Block)
-        cdef char *bytes = self.region.handle.base + self.region.skew + as_size(offset, "at", "offset")
+        cdef HeapBlock block = HeapBlock.__new__(HeapBlock)
+        cdef char *bytes = self.origin + as_size(offset, "at", "offset")
         cdef Py_ssize_t size = mmk_heap_size(&self.handle, bytes)
         if size < 0:
             raise self.failure(size, f"at({offset})", 0, 0)
-        block.heap = self
+        block.owner = self
         block.bytes = bytes
         block.size = size
-        block.align = 16
-        block.is_borrowed = True
+        block.own.align = 16
+        block.stays = True
         return block
 
     @cython.final
@@ -237,6 +247,30 @@ cdef class HeapHandle:
             raise self.failure(error, "free", 0, 0)
         if self.frames:
             self.origins.pop(<size_t>bytes, None)
+        return 0
+
+    cdef int resize(self, Block block, object n) except -1:
+        cdef Py_ssize_t count = as_length(n, "resize")
+        cdef void *bytes = block.bytes
+        cdef int error
+        if max(count, block.size) < QUICK or self.handle.source == MMK_HEAP_SBRK:
+            error = mmk_heap_resize(&self.handle, &bytes, count, block.own.align)
+        else:
+            # Others shall neither free it nor look at it meanwhile.
+            block.exports += 1
+            self.exports += 1
+            block.is_moving = True
+            with nogil:
+                error = mmk_heap_resize(&self.handle, &bytes, count, block.own.align)
+            block.is_moving = False
+            block.exports -= 1
+            self.exports -= 1
+        if error:
+            raise self.failure(error, "resize", count, block.own.align)
+        if self.frames and bytes != block.bytes:
+            self.origins[<size_t>bytes] = self.origins.pop(<size_t>block.bytes, ())
+        block.bytes = <char *>bytes
+        block.size = count
         return 0
 
     @cython.final
@@ -349,11 +383,6 @@ cdef class HeapHandle:
 
     # ---- life ---------------------------------------------------------------------------------------
 
-    @property
-    def closed(self):
-        """Whether the heap was closed."""
-        return not self.handle.open
-
     def close(self):
         """Give all memory back to the source; blocks that are left cannot be used any more.
 
@@ -364,173 +393,14 @@ cdef class HeapHandle:
         BufferError
             Somebody looks at a block, or another thread is inside a call on a shared heap; nothing has changed.
         """
-        if not self.handle.open:
+        if not self.is_open:
             return
         if self.exports:
             raise BufferError(
                 "close: views of blocks are live (memoryview, numpy array), or a thread is inside a call"
             )
         mmk_heap_close(&self.handle)
+        self.is_open = False
         if self.origins:
             self.origins.clear()
         self.region = None
-
-    @property
-    def _where(self):
-        return self.region
-
-
-# A block refers to its heap only, so no garbage is ever a circle of blocks: the collector need not know them.
-@cython.final
-@cython.no_gc
-@cython.freelist(256)
-cdef class Block:
-    """A block of a `Heap`: writable memory, and a buffer.
-
-    ``memoryview(block)``, ``numpy.frombuffer(block)`` and everything else that takes a buffer see its bytes
-    without copying. It is freed by `free`, at the end of a ``with`` block, or, unless its heap is shared, when
-    the object goes.
-    """
-
-    def __init__(self):
-        raise TypeError("a Block is made by Heap.alloc()")
-
-    def __dealloc__(self):
-        if self.bytes is NULL or self.is_borrowed or not self.heap.handle.open or self.heap.handle.shared is not NULL:
-            return
-        cdef size_t address = <size_t>self.bytes
-        self.heap.give_back(self)
-        # Last: a warning may be an error.
-        if self.heap.warns:
-            warn_of_dropped(address, self.size)
-
-    @cython.final
-    cdef int check_live(self, str call) except -1:
-        if self.bytes is NULL:
-            raise ClosedError(f"{call}: the block was freed already")
-        if not self.heap.handle.open:
-            raise ClosedError(f"{call}: the block's heap is closed")
-        return 0
-
-    @cython.final
-    cdef int check_unseen(self, str call) except -1:
-        self.check_live(call)
-        if self.exports:
-            raise BufferError(f"{call}: a view of the block is live (memoryview, numpy array): release it first")
-        return 0
-
-    @property
-    def address(self):
-        """Of the first byte."""
-        self.check_live("address")
-        return <size_t>self.bytes
-
-    @property
-    def offset(self):
-        """The block's place in the heap's region, in bytes: it is the same in every process."""
-        self.check_live("offset")
-        cdef MappedRegion region = self.heap.region
-        if region is None:
-            raise Error("only the blocks of a heap in a region have offsets")
-        return self.bytes - region.handle.base - region.skew
-
-    def __len__(self):
-        self.check_live("len")
-        return self.size
-
-    def free(self):
-        """Give the block back to its heap (free(3)).
-
-        Raises
-        ------
-        ClosedError
-            It was freed already, or its heap is closed.
-        BufferError
-            Somebody looks at it; nothing has changed.
-        ValueError
-            Somebody else has freed it, through a block borrowed by `Heap.at`.
-        CorruptError
-            The heap is shared, and damaged; nothing has changed.
-        """
-        self.check_unseen("free")
-        self.heap.give_back(self)
-
-    def resize(self, n):
-        """Make the block `n` bytes long (realloc(3)); its `address` may change.
-
-        It stays where it is if it shrinks, or if the memory behind it is free. Bytes behind the old length are
-        undefined.
-
-        Parameters
-        ----------
-        n : int
-            Bytes, at least one.
-
-        Raises
-        ------
-        OutOfMemory
-            No room; the block is as it was.
-        BufferError
-            Somebody looks at it; who tries to while it is resized in another thread gets this, too.
-        ClosedError
-            It was freed, or its heap is closed.
-        """
-        cdef Py_ssize_t count = as_length(n, "resize")
-        cdef void *bytes = self.bytes
-        cdef int error
-        self.check_unseen("resize")
-        if max(count, self.size) < QUICK or self.heap.handle.source == MMK_HEAP_SBRK:
-            error = mmk_heap_resize(&self.heap.handle, &bytes, count, self.align)
-        else:
-            # Others shall neither free it nor look at it meanwhile.
-            self.exports += 1
-            self.heap.exports += 1
-            self.is_moving = True
-            with nogil:
-                error = mmk_heap_resize(&self.heap.handle, &bytes, count, self.align)
-            self.is_moving = False
-            self.exports -= 1
-            self.heap.exports -= 1
-        if error:
-            raise self.heap.failure(error, "resize", count, self.align)
-        if self.heap.frames and bytes != self.bytes:
-            origins = self.heap.origins
-            origins[<size_t>bytes] = origins.pop(<size_t>self.bytes, ())
-        self.bytes = <char *>bytes
-        self.size = count
-
-    def __enter__(self):
-        self.check_live("with")
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if self.bytes is NULL or not self.heap.handle.open:
-            return
-        if error is None:
-            self.free()
-        else:
-            leave_block(self.free, error)
-
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self.check_live("view")
-        if self.is_moving:
-            raise BufferError("view: another thread is resizing the block")
-        fill_with_bytes(buffer, self, self.bytes, &self.size, flags)
-        self.exports += 1
-        self.heap.exports += 1
-
-    def __releasebuffer__(self, Py_buffer *buffer):
-        self.exports -= 1
-        self.heap.exports -= 1
-
-    def __repr__(self):
-        if self.bytes is NULL:
-            return "<mmkit.Block: freed>"
-        if not self.heap.handle.open:
-            return "<mmkit.Block of a closed heap>"
-        return f"<mmkit.Block: {self.size} bytes at {<size_t>self.bytes:#x}>"
-
-
-cdef int warn_of_dropped(size_t address, Py_ssize_t size) except -1:
-    warnings.warn(f"a block of {size} bytes at {address:#x} was dropped without free()", ResourceWarning, stacklevel=1)
-    return 0

@@ -1,7 +1,8 @@
-"""core/include/mmkit/pool.h, and the classes that hold a pool and its blocks."""
+"""core/include/mmkit/pool.h, and the class that holds a pool."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from mmkit._native.block cimport Block, BlockOwner, PoolBlock, mmk_pool_block
 from mmkit._native.region cimport MappedRegion, bool, mmk_region, mmk_view
 
 cdef extern from "mmkit/pool.h" nogil:
@@ -22,11 +23,6 @@ cdef extern from "mmkit/pool.h" nogil:
         size_t block_size
         size_t stride
         uint32_t limit
-
-    ctypedef struct mmk_pool_block:
-        char *bytes
-        uint32_t index
-        uint32_t generation
 
     ctypedef struct mmk_pool_stats:
         uint32_t count
@@ -54,27 +50,15 @@ cdef extern from "mmkit/pool.h" nogil:
     int mmk_pool_repair(mmk_pool *pool)
 
 
-cdef class PoolHandle:
-    cdef object __weakref__
+cdef class PoolHandle(BlockOwner):
     cdef mmk_pool handle
-    cdef MappedRegion region
-    cdef Py_ssize_t exports
     cdef Py_ssize_t size
     cdef Py_ssize_t span
     cdef bint is_shared
     cdef bint waits
     cdef bint warns
-    cdef int check_unmade(self, MappedRegion region) except -1
     cdef size_t start_in(self, MappedRegion region) noexcept
     cdef int settle(self, MappedRegion region, int error) except -1
-    cdef object failure(self, int error, str call, mmk_pool_block *block)
-    cdef object take_late(self, PoolBlock block, int error, int64_t deadline)
-    cdef int give_back(self, PoolBlock block) except -1
-
-
-cdef class PoolBlock:
-    cdef PoolHandle pool
-    cdef mmk_pool_block block
-    cdef Py_ssize_t exports
-    cdef bint is_borrowed
-    cdef int check_live(self, str call) except -1
+    cdef object failure(self, int error, str call, const mmk_pool_block *block)
+    cdef int drop_warning(self, Block block) except -1
+    cdef int take_late(self, mmk_pool_block *taken, int error, int64_t deadline) except -1

@@ -1,4 +1,4 @@
-"""A pool of the core, and its blocks as Python objects: buffers that are taken and given."""
+"""A pool of the core as a Python object."""
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -6,6 +6,7 @@ from libc.stdint cimport INT64_MAX
 
 from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EFORMAT
+from mmkit._native.block cimport Block, BlockOwner, PoolBlock, check_unseen
 from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion
 
@@ -15,11 +16,9 @@ import warnings
 from mmkit.errors import ClosedError, CorruptError, Error, OutOfMemory
 from mmkit.hints import failure as system_failure
 from mmkit.wording import size as written_size
-from mmkit.leaving import leave as leave_block
 
 cdef enum:
     EINTR = 4
-    EACCES = 13
     ENOMEM = 12
     ENOSPC = 28
     ENODATA = 61
@@ -37,11 +36,28 @@ cdef int64_t deadline_of(object timeout) except -1:
 
 
 @cython.no_gc_clear  # __dealloc__ needs the region
-cdef class PoolHandle:
+cdef class PoolHandle(BlockOwner):
     """A pool of the core. `mmkit.Pool` is the public class."""
+
+    _kind = "a pool"
 
     def __dealloc__(self):
         mmk_pool_close(&self.handle)
+
+    cdef int drop(self, Block block) except -1:
+        if self.warns:
+            return self.drop_warning(block)
+        # Refused where the pool is closed, or somebody else gave it.
+        mmk_pool_give(&self.handle, &block.own.taken)
+        return 0
+
+    cdef int drop_warning(self, Block block) except -1:
+        if self.is_open:
+            mmk_pool_give(&self.handle, &block.own.taken)
+            # Last: a warning may be an error.
+            text = f"block {block.own.taken.index} of a pool was dropped without give()"
+            warnings.warn(text, ResourceWarning, stacklevel=1)
+        return 0
 
     @staticmethod
     def _bytes_needed(size_t block_size, uint32_t count, uint32_t limit, unsigned flags):
@@ -49,7 +65,8 @@ cdef class PoolHandle:
         return mmk_pool_size(&geometry)
 
     def _create(
-        self, MappedRegion region, size_t block_size, uint32_t count, uint32_t limit, unsigned flags, bint zeros
+        self, MappedRegion region not None, size_t block_size, uint32_t count, uint32_t limit, unsigned flags,
+        bint zeros
     ):
         cdef mmk_pool_geometry geometry = mmk_pool_geometry(block_size, count, limit, flags)
         self.check_unmade(region)
@@ -63,32 +80,26 @@ cdef class PoolHandle:
             )
         self.settle(region, error)
 
-    def _attach(self, MappedRegion region):
+    def _attach(self, MappedRegion region not None):
         self.check_unmade(region)
-        cdef int error = mmk_pool_attach(&self.handle, &region.handle, self.start_in(region))
-        if error == -MMK_ECORRUPT:
-            raise CorruptError("there is no pool at the start of this region, or it is damaged, or cut short")
-        if error == -MMK_EFORMAT:
-            raise Error("the pool in this region was made by another version of mmkit, with another format")
-        self.settle(region, error)
-
-    cdef int check_unmade(self, MappedRegion region) except -1:
-        if self.region is not None:
-            raise Error("a pool is made once: make another one")
-        region.check_open()
-        return 0
+        self.settle(region, mmk_pool_attach(&self.handle, &region.handle, self.start_in(region)))
 
     cdef size_t start_in(self, MappedRegion region) noexcept:
         return (region.skew + MMK_POOL_LINE - 1) & ~(MMK_POOL_LINE - 1)
 
-    cdef int settle(self, MappedRegion region, int error) except -1:
-        if error == -EACCES:
-            raise Error("a pool needs a region that can be written throughout: see Region.protect")
+    cdef object opening_failure(self, int error, MappedRegion region):
+        if error == -MMK_ECORRUPT:
+            return CorruptError("there is no pool at the start of this region, or it is damaged, or cut short")
+        if error == -MMK_EFORMAT:
+            return Error("the pool in this region was made by another version of mmkit, with another format")
         if error == -ENOMEM:
-            raise OutOfMemory("there is no memory for the pool's list: the file system of the region is full")
+            return OutOfMemory("there is no memory for the pool's list: the file system of the region is full")
+        return BlockOwner.opening_failure(self, error, region)
+
+    cdef int settle(self, MappedRegion region, int error) except -1:
         if error:
-            raise system_failure(error, "a pool in a region")
-        self.region = region
+            raise self.opening_failure(error, region)
+        self.stand_in(region)
         self.size = self.handle.block_size
         self.span = self.handle.stride * self.handle.limit
         self.is_shared = not region.handle.flags & MAP_PRIVATE
@@ -132,12 +143,17 @@ cdef class PoolHandle:
             deadline = deadline_of(timeout)
         # Made first: when there is no memory for it, no block is lost.
         cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
-        block.pool = self
-        cdef int error = mmk_pool_take(&self.handle, &block.block)
-        return self.take_late(block, error, deadline) if error else block
+        cdef int error = mmk_pool_take(&self.handle, &block.own.taken)
+        if error:
+            self.take_late(&block.own.taken, error, deadline)
+        block.owner = self
+        block.bytes = block.own.taken.bytes
+        block.size = self.size
+        block.stays = self.is_shared
+        return block
 
     @cython.final
-    cdef object take_late(self, PoolBlock block, int error, int64_t deadline):
+    cdef int take_late(self, mmk_pool_block *taken, int error, int64_t deadline) except -1:
         """What take does when it cannot just take."""
         if error == -ENOMEM and self.waits:
             # Nobody closes it meanwhile.
@@ -145,17 +161,15 @@ cdef class PoolHandle:
             try:
                 while True:
                     with nogil:
-                        error = mmk_pool_take_until(&self.handle, &block.block, deadline)
+                        error = mmk_pool_take_until(&self.handle, taken, deadline)
                     if error != -EINTR:
                         break
                     PyErr_CheckSignals()
             finally:
                 self.exports -= 1
         if error:
-            failed = self.failure(error, "take", &block.block)
-            block.block.bytes = NULL
-            raise failed
-        return block
+            raise self.failure(error, "take", taken)
+        return 0
 
     def give(self, PoolBlock block not None):
         """Give a block back.
@@ -174,8 +188,9 @@ cdef class PoolHandle:
         ValueError
             It is another pool's; or somebody else gave it, through a block borrowed by `at`.
         """
-        if block.pool is not self:
+        if block.owner is not self:
             raise ValueError("give: the block is another pool's")
+        check_unseen(block, "give")
         self.give_back(block)
 
     def at(self, offset):
@@ -199,17 +214,19 @@ cdef class PoolHandle:
             No live block starts there.
         """
         cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
-        block.pool = self
-        block.is_borrowed = True
         # A pool that is closed has no region, and the core says so.
         cdef size_t skew = self.region.skew if self.region is not None else 0
-        cdef int error = mmk_pool_find(&self.handle, as_size(offset, "at", "offset") + skew, &block.block)
+        cdef int error = mmk_pool_find(&self.handle, as_size(offset, "at", "offset") + skew, &block.own.taken)
         if error:
-            raise self.failure(error, f"at({offset})", &block.block)
+            raise self.failure(error, f"at({offset})", NULL)
+        block.owner = self
+        block.bytes = block.own.taken.bytes
+        block.size = self.size
+        block.stays = True
         return block
 
     @cython.final
-    cdef object failure(self, int error, str call, mmk_pool_block *block):
+    cdef object failure(self, int error, str call, const mmk_pool_block *block):
         """The exception for what the core answers."""
         if error == -MMK_ECLOSED:
             return ClosedError(f"{call}: the pool is closed")
@@ -224,7 +241,7 @@ cdef class PoolHandle:
             return TimeoutError(f"{call}: all {self.handle.limit} blocks are taken, and none came back in time")
         if error == -MMK_ENOTBLOCK:
             return ValueError(f"{call}: no live block of this pool is there: it was given already, or never taken")
-        if error == -MMK_ECORRUPT and block.bytes is not NULL:
+        if error == -MMK_ECORRUPT and block is not NULL and block.bytes is not NULL:
             return CorruptError(
                 f"{call}: the block at {<size_t>block.bytes:#x} was written to after it was given back; it is not "
                 "handed out any more"
@@ -234,14 +251,12 @@ cdef class PoolHandle:
         return system_failure(error, call)
 
     @cython.final
-    cdef int give_back(self, PoolBlock block) except -1:
-        block.check_live("give")
-        if block.exports:
-            raise BufferError("give: a view of the block is live (memoryview, numpy array): release it first")
-        cdef int error = mmk_pool_give(&self.handle, &block.block)
-        block.block.bytes = NULL
+    cdef int give_back(self, Block block) except -1:
+        """Give a live block that nobody looks at."""
+        cdef int error = mmk_pool_give(&self.handle, &block.own.taken)
+        block.bytes = NULL
         if error:
-            raise self.failure(error, "give", &block.block)
+            raise self.failure(error, "give", NULL)
         return 0
 
     # ---- what it holds ------------------------------------------------------------------------------
@@ -275,7 +290,7 @@ cdef class PoolHandle:
                 return offsets
             if error:
                 raise self.failure(error, "live", NULL)
-            offsets.append(block.bytes - self.region.handle.base - self.region.skew)
+            offsets.append(block.bytes - self.origin)
             start = block.index + 1
 
     def check(self):
@@ -335,7 +350,7 @@ cdef class PoolHandle:
         return self.handle.stride
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if self.handle.header is NULL:
+        if not self.is_open:
             raise self.failure(-MMK_ECLOSED, "view", NULL)
         fill_with_bytes(buffer, self, self.handle.blocks, &self.span, flags)
         self.exports += 1
@@ -345,114 +360,10 @@ cdef class PoolHandle:
 
     # ---- life ---------------------------------------------------------------------------------------
 
-    @property
-    def closed(self):
-        """Whether the pool was closed, in this process."""
-        return self.handle.header is NULL
-
     def _close(self):
         if self.exports:
             raise BufferError(
                 "close: views of blocks are live (memoryview, numpy array), or a thread waits for a block"
             )
         mmk_pool_close(&self.handle)
-
-    @property
-    def _where(self):
-        return self.region
-
-
-# A block refers to its pool only, so no garbage is ever a circle of blocks: the collector need not know them.
-@cython.final
-@cython.no_gc
-@cython.freelist(256)
-cdef class PoolBlock:
-    """A block of a `Pool`: writable memory, and a buffer.
-
-    ``memoryview(block)``, ``numpy.frombuffer(block)`` and everything else that takes a buffer see its bytes
-    without copying. It goes back by `Pool.give` or `free`, at the end of a ``with`` block, or, unless its pool
-    is shared, when the object goes.
-    """
-
-    def __init__(self):
-        raise TypeError("a PoolBlock is made by Pool.take()")
-
-    def __dealloc__(self):
-        if self.block.bytes is NULL or self.is_borrowed or self.pool.is_shared:
-            return
-        if self.pool.handle.header is NULL:
-            return
-        mmk_pool_give(&self.pool.handle, &self.block)
-        # Last: a warning may be an error.
-        if self.pool.warns:
-            warn_of_dropped(self.block.index)
-
-    @cython.final
-    cdef int check_live(self, str call) except -1:
-        if self.block.bytes is NULL:
-            raise ClosedError(f"{call}: the block was given back already")
-        if self.pool.handle.header is NULL:
-            raise ClosedError(f"{call}: the block's pool is closed")
-        return 0
-
-    @property
-    def address(self):
-        """Of the first byte."""
-        self.check_live("address")
-        return <size_t>self.block.bytes
-
-    @property
-    def offset(self):
-        """The block's place in the pool's region, in bytes: it is the same in every process."""
-        self.check_live("offset")
-        cdef MappedRegion region = self.pool.region
-        return self.block.bytes - region.handle.base - region.skew
-
-    @property
-    def index(self):
-        """The block's number in the pool: its element of `Pool.array`."""
-        self.check_live("index")
-        return self.block.index
-
-    def __len__(self):
-        self.check_live("len")
-        return self.pool.size
-
-    def free(self):
-        """Give the block back to its pool: the same as `Pool.give`."""
-        self.check_live("free")
-        self.pool.give_back(self)
-
-    def __enter__(self):
-        self.check_live("with")
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if self.block.bytes is NULL or self.pool.handle.header is NULL:
-            return
-        if error is None:
-            self.free()
-        else:
-            leave_block(self.free, error)
-
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        self.check_live("view")
-        fill_with_bytes(buffer, self, self.block.bytes, &self.pool.size, flags)
-        self.exports += 1
-        self.pool.exports += 1
-
-    def __releasebuffer__(self, Py_buffer *buffer):
-        self.exports -= 1
-        self.pool.exports -= 1
-
-    def __repr__(self):
-        if self.block.bytes is NULL:
-            return "<mmkit.heap.PoolBlock: given back>"
-        if self.pool.handle.header is NULL:
-            return "<mmkit.heap.PoolBlock of a closed pool>"
-        return f"<mmkit.heap.PoolBlock {self.block.index}: {self.pool.size} bytes at {<size_t>self.block.bytes:#x}>"
-
-
-cdef int warn_of_dropped(uint32_t index) except -1:
-    warnings.warn(f"block {index} of a pool was dropped without give()", ResourceWarning, stacklevel=1)
-    return 0
+        self.is_open = False

@@ -51,6 +51,7 @@ cdef extern from "mmkit/region.h" nogil:
     size_t mmk_region_length(const mmk_region *region)
     bool mmk_region_is_closed(const mmk_region *region)
     bool mmk_region_has_views(mmk_region *region)
+    const char *mmk_region_tenant(mmk_region *region)
 
 cdef extern from "mmkit/protect.h" nogil:
     int mmk_region_prot_of_range(mmk_region *region, size_t offset, size_t length)

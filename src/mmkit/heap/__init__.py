@@ -7,9 +7,8 @@ all at once. Their blocks are buffers.
 
 from __future__ import annotations
 
-from mmkit._native.arena import ArenaBlock, Mark
-from mmkit._native.heap import Block
-from mmkit._native.pool import PoolBlock
+from mmkit._native.arena import Mark
+from mmkit._native.block import ArenaBlock, Block, HeapBlock, PoolBlock
 from mmkit.heap.arena import Arena
 from mmkit.heap.figures import BlockInfo, HeapStats, Leak, SizeClass
 from mmkit.heap.malloc import Heap
@@ -21,6 +20,7 @@ __all__ = [
     "Block",
     "BlockInfo",
     "Heap",
+    "HeapBlock",
     "HeapStats",
     "Leak",
     "Mark",

@@ -22,8 +22,9 @@ class Arena(ArenaHandle, Closing):
     Parameters
     ----------
     source
-        A `Region` to allocate from, from its start and over what was there, which stays open as long as the
-        arena. None: private memory of its own, which grows in place as it is needed.
+        A `Region` to allocate from, from its start and over what was there (but not what stands in this
+        region object), which stays open as long as the arena. None: private memory of its own, which grows in
+        place as it is needed.
     limit
         The most bytes that memory of its own can have: address space is held for them, memory is not. None:
         16 GiB, or 1 GiB or 64 MiB where the process may not have that much address space (RLIMIT_AS).
@@ -34,6 +35,8 @@ class Arena(ArenaHandle, Closing):
         No address space.
     ValueError
         A limit below 1, or one for a region.
+    Error
+        A heap, a pool or another arena stands in the region.
 
     Notes
     -----

@@ -29,8 +29,9 @@ class Heap(HeapHandle, Closing):
     source
         ``"mmap"``: regions of its own, and one for each block from 8 MiB on. ``"sbrk"``: the program break,
         as in the textbooks; it is malloc's, too (see the notes). A `Region`: the heap lies inside it, over
-        what was there (but a heap in shared memory is refused, not overwritten), and the region stays open as
-        long as the heap. In a shared region other processes can `attach` to it, and only `Block.free` frees.
+        what was there (but a heap in shared memory, and what stands in this region object, are refused, not
+        overwritten), and the region stays open as long as the heap. In a shared region other processes can
+        `attach` to it, and only `HeapBlock.free` frees.
     limit
         The most bytes to take from the source; None: as many as there are.
     guard
@@ -42,8 +43,8 @@ class Heap(HeapHandle, Closing):
     track
         How many Python frames to remember of each allocation, for `leaks`; 0: none.
     warn
-        Issue a `ResourceWarning` for each block that is dropped without `Block.free`. Python shows these with
-        ``-X dev`` or ``-W default``.
+        Issue a `ResourceWarning` for each block that is dropped without `HeapBlock.free`. Python shows these
+        with ``-X dev`` or ``-W default``.
 
     Raises
     ------
@@ -51,6 +52,8 @@ class Heap(HeapHandle, Closing):
         No memory for the heap itself.
     ValueError
         The region is too small for a block; or guarded blocks were asked of another source than ``"mmap"``.
+    Error
+        A pool, an arena or another heap stands in the region; or the region is not writable.
 
     Notes
     -----
@@ -123,7 +126,7 @@ class Heap(HeapHandle, Closing):
         CorruptError
             No heap is there, or it is damaged, or another version's.
         Error
-            The region is private, or not writable.
+            The region is private, or not writable; or a pool or an arena stands in it.
         """
         heap = cls.__new__(cls)
         heap._attach(region, track)

@@ -56,8 +56,8 @@ class Pool(PoolHandle, Closing):
         Blocks.
     source
         A `Region` for the pool to lie in, at its start, and which stays open as long as the pool. What was
-        there is overwritten, another pool too, even while others use it; in a shared region other processes
-        `attach`. None: private memory of its own.
+        there is overwritten, a pool that other processes use too, but not what stands in this region object;
+        in a shared region other processes `attach`. None: private memory of its own.
     exhausted
         What `take` does when all blocks are taken: ``"error"`` raises `OutOfMemory`; ``"wait"`` waits for one
         to come back; ``"grow"`` doubles the number of blocks, up to `limit`, and then raises.
@@ -82,6 +82,8 @@ class Pool(PoolHandle, Closing):
         Numbers that make no sense, or a region that is too small.
     OutOfMemory
         No memory for the pool.
+    Error
+        A heap, an arena or another pool stands in the region.
 
     Notes
     -----
@@ -176,7 +178,7 @@ class Pool(PoolHandle, Closing):
         CorruptError
             There is no pool at the start of the region, or it is damaged.
         Error
-            It has a format that this version does not know.
+            It has a format that this version does not know; or an arena stands in the region.
         """
         if exhausted not in ("error", "wait"):
             raise ValueError(f"exhausted must be 'error' or 'wait', not {exhausted!r}")
