@@ -44,7 +44,9 @@ def gcore(tmp_path):
         pytest.skip("gcore is not installed")
 
     def make(pid):
-        subprocess.run(["gcore", "-o", tmp_path / "core", str(pid)], check=True, capture_output=True, env=PLAIN)
+        subprocess.run(
+            ["gcore", "-o", tmp_path / "core", str(pid)], check=True, capture_output=True, env=PLAIN
+        )
         return tmp_path / f"core.{pid}"
 
     return make
