@@ -1,8 +1,13 @@
 """Processes that hold what tests look for, and hold it nowhere else."""
 
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
+
+#: What searches them may be built with a sanitizer; they would reserve terabytes for its shadow memory, and
+#: keep what they freed.
+PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
 #: It puts bytes where it is told, one at a time, so that they stand nowhere else.
 HOLDER = """
@@ -18,10 +23,23 @@ sys.stdin.readline()
 """
 
 
+def made_in_place():
+    """Make 32 random bytes, of which there is no copy in this process, not even in memory that was freed.
+
+    None is zero: it would be at one with the memory around.
+    """
+    made = bytearray(32)
+    with open("/dev/urandom", "rb", buffering=0) as source:
+        source.readinto(made)
+    for place, byte in enumerate(made):
+        made[place] = byte or 1
+    return made
+
+
 @contextmanager
 def started(*command):
     """Start a process that says a line when it is ready, and waits for one or the end: its number, and the line."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=PLAIN) as running:
         yield running.pid, running.stdout.readline()
         running.stdin.close()
 

@@ -188,7 +188,6 @@ def is_left_out(name, arguments, side):
 
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(
@@ -196,6 +195,7 @@ def is_left_out(name, arguments, side):
     calls=st.lists(CALLS, max_size=30),
 )
 @example(kind="default", calls=[("get", (slice(-300, None, -1),)), ("get", (slice(5, -1, 300),))])
+@example(kind="default", calls=[("seek", (2,)), ("resize", (1,)), ("readline", ())])
 @example(
     kind="copy", calls=[("view", ()), ("resize", (PAGE,)), ("close", ()), ("release", ()), ("close", ())]
 )

@@ -132,7 +132,6 @@ TestHeapModel = HeapMachine.TestCase
 TestHeapModel.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -221,8 +221,6 @@ for machine in (PoolMachine, ArenaMachine):
     machine.TestCase.settings = settings(
         max_examples=EXAMPLES,
         stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
     )
 
 TestPool = PoolMachine.TestCase

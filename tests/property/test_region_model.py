@@ -363,7 +363,6 @@ class RegionMachine(RuleBasedStateMachine):
 RegionMachine.TestCase.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=40,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining takes minutes here
     suppress_health_check=list(HealthCheck),
 )

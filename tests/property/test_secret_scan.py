@@ -131,7 +131,7 @@ def in_file(data):
     return descriptor
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(memories())
 def test_the_scanner_finds_what_a_plain_search_finds(memory):
     needle, ranges = memory

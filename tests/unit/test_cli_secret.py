@@ -11,12 +11,9 @@ from click.testing import CliRunner
 
 from mmkit import Region, maps
 from mmkit.cli import main
-from secret_holder import holder
-from support import NOBODY, PAGE, in_child, needs_root, sanitized
+from secret_holder import PLAIN, holder
+from support import NOBODY, PAGE, in_child, needs_root
 from terminals import Terminal
-
-# The processes that are searched are programs of the sanitizer's, too.
-pytestmark = sanitized
 
 MMKIT = (sys.executable, "-m", "mmkit", "secret", "scan")
 NEVER_A_PID = str((1 << 31) - 1)
@@ -149,7 +146,7 @@ print(flush=True)
 sys.stdin.readline()
 """
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=PLAIN) as process:
         with closing(at_terminal(process.pid)) as terminal:
             terminal.expect(b"Secret: ")
             process.stdin.write(b"\n")

@@ -12,7 +12,7 @@ import pytest
 from mmkit import secret
 from mmkit.errors import CorruptError
 from mmkit.maps import Kind
-from secret_holder import HOLDER, holder, masked, started
+from secret_holder import HOLDER, PLAIN, holder, masked, started
 
 #: The key stands in two registers, which a vector instruction would use, and nowhere else.
 IN_REGISTERS = r"""
@@ -44,7 +44,9 @@ def gcore(tmp_path):
         pytest.skip("gcore is not installed")
 
     def make(pid):
-        subprocess.run(["gcore", "-o", tmp_path / "core", str(pid)], check=True, capture_output=True)
+        subprocess.run(
+            ["gcore", "-o", tmp_path / "core", str(pid)], check=True, capture_output=True, env=PLAIN
+        )
         return tmp_path / f"core.{pid}"
 
     return make
@@ -70,6 +72,7 @@ def test_a_core_file_of_the_kernel_is_searched(key, tmp_path):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=tmp_path,
+        env=PLAIN,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited),
     )
     with running:

@@ -11,21 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from mmkit import MapFlag, Region, linux, maps, poke, secret
+from mmkit import MapFlag, Region, linux, maps, poke, secret, supports
 from mmkit.errors import Error, SyscallError
 from mmkit.flags import Prot
 from mmkit.secret import Form, scanner, scanning
-from secret_holder import holder, started
-from support import NOBODY, PAGE, in_child, needs_root, sanitized
-
-# The processes that are searched are programs of the sanitizer's, too.
-pytestmark = sanitized
+from secret_holder import holder, made_in_place, started
+from support import NOBODY, PAGE, in_child, needs_root
 
 
 @pytest.fixture
 def key():
-    # Zeros would be at one with the memory around it.
-    return bytearray(os.urandom(32).replace(b"\0", b"!"))
+    return made_in_place()
 
 
 def places(copies, start=0):
@@ -126,8 +122,8 @@ def test_looking_at_oneself_adds_no_copy(key):
     again = secret.find_copies(key)
     assert not before
     assert not again
+    assert places(before.own) == places(again.own)
     assert [hit.length for hit in before.own] == [32]
-    assert before.own == again.own
 
 
 def test_what_was_given_is_its_own_and_copies_are_not(key):
@@ -217,6 +213,24 @@ def test_a_terabyte_past_the_end_of_a_file_is_not_looked_through_page_by_page(ke
             linux.munmap(start, 1 << 40)
     assert places(found.full, start) == [(0, 32, "bytes")]
     assert (start + PAGE, (1 << 40) - PAGE) in [(each.address, each.length) for each in found.unread]
+
+
+@pytest.mark.skipif(not supports("PAGEMAP_SCAN"), reason="before Linux 6.7 each page is looked at: minutes")
+def test_terabytes_that_were_never_touched_are_passed_over_and_what_stands_in_them_is_found(key):
+    size = 16 << 40
+    memory = MapFlag.PRIVATE | MapFlag.ANONYMOUS | MapFlag.NORESERVE
+    start = linux.mmap(0, size, Prot.READ | Prot.WRITE, memory, -1, 0)
+    try:
+        wanted = [4 << 40, (4 << 40) + 100 * PAGE, 8 << 40, size - 32]
+        for place in wanted:
+            poke(start + place, key)
+        # All that is asked about together is there, and nothing behind it.
+        for page in range(512):
+            poke(start + (8 << 40) + page * PAGE + 100, b"there")
+        found = secret.find_copies(key)
+    finally:
+        linux.munmap(start, size)
+    assert places(found.full, start) == [(place, 32, "bytes") for place in wanted]
 
 
 def test_a_scanner_that_is_killed_is_told(key, monkeypatch, tmp_path):
@@ -340,7 +354,7 @@ def test_who_may_not_look_is_told_what_is_needed(key):
 
 def test_a_user_without_privileges_searches_his_own_process():
     def look():
-        needle = bytearray(os.urandom(32))
+        needle = made_in_place()
         copy = bytearray(needle)
         try:
             found = secret.find_copies(needle)

@@ -7,7 +7,8 @@ from mmkit._native.buffers cimport fill_with_bytes
 from mmkit._native.region cimport MappedRegion, mmk_region_tenant
 
 from mmkit.errors import ClosedError, Error
-from mmkit.hints import failure as system_failure, size as written_size
+from mmkit.hints import failure as system_failure
+from mmkit.wording import size as written_size
 from mmkit.leaving import leave as leave_block
 
 cdef enum:

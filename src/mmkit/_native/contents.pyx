@@ -288,7 +288,7 @@ cdef class RegionContents(RegionPages):
         cdef Py_ssize_t size = self.size(), start = self.position if self.position < size else size
         cdef Py_ssize_t newline = self.search(b"\n", start, size, False)
         cdef bytes data = self.load_bytes(start, (newline + 1 if newline >= 0 else size) - start)
-        self.position = start + len(data)
+        self.position += len(data)
         return data
 
     def write(self, data):
