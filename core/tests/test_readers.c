@@ -4,9 +4,10 @@
 #include <signal.h>
 #include <time.h>
 
+#include "held_up.h"
 #include "readers.h"
 #include "registry_internal.h"
-#include "support.h"
+#include "stepping.h"
 
 enum {
     WRITERS = 2,
@@ -82,52 +83,7 @@ static void let_reader_out(void)
     CHECK(sem_post(&reader.leave) == 0 && pthread_join(reader.thread, NULL) == 0);
 }
 
-/* ---- a changer that should be kept waiting ---------------------------------------------------------- */
-
-static struct {
-    pthread_t thread;
-    void (*act)(void);
-    atomic_int tid;
-    atomic_bool done;
-} changer;
-
-static void *change(void *unused)
-{
-    atomic_store(&changer.tid, (int)syscall(SYS_gettid));
-    changer.act();
-    atomic_store(&changer.done, true);
-    return unused;
-}
-
-/* proc_pid_syscall(5): the call a thread stands in. */
-static bool changer_sleeps(void)
-{
-    char path[64];
-    long call = -1;
-    sprintf(path, "/proc/self/task/%d/syscall", atomic_load(&changer.tid));
-    FILE *file = fopen(path, "r");
-    if (file && fscanf(file, "%ld", &call) != 1)
-        call = -1; /* "running" */
-    if (file)
-        fclose(file);
-    return call == SYS_clock_nanosleep;
-}
-
-/* Start it, and return when it is either done or waiting. */
-static void start_changer(void act(void))
-{
-    changer.act = act;
-    atomic_store(&changer.tid, 0);
-    atomic_store(&changer.done, false);
-    CHECK(pthread_create(&changer.thread, NULL, change, NULL) == 0);
-    while (!atomic_load(&changer.done) && !(atomic_load(&changer.tid) && changer_sleeps()))
-        sched_yield();
-}
-
-static void join_changer(void)
-{
-    CHECK(pthread_join(changer.thread, NULL) == 0 && atomic_load(&changer.done));
-}
+/* ---- who has to wait for him ------------------------------------------------------------------------ */
 
 static void begin_and_end_removal(void)
 {
@@ -140,12 +96,11 @@ TEST(who_waits_is_kept_by_a_reader_that_was_inside_and_by_no_newcomer)
 {
     for (int turn = 0; turn < 4; turn++) {
         let_reader_in(0);
-        start_changer(begin_and_end_removal);
-        CHECK(!atomic_load(&changer.done));
+        CHECK(start_waiting(begin_and_end_removal));
         unsigned newcomer = readers_enter();
-        CHECK(newcomer != reader.counter && !atomic_load(&changer.done));
+        CHECK(newcomer != reader.counter && still_waits());
         let_reader_out();
-        join_changer();
+        join_waiting();
         readers_leave(newcomer);
         begin_and_end_removal();
     }
@@ -154,14 +109,56 @@ TEST(who_waits_is_kept_by_a_reader_that_was_inside_and_by_no_newcomer)
 TEST(readers_nest)
 {
     unsigned outer = readers_enter(), inner = readers_enter();
-    start_changer(begin_and_end_removal);
+    CHECK(start_waiting(begin_and_end_removal));
     readers_leave(inner);
-    CHECK(!atomic_load(&changer.done));
+    CHECK(still_waits());
     unsigned within = readers_enter();
     readers_leave(within);
-    CHECK(within != outer && !atomic_load(&changer.done));
+    CHECK(within != outer && still_waits());
     readers_leave(outer);
-    join_changer();
+    join_waiting();
+}
+
+static unsigned first_counter; /* before anybody waited */
+
+static void wait_meanwhile(int signal)
+{
+    (void)signal;
+    (void)start_waiting(begin_and_end_removal);
+}
+
+/* Who waited meanwhile pointed newcomers to the other counter, and waits for those in the first. */
+static void come_in_and_be_waited_for(void)
+{
+    alarm(CHILD_SECONDS);
+    unsigned counter = readers_enter();
+    CHECK(raise(SIGSTOP) == 0);
+    if (counter != first_counter) {
+        join_waiting();
+        CHECK(start_waiting(begin_and_end_removal));
+    }
+    CHECK(still_waits());
+    readers_leave(counter);
+    join_waiting();
+}
+
+/* Between any two of the reader's instructions. */
+TEST(a_reader_that_comes_in_while_somebody_waits_keeps_him_or_the_next_who_waits)
+{
+    if (UNDER_SANITIZER)
+        SKIP("a sanitizer's instructions are too many");
+    pid_t child;
+    int status;
+    unsigned steps = 0;
+    readers_leave(first_counter = readers_enter());
+    CHECK(sigaction(SIGUSR1, &(struct sigaction){.sa_handler = wait_meanwhile}, NULL) == 0);
+    for (; stops_after(come_in_and_be_waited_for, steps, &child); steps++) {
+        CHECK(ptrace(PTRACE_CONT, child, 0, SIGUSR1) == 0);
+        CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+        CHECK(ptrace(PTRACE_DETACH, child, 0, 0) == 0);
+        ends_well(child);
+    }
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && steps > 4);
 }
 
 static mmk_region region;
@@ -206,11 +203,11 @@ TEST(a_region_is_removed_only_when_no_reader_has_it)
         mmk_registry_release((mmk_range){region.outer.base + i * STRIDE, STRIDE});
         let_reader_in((uintptr_t)region.outer.base);
         CHECK(reader.found == &region);
-        start_changer(remove_region);
-        CHECK(!atomic_load(&changer.done) && region_at(region.outer.base) == NULL);
+        CHECK(start_waiting(remove_region));
+        CHECK(region_at(region.outer.base) == NULL);
         CHECK(registry_removals() % 2 == 1);
         let_reader_out();
-        join_changer();
+        join_waiting();
     }
 }
 
@@ -219,10 +216,10 @@ TEST(a_region_is_unmapped_only_when_no_reader_has_it)
     map_pages(&region, 2);
     char *base = region.base;
     let_reader_in((uintptr_t)base + 1);
-    start_changer(close_region);
-    CHECK(!atomic_load(&changer.done) && can_write(base) && region_at(base) == NULL && registry_removals() % 2 == 1);
+    CHECK(start_waiting(close_region));
+    CHECK(can_write(base) && region_at(base) == NULL && registry_removals() % 2 == 1);
     let_reader_out();
-    join_changer();
+    join_waiting();
     CHECK(!can_read(base));
 }
 
@@ -234,10 +231,10 @@ TEST(a_moved_regions_old_range_is_given_up_only_when_no_reader_has_it)
         CHECK(mmk_registry_add(&region) == 0);
         let_reader_in(0x10000000 + pages(1));
         CHECK(reader.found == &region);
-        start_changer(moves[i]);
-        CHECK(!atomic_load(&changer.done) && region_at((char *)0x10000000) == &region);
+        CHECK(start_waiting(moves[i]));
+        CHECK(region_at((char *)0x10000000) == &region);
         let_reader_out();
-        join_changer();
+        join_waiting();
         CHECK(region_at((char *)0x10000000 + pages(1)) == NULL && region_at(region.outer.base) == &region);
         mmk_registry_remove(&region);
     }
@@ -247,10 +244,10 @@ TEST(a_removal_is_counted_when_it_begins_and_when_nobody_reads_what_was_there)
 {
     unsigned long before = registry_removals();
     unsigned reading = readers_enter();
-    start_changer(begin_and_end_removal);
-    CHECK(!atomic_load(&changer.done) && registry_removals() == before + 1 && before % 2 == 0);
+    CHECK(start_waiting(begin_and_end_removal));
+    CHECK(registry_removals() == before + 1 && before % 2 == 0);
     readers_leave(reading);
-    join_changer();
+    join_waiting();
     CHECK(registry_removals() == before + 2);
 
     region = (mmk_region){.outer = {(char *)0x10000000, pages(1)}};
@@ -491,6 +488,7 @@ int main(void)
 {
     alarm(60);
     RUN(who_waits_is_kept_by_a_reader_that_was_inside_and_by_no_newcomer);
+    RUN(a_reader_that_comes_in_while_somebody_waits_keeps_him_or_the_next_who_waits);
     RUN(readers_nest);
     RUN(a_region_is_removed_only_when_no_reader_has_it);
     RUN(a_region_is_unmapped_only_when_no_reader_has_it);
