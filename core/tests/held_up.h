@@ -3,8 +3,8 @@
  *     holder   |-- start_and_hold ... stand_still            ... let_go_on --|
  *     waiter                           |-- start_waiting ... sleeps ...      |-- goes on, join_waiting
  *
- * Where a thread is to stand, something that the code meets there anyway calls stand_still: a hook, a handler, the judge
- * of a system call (support.h). That the other waits is seen, not guessed: it sleeps in the call that all waiting
+ * Where a thread is to stand, something that the code meets there anyway calls stand_still: a hook, a handler, the
+ * judge of a system call (support.h). That the other waits is seen, not guessed: it sleeps in the call that all waiting
  * without a lock goes by.
  */
 #ifndef MMKIT_TEST_HELD_UP_H

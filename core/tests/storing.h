@@ -14,11 +14,16 @@ enum {
 };
 
 /* The compiler does not know what else an access may change. */
-static inline void store(char *address, char byte)
+static inline void forget_what_memory_holds(void)
 {
     __asm__ volatile("" ::: "memory");
+}
+
+static inline void store(char *address, char byte)
+{
+    forget_what_memory_holds();
     *(volatile char *)address = byte;
-    __asm__ volatile("" ::: "memory");
+    forget_what_memory_holds();
 }
 
 static inline void never_called(int signal)
