@@ -1,10 +1,7 @@
 #include <mmkit/registry.h>
 
-#include <sched.h>
-#include <signal.h>
-#include <time.h>
-
 #include "held_up.h"
+#include "meeting.h"
 #include "readers.h"
 #include "registry_internal.h"
 #include "stepping.h"
@@ -34,12 +31,6 @@ static void stress(void *(*const bodies[])(void *), size_t count)
     atomic_store(&stop, true);
     for (size_t i = 0; i < count; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-}
-
-static unsigned pick(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return (unsigned)(*seed >> 33);
 }
 
 static void wait_for(sem_t *semaphore)
@@ -296,7 +287,7 @@ static void *read_published(void *number)
     for (; !atomic_load(&stop); reads++) {
         unsigned reading = readers_enter();
         const volatile size_t *version = atomic_load_explicit(&published.now, memory_order_acquire);
-        for (unsigned turn = pick(&seed) % 64; turn > 0; turn--)
+        for (unsigned turn = random_number(&seed) % 64; turn > 0; turn--)
             CHECK(*version == 1);
         readers_leave(reading);
     }
@@ -367,10 +358,10 @@ static void *come_and_go(void *number)
     size_t in = 0;
     bool filling = true;
     while (!atomic_load(&stop)) {
-        size_t which = pick(&seed) % PLACES * WRITERS + (uintptr_t)number % WRITERS;
+        size_t which = random_number(&seed) % PLACES * WRITERS + (uintptr_t)number % WRITERS;
         bool adds = atomic_load(&places[which].state) % 4 == OUT;
         filling = in == 0 || (filling && in < PLACES - PLACES / 8);
-        if (adds != filling && pick(&seed) % 4)
+        if (adds != filling && random_number(&seed) % 4)
             continue;
         add_or_remove(which);
         in += adds ? 1 : (size_t)-1;
@@ -385,11 +376,11 @@ static void look(size_t which, uint64_t *seed)
 {
     struct place *place = &places[which];
     mmk_range range = range_of(which);
-    uintptr_t address = (uintptr_t)range.base + pick(seed) % range.length;
+    uintptr_t address = (uintptr_t)range.base + random_number(seed) % range.length;
     unsigned before = atomic_load(&place->state);
     unsigned reading = readers_enter();
     mmk_region *found = registry_region_at(address);
-    if (pick(seed) % 16 == 0)
+    if (random_number(seed) % 16 == 0)
         sched_yield();
     CHECK(!found || found->fd == (int)which); /* else it was removed under us */
     CHECK(range.length == STRIDE || !registry_region_at(address + range.length));
@@ -411,7 +402,7 @@ static void *keep_looking(void *number)
 {
     uint64_t seed = (uintptr_t)number;
     while (!atomic_load(&stop))
-        look(pick(&seed) % (WRITERS * PLACES), &seed);
+        look(random_number(&seed) % (WRITERS * PLACES), &seed);
     return NULL;
 }
 
@@ -460,7 +451,7 @@ static void *hold_and_release(void *unused)
 {
     uint64_t seed = 1;
     while (!atomic_load(&stop)) {
-        mmk_range range = {(char *)0x20000000 + pick(&seed) % 512 * STRIDE, STRIDE};
+        mmk_range range = {(char *)0x20000000 + random_number(&seed) % 512 * STRIDE, STRIDE};
         CHECK(mmk_registry_hold(range) == 0);
         mmk_registry_release(range);
     }
