@@ -2,38 +2,18 @@
 # Break the handling of faults in each of these ways and see its tests notice.
 #     fault_mutants.sh BUILD_DIR [PART_OF_A_NAME]        (where libmmkit_internals.a is)
 set -eu
-core=$(cd "$(dirname "$0")/.." && pwd)
-library=$1/libmmkit_internals.a
-only=${2:-}
-telling='not so|fault|Killed'
-. "$core/tests/mutants.sh"
+patience=60
+telling='not so'
+. "$(dirname "$0")/mutants.sh"
 
-# A test with an object in front of the archive, whose own is left out: link TEST [OBJECT]
-link() {
-    compile_broken "$work/tests/$1.c" ${2:+"$2"} "$library" -o "$work/test"
+# The broken object stands in front of the archive, whose own is left out.
+build_test() {
+    [ -z "${2:-}" ] || compile_broken -c "$work/$2" -o "$work/broken.o"
+    compile_broken "$work/tests/$1.c" ${2:+"$work/broken.o"} "$built/libmmkit_internals.a" -o "$work/test"
 }
 
-# mutant NAME FILE SED TEST...: one of the tests must notice, where it is about a race in one of a few runs.
-mutant() {
-    name=$1 file=$2
-    break_code "$1" "$2" "$3" || return 0
-    shift 3
-    compile_broken -c "$work/$file" -o "$work/broken.o"
-    for test; do
-        link "$test" "$work/broken.o"
-        for _ in 1 2 3 4 5; do
-            run_test "$work/test" 60
-            [ $status = 0 ] || break 2
-        done
-    done
-    judge "$name"
-}
-
-for test in test_fault_hooks test_fork test_guarded test_readers test_registry test_signals test_signals_in_front test_snapshot; do
-    link $test
-    run_test "$work/test" 60
-    [ $status = 0 ] || { echo "$test fails on the code as it is" >&2; cat "$work/said" >&2; exit 1; }
-done
+see_pass test_fault_hooks test_fork test_guarded test_readers test_registry test_signals test_signals_in_front \
+    test_snapshot test_snapshot_races
 
 mutant "a change does not wait for the handlers" src/registry.c '/^void registry_end_removal/,/^}/s/readers_wait();//' \
     test_fault_hooks test_registry
@@ -41,7 +21,8 @@ mutant "the tables of old are used again at once" src/ranges.c 's/readers_wait()
 mutant "a reader does not look twice" src/readers.c \
     's/if (atomic_load(&readers.current) == counter)/if (1)/' test_readers
 mutant "a reader leaves before it has read" src/readers.c \
-    's/return counter;/return readers_leave(counter), counter;/;/^void readers_leave/,/^}/s/atomic_fetch_sub/if (0) atomic_fetch_sub/' test_readers test_fault_hooks
+    '/^unsigned readers_enter/,/^}/{s/readers_leave(counter)/atomic_fetch_sub(\&readers.inside[counter], 1)/;s/return/return atomic_fetch_sub(\&readers.inside[counter], 1),/};/^void readers_leave/,/^}/s/atomic_fetch_sub/if (0) &/' \
+    test_readers test_fault_hooks
 mutant "a child keeps the readers that it has not" src/registry.c 's/readers_forget();//' test_fork test_fault_hooks
 mutant "no second try" src/fault.c '/^static bool may_have_been_mended/,/^}/s/return changed.*/return false;/' \
     test_fault_hooks
@@ -79,7 +60,7 @@ mutant "errno is not put back" src/signals.c 's/^    errno = saved;//' test_sign
 
 # snapshot.h stands on a hook.
 snapshot_mutant() {
-    mutant "snapshot: $1" "$2" "$3" test_snapshot
+    mutant "snapshot: $1" "$2" "$3" test_snapshot test_snapshot_races
 }
 
 snapshot_mutant "a handler interrupts who keeps a page" src/snapshot.c \

@@ -6,7 +6,6 @@
 #ifndef MMKIT_TEST_MEETING_H
 #define MMKIT_TEST_MEETING_H
 
-#include <ctype.h>
 #include <signal.h>
 #include <time.h>
 
@@ -64,13 +63,6 @@ static inline pid_t start(void body(void *), void *with)
     return child;
 }
 
-static inline void ends_well(pid_t child)
-{
-    int status;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
 static inline void killed(pid_t child)
 {
     int status;
@@ -79,20 +71,10 @@ static inline void killed(pid_t child)
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
-/* Does the thread sleep in futex(2)? wchan would say it better, but not everywhere. */
+/* Does the thread sleep in futex(2)? */
 static inline bool sleeps(pid_t thread)
 {
-    char path[64], text[256];
-    snprintf(path, sizeof path, "/proc/%d/syscall", thread);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t got = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (got <= 0 || !isdigit((unsigned char)text[0]))
-        return false;
-    text[got] = 0;
-    return atol(text) == SYS_futex;
+    return call_of(thread) == SYS_futex;
 }
 
 /* A wait that counts the slices at whose end there was what it waits for: each is a wake that was lost, or one that

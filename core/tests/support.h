@@ -6,6 +6,7 @@
 #ifndef MMKIT_TEST_SUPPORT_H
 #define MMKIT_TEST_SUPPORT_H
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -238,22 +239,29 @@ static inline size_t locked_bytes(void)
     return status_bytes("VmLck:");
 }
 
-/* Does the thread sleep in the kernel? proc_pid_stat(5) */
-static inline bool is_asleep(int thread)
+/* The number of the call that a thread stands in, also one of another process; -1: none. wchan would say it better, but
+ * not everywhere. proc_pid_syscall(5) */
+static inline long call_of(pid_t thread)
 {
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+    char path[64], text[256];
+    snprintf(path, sizeof path, "/proc/%d/syscall", thread);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return false;
+        return -1;
     ssize_t got = read(fd, text, sizeof text - 1);
     close(fd);
     text[got > 0 ? got : 0] = 0;
-    const char *state = strrchr(text, ')');
-    return state && state[2] == 'S';
+    return isdigit((unsigned char)text[0]) ? atol(text) : -1; /* "running" */
 }
 
 /* ---- children ---- */
+
+static inline void ends_well(pid_t child)
+{
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
 
 /* Run body in a child; it ends well, or the test fails. */
 static inline void in_child(void body(void))
@@ -267,9 +275,7 @@ static inline void in_child(void body(void))
         fflush(NULL);
         _exit(0);
     }
-    int status;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    ends_well(child);
 }
 
 /* Run body in a child that is expected to die. returns how it ended, and what it said on standard error. */

@@ -1,38 +1,19 @@
-#include <signal.h>
-
 #include <mmkit/access.h>
 #include <mmkit/fault.h>
 #include <mmkit/resize.h>
 
-#include "support.h"
+#include "held_up.h"
+#include "storing.h"
 
-/* The compiler does not know what else an access may change. */
-static void forget_what_memory_holds(void)
-{
-    __asm__ volatile("" ::: "memory");
-}
-
-static void store(char *address, char byte)
+static char load(const char *address)
 {
     forget_what_memory_holds();
-    *(volatile char *)address = byte;
-    forget_what_memory_holds();
-}
-
-static char load(char *address)
-{
-    forget_what_memory_holds();
-    char byte = *(volatile char *)address;
+    char byte = *(const volatile char *)address;
     forget_what_memory_holds();
     return byte;
 }
 
 /* ---- a hook of classroom size: copy-on-write in a few lines ---- */
-
-enum {
-    PAGES = 64,
-    STORERS = 4,
-};
 
 /* What became of each page since the region was protected. */
 enum { UNTOUCHED, BEING_SAVED, SAVED };
@@ -79,34 +60,13 @@ static void open_classroom(void)
     protect_all(&classroom);
 }
 
-static pthread_barrier_t together;
-
-/* A byte of its own on every page: threads of odd numbers from the last page on. */
-static void *store_on_every_page(void *number)
-{
-    size_t own = (size_t)number;
-    (void)pthread_barrier_wait(&together);
-    for (size_t step = 0; step < PAGES; step++) {
-        size_t page = own % 2 ? PAGES - 1 - step : step;
-        store(classroom.base + pages(page) + own, (char)(100 + own));
-    }
-    return NULL;
-}
-
 TEST(each_page_is_saved_as_it_was_before_the_first_store_whoever_stores)
 {
-    CHECK(pthread_barrier_init(&together, NULL, STORERS) == 0);
     for (int round = 0; round < 50; round++) {
-        pthread_t threads[STORERS];
         open_classroom();
-        for (size_t i = 0; i < STORERS; i++)
-            CHECK(pthread_create(&threads[i], NULL, store_on_every_page, (void *)i) == 0);
-        for (size_t i = 0; i < STORERS; i++)
-            CHECK(pthread_join(threads[i], NULL) == 0);
+        begin_storing_on_every_page(classroom.base);
+        end_storing_on_every_page();
         CHECK(pages_are_numbered(saved, PAGES));
-        for (size_t page = 0; page < PAGES; page++)
-            for (size_t i = 0; i < STORERS; i++)
-                CHECK(classroom.base[pages(page) + i] == (char)(100 + i));
         mmk_region_dispose(&classroom);
     }
 }
@@ -344,14 +304,11 @@ TEST(what_a_hook_passes_on_is_a_fault_of_a_guarded_copy)
 /* ---- the end of a hook ---- */
 
 static mmk_region held;
-static atomic_bool inside, let_go, has_left, ending, ended, left_before_the_end;
-static atomic_int ending_thread;
+static atomic_bool has_left, left_before_the_end;
 
-static mmk_fault_answer wait_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+static mmk_fault_answer stand_still_and_allow_all(mmk_region *region, uintptr_t address, bool write)
 {
-    atomic_store(&inside, true);
-    while (!atomic_load(&let_go))
-        ;
+    stand_still();
     mmk_fault_answer answer = note_and_allow_all(region, address, write);
     atomic_store(&has_left, true);
     return answer;
@@ -371,42 +328,22 @@ static void *store_guarded(void *unused)
     return unused;
 }
 
-/* Start a store to a region whose hook waits. */
+/* Start a store to a region whose hook stands still. */
 static pthread_t hold_hook(mmk_fault_hook *hook, void *store_in_thread(void *))
 {
-    pthread_t storer;
     map_pages(&held, 2);
     CHECK(mmk_region_set_fault_hook(&held, hook) == 0);
     forbid_all(&held);
-    atomic_store(&inside, false), atomic_store(&let_go, false), atomic_store(&has_left, false);
-    CHECK(pthread_create(&storer, NULL, store_in_thread, NULL) == 0);
-    while (!atomic_load(&inside))
-        sched_yield();
-    return storer;
+    atomic_store(&has_left, false);
+    return start_and_hold(store_in_thread, NULL);
 }
 
-typedef void ender(void);
+static void (*end_hook)(void);
 
-static void *end_the_hook(void *how)
+static void end_the_hook_and_look(void)
 {
-    atomic_store(&ending_thread, gettid());
-    atomic_store(&ending, true);
-    (*(ender **)how)();
+    end_hook();
     atomic_store(&left_before_the_end, atomic_load(&has_left));
-    atomic_store(&ended, true);
-    return NULL;
-}
-
-/* Start to end the hook that waits; it either returns, which it must not, or waits, too. */
-static pthread_t begin_to_end(ender **how)
-{
-    pthread_t other;
-    atomic_store(&ending, false), atomic_store(&ended, false), atomic_store(&left_before_the_end, false);
-    CHECK(pthread_create(&other, NULL, end_the_hook, how) == 0);
-    while (!atomic_load(&ended) && !(atomic_load(&ending) && is_asleep(atomic_load(&ending_thread))))
-        sched_yield();
-    CHECK(!atomic_load(&ended));
-    return other;
 }
 
 static void take_hook_out(void)
@@ -429,11 +366,13 @@ static void dispose_of_region(void)
     mmk_region_dispose(&held);
 }
 
-static void check_that_it_waits(ender *how, void *store_in_thread(void *))
+static void check_that_it_waits(void end(void), void *store_in_thread(void *))
 {
-    pthread_t storer = hold_hook(wait_and_allow_all, store_in_thread), other = begin_to_end(&how);
-    atomic_store(&let_go, true);
-    CHECK(pthread_join(other, NULL) == 0 && pthread_join(storer, NULL) == 0);
+    end_hook = end;
+    pthread_t storer = hold_hook(stand_still_and_allow_all, store_in_thread);
+    CHECK(start_waiting(end_the_hook_and_look));
+    let_go_on(storer);
+    join_waiting();
     CHECK(atomic_load(&left_before_the_end));
     mmk_region_dispose(&held);
 }
@@ -450,20 +389,18 @@ TEST(closing_and_disposing_return_when_the_hook_is_not_running_any_more)
     check_that_it_waits(dispose_of_region, store_guarded);
 }
 
-static mmk_fault_answer wait_fault_and_allow_all(mmk_region *region, uintptr_t address, bool write)
+static mmk_fault_answer stand_still_fault_and_allow_all(mmk_region *region, uintptr_t address, bool write)
 {
-    atomic_store(&inside, true);
-    while (!atomic_load(&let_go))
-        ;
+    stand_still();
     return fault_and_allow_all(region, address, write);
 }
 
 static void fault_in_a_hook_that_is_waited_for(void)
 {
-    ender *how = take_hook_out;
-    pthread_t storer = hold_hook(wait_fault_and_allow_all, store_plainly), other = begin_to_end(&how);
-    atomic_store(&let_go, true);
-    CHECK(pthread_join(other, NULL) == 0 && pthread_join(storer, NULL) == 0);
+    pthread_t storer = hold_hook(stand_still_fault_and_allow_all, store_plainly);
+    CHECK(start_waiting(take_hook_out));
+    let_go_on(storer);
+    join_waiting();
     CHECK(inner_error == -EFAULT && held.base[0] == 'x');
     mmk_region_dispose(&held);
 }
@@ -490,43 +427,21 @@ TEST(a_closed_region_has_no_hook)
     mmk_region_dispose(&region);
 }
 
-/* In front of mmkit's handler: it has the fault until it is let go. */
-static struct sigaction behind;
-
-static void delay(int signal, siginfo_t *info, void *context)
-{
-    atomic_store(&inside, true);
-    while (!atomic_load(&let_go))
-        ;
-    behind.sa_sigaction(signal, info, context);
-}
-
-static void never_called(int signal)
-{
-    (void)signal;
-    CHECK(!"a fault was passed on that was none");
-}
-
 static void take_a_hook_out_during_a_fault(void)
 {
-    struct sigaction in_front = {.sa_sigaction = delay, .sa_flags = SA_SIGINFO};
-    pthread_t storer;
-    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
+    let_no_fault_be_passed_on();
     map_pages(&held, 2);
     for (int round = 0; round < 3; round++) {
         CHECK(mmk_region_set_fault_hook(&held, note_and_allow_all) == 0);
         forbid_all(&held);
-        CHECK(sigaction(SIGSEGV, &in_front, &behind) == 0);
-        atomic_store(&inside, false), atomic_store(&let_go, false);
-        CHECK(pthread_create(&storer, NULL, store_plainly, NULL) == 0);
-        while (!atomic_load(&inside))
-            sched_yield();
+        hold_faults();
+        pthread_t storer = start_and_hold(store_plainly, NULL);
         CHECK(mmk_sys_mprotect(held.base, pages(2), RW) == 0);
         CHECK(mmk_region_set_fault_hook(&held, NULL) == 0);
         told.calls = 0;
-        atomic_store(&let_go, true);
-        CHECK(pthread_join(storer, NULL) == 0 && load(held.base) == 'x' && told.calls == 0);
-        CHECK(sigaction(SIGSEGV, &behind, NULL) == 0);
+        let_go_on(storer);
+        CHECK(held.base[0] == 'x' && told.calls == 0);
+        CHECK(sigaction(SIGSEGV, &behind_held_faults, NULL) == 0);
     }
     mmk_region_dispose(&held);
 }
@@ -536,8 +451,6 @@ TEST(a_fault_that_arrives_after_its_page_was_unprotected_and_its_hook_taken_out_
     in_child(take_a_hook_out_during_a_fault);
 }
 
-static atomic_bool stop;
-
 static mmk_fault_answer allow_page(mmk_region *region, uintptr_t address, bool write)
 {
     (void)region, (void)write;
@@ -545,32 +458,18 @@ static mmk_fault_answer allow_page(mmk_region *region, uintptr_t address, bool w
     return allowed ? MMK_FAULT_RETRY : MMK_FAULT_PASS_ON;
 }
 
-static void *store_all_the_time(void *number)
-{
-    size_t own = (size_t)number;
-    for (size_t turn = 0; !atomic_load(&stop); turn++) {
-        store(held.base + pages(turn % 4) + own, (char)turn);
-        CHECK(load(held.base + pages(turn % 4) + own) == (char)turn);
-    }
-    return NULL;
-}
-
 static void set_and_take_out_while_others_store(void)
 {
-    pthread_t threads[STORERS];
-    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
-    map_pages(&held, 4);
-    for (size_t i = 0; i < STORERS; i++)
-        CHECK(pthread_create(&threads[i], NULL, store_all_the_time, (void *)i) == 0);
+    let_no_fault_be_passed_on();
+    map_pages(&held, PAGES);
+    begin_counting(held.base);
     for (int round = 0; round < 3000; round++) {
         CHECK(mmk_region_set_fault_hook(&held, allow_page) == 0);
         protect_all(&held);
-        CHECK(mmk_sys_mprotect(held.base, pages(4), RW) == 0);
+        CHECK(mmk_sys_mprotect(held.base, pages(PAGES), RW) == 0);
         CHECK(mmk_region_set_fault_hook(&held, NULL) == 0);
     }
-    atomic_store(&stop, true);
-    for (size_t i = 0; i < STORERS; i++)
-        CHECK(pthread_join(threads[i], NULL) == 0);
+    end_counting();
     mmk_region_dispose(&held);
 }
 
@@ -624,10 +523,9 @@ TEST(a_child_does_not_wait_for_hooks_that_ran_in_threads_of_its_parent)
 {
     if (UNDER_ASAN)
         SKIP("ASan's malloc may hang in a child forked beside other threads");
-    pthread_t storer = hold_hook(wait_and_allow_all, store_plainly);
+    pthread_t storer = hold_hook(stand_still_and_allow_all, store_plainly);
     in_child(end_a_hook_that_ran_in_the_parent);
-    atomic_store(&let_go, true);
-    CHECK(pthread_join(storer, NULL) == 0);
+    let_go_on(storer);
     mmk_region_dispose(&held);
 }
 

@@ -1,12 +1,10 @@
 #include <mmkit/registry.h>
 
-#include <sched.h>
-#include <signal.h>
-#include <time.h>
-
+#include "held_up.h"
+#include "meeting.h"
 #include "readers.h"
 #include "registry_internal.h"
-#include "support.h"
+#include "stepping.h"
 
 enum {
     WRITERS = 2,
@@ -33,12 +31,6 @@ static void stress(void *(*const bodies[])(void *), size_t count)
     atomic_store(&stop, true);
     for (size_t i = 0; i < count; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-}
-
-static unsigned pick(uint64_t *seed)
-{
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return (unsigned)(*seed >> 33);
 }
 
 static void wait_for(sem_t *semaphore)
@@ -82,52 +74,7 @@ static void let_reader_out(void)
     CHECK(sem_post(&reader.leave) == 0 && pthread_join(reader.thread, NULL) == 0);
 }
 
-/* ---- a changer that should be kept waiting ---------------------------------------------------------- */
-
-static struct {
-    pthread_t thread;
-    void (*act)(void);
-    atomic_int tid;
-    atomic_bool done;
-} changer;
-
-static void *change(void *unused)
-{
-    atomic_store(&changer.tid, (int)syscall(SYS_gettid));
-    changer.act();
-    atomic_store(&changer.done, true);
-    return unused;
-}
-
-/* proc_pid_syscall(5): the call a thread stands in. */
-static bool changer_sleeps(void)
-{
-    char path[64];
-    long call = -1;
-    sprintf(path, "/proc/self/task/%d/syscall", atomic_load(&changer.tid));
-    FILE *file = fopen(path, "r");
-    if (file && fscanf(file, "%ld", &call) != 1)
-        call = -1; /* "running" */
-    if (file)
-        fclose(file);
-    return call == SYS_clock_nanosleep;
-}
-
-/* Start it, and return when it is either done or waiting. */
-static void start_changer(void act(void))
-{
-    changer.act = act;
-    atomic_store(&changer.tid, 0);
-    atomic_store(&changer.done, false);
-    CHECK(pthread_create(&changer.thread, NULL, change, NULL) == 0);
-    while (!atomic_load(&changer.done) && !(atomic_load(&changer.tid) && changer_sleeps()))
-        sched_yield();
-}
-
-static void join_changer(void)
-{
-    CHECK(pthread_join(changer.thread, NULL) == 0 && atomic_load(&changer.done));
-}
+/* ---- who has to wait for him ------------------------------------------------------------------------ */
 
 static void begin_and_end_removal(void)
 {
@@ -140,12 +87,11 @@ TEST(who_waits_is_kept_by_a_reader_that_was_inside_and_by_no_newcomer)
 {
     for (int turn = 0; turn < 4; turn++) {
         let_reader_in(0);
-        start_changer(begin_and_end_removal);
-        CHECK(!atomic_load(&changer.done));
+        CHECK(start_waiting(begin_and_end_removal));
         unsigned newcomer = readers_enter();
-        CHECK(newcomer != reader.counter && !atomic_load(&changer.done));
+        CHECK(newcomer != reader.counter && still_waits());
         let_reader_out();
-        join_changer();
+        join_waiting();
         readers_leave(newcomer);
         begin_and_end_removal();
     }
@@ -154,14 +100,56 @@ TEST(who_waits_is_kept_by_a_reader_that_was_inside_and_by_no_newcomer)
 TEST(readers_nest)
 {
     unsigned outer = readers_enter(), inner = readers_enter();
-    start_changer(begin_and_end_removal);
+    CHECK(start_waiting(begin_and_end_removal));
     readers_leave(inner);
-    CHECK(!atomic_load(&changer.done));
+    CHECK(still_waits());
     unsigned within = readers_enter();
     readers_leave(within);
-    CHECK(within != outer && !atomic_load(&changer.done));
+    CHECK(within != outer && still_waits());
     readers_leave(outer);
-    join_changer();
+    join_waiting();
+}
+
+static unsigned first_counter; /* before anybody waited */
+
+static void wait_meanwhile(int signal)
+{
+    (void)signal;
+    (void)start_waiting(begin_and_end_removal);
+}
+
+/* Who waited meanwhile pointed newcomers to the other counter, and waits for those in the first. */
+static void come_in_and_be_waited_for(void)
+{
+    alarm(CHILD_SECONDS);
+    unsigned counter = readers_enter();
+    CHECK(raise(SIGSTOP) == 0);
+    if (counter != first_counter) {
+        join_waiting();
+        CHECK(start_waiting(begin_and_end_removal));
+    }
+    CHECK(still_waits());
+    readers_leave(counter);
+    join_waiting();
+}
+
+/* Between any two of the reader's instructions. */
+TEST(a_reader_that_comes_in_while_somebody_waits_keeps_him_or_the_next_who_waits)
+{
+    if (UNDER_SANITIZER)
+        SKIP("a sanitizer's instructions are too many");
+    pid_t child;
+    int status;
+    unsigned steps = 0;
+    readers_leave(first_counter = readers_enter());
+    CHECK(sigaction(SIGUSR1, &(struct sigaction){.sa_handler = wait_meanwhile}, NULL) == 0);
+    for (; stops_after(come_in_and_be_waited_for, steps, &child); steps++) {
+        CHECK(ptrace(PTRACE_CONT, child, 0, SIGUSR1) == 0);
+        CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+        CHECK(ptrace(PTRACE_DETACH, child, 0, 0) == 0);
+        ends_well(child);
+    }
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && steps > 4);
 }
 
 static mmk_region region;
@@ -206,11 +194,11 @@ TEST(a_region_is_removed_only_when_no_reader_has_it)
         mmk_registry_release((mmk_range){region.outer.base + i * STRIDE, STRIDE});
         let_reader_in((uintptr_t)region.outer.base);
         CHECK(reader.found == &region);
-        start_changer(remove_region);
-        CHECK(!atomic_load(&changer.done) && region_at(region.outer.base) == NULL);
+        CHECK(start_waiting(remove_region));
+        CHECK(region_at(region.outer.base) == NULL);
         CHECK(registry_removals() % 2 == 1);
         let_reader_out();
-        join_changer();
+        join_waiting();
     }
 }
 
@@ -219,10 +207,10 @@ TEST(a_region_is_unmapped_only_when_no_reader_has_it)
     map_pages(&region, 2);
     char *base = region.base;
     let_reader_in((uintptr_t)base + 1);
-    start_changer(close_region);
-    CHECK(!atomic_load(&changer.done) && can_write(base) && region_at(base) == NULL && registry_removals() % 2 == 1);
+    CHECK(start_waiting(close_region));
+    CHECK(can_write(base) && region_at(base) == NULL && registry_removals() % 2 == 1);
     let_reader_out();
-    join_changer();
+    join_waiting();
     CHECK(!can_read(base));
 }
 
@@ -234,10 +222,10 @@ TEST(a_moved_regions_old_range_is_given_up_only_when_no_reader_has_it)
         CHECK(mmk_registry_add(&region) == 0);
         let_reader_in(0x10000000 + pages(1));
         CHECK(reader.found == &region);
-        start_changer(moves[i]);
-        CHECK(!atomic_load(&changer.done) && region_at((char *)0x10000000) == &region);
+        CHECK(start_waiting(moves[i]));
+        CHECK(region_at((char *)0x10000000) == &region);
         let_reader_out();
-        join_changer();
+        join_waiting();
         CHECK(region_at((char *)0x10000000 + pages(1)) == NULL && region_at(region.outer.base) == &region);
         mmk_registry_remove(&region);
     }
@@ -247,10 +235,10 @@ TEST(a_removal_is_counted_when_it_begins_and_when_nobody_reads_what_was_there)
 {
     unsigned long before = registry_removals();
     unsigned reading = readers_enter();
-    start_changer(begin_and_end_removal);
-    CHECK(!atomic_load(&changer.done) && registry_removals() == before + 1 && before % 2 == 0);
+    CHECK(start_waiting(begin_and_end_removal));
+    CHECK(registry_removals() == before + 1 && before % 2 == 0);
     readers_leave(reading);
-    join_changer();
+    join_waiting();
     CHECK(registry_removals() == before + 2);
 
     region = (mmk_region){.outer = {(char *)0x10000000, pages(1)}};
@@ -299,7 +287,7 @@ static void *read_published(void *number)
     for (; !atomic_load(&stop); reads++) {
         unsigned reading = readers_enter();
         const volatile size_t *version = atomic_load_explicit(&published.now, memory_order_acquire);
-        for (unsigned turn = pick(&seed) % 64; turn > 0; turn--)
+        for (unsigned turn = random_number(&seed) % 64; turn > 0; turn--)
             CHECK(*version == 1);
         readers_leave(reading);
     }
@@ -370,10 +358,10 @@ static void *come_and_go(void *number)
     size_t in = 0;
     bool filling = true;
     while (!atomic_load(&stop)) {
-        size_t which = pick(&seed) % PLACES * WRITERS + (uintptr_t)number % WRITERS;
+        size_t which = random_number(&seed) % PLACES * WRITERS + (uintptr_t)number % WRITERS;
         bool adds = atomic_load(&places[which].state) % 4 == OUT;
         filling = in == 0 || (filling && in < PLACES - PLACES / 8);
-        if (adds != filling && pick(&seed) % 4)
+        if (adds != filling && random_number(&seed) % 4)
             continue;
         add_or_remove(which);
         in += adds ? 1 : (size_t)-1;
@@ -388,11 +376,11 @@ static void look(size_t which, uint64_t *seed)
 {
     struct place *place = &places[which];
     mmk_range range = range_of(which);
-    uintptr_t address = (uintptr_t)range.base + pick(seed) % range.length;
+    uintptr_t address = (uintptr_t)range.base + random_number(seed) % range.length;
     unsigned before = atomic_load(&place->state);
     unsigned reading = readers_enter();
     mmk_region *found = registry_region_at(address);
-    if (pick(seed) % 16 == 0)
+    if (random_number(seed) % 16 == 0)
         sched_yield();
     CHECK(!found || found->fd == (int)which); /* else it was removed under us */
     CHECK(range.length == STRIDE || !registry_region_at(address + range.length));
@@ -414,7 +402,7 @@ static void *keep_looking(void *number)
 {
     uint64_t seed = (uintptr_t)number;
     while (!atomic_load(&stop))
-        look(pick(&seed) % (WRITERS * PLACES), &seed);
+        look(random_number(&seed) % (WRITERS * PLACES), &seed);
     return NULL;
 }
 
@@ -463,7 +451,7 @@ static void *hold_and_release(void *unused)
 {
     uint64_t seed = 1;
     while (!atomic_load(&stop)) {
-        mmk_range range = {(char *)0x20000000 + pick(&seed) % 512 * STRIDE, STRIDE};
+        mmk_range range = {(char *)0x20000000 + random_number(&seed) % 512 * STRIDE, STRIDE};
         CHECK(mmk_registry_hold(range) == 0);
         mmk_registry_release(range);
     }
@@ -491,6 +479,7 @@ int main(void)
 {
     alarm(60);
     RUN(who_waits_is_kept_by_a_reader_that_was_inside_and_by_no_newcomer);
+    RUN(a_reader_that_comes_in_while_somebody_waits_keeps_him_or_the_next_who_waits);
     RUN(readers_nest);
     RUN(a_region_is_removed_only_when_no_reader_has_it);
     RUN(a_region_is_unmapped_only_when_no_reader_has_it);

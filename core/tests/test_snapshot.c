@@ -1,5 +1,3 @@
-#include <signal.h>
-
 #include <mmkit/access.h>
 #include <mmkit/advice.h>
 #include <mmkit/fault.h>
@@ -8,53 +6,7 @@
 #include <mmkit/snapshot.h>
 #include <mmkit/storage.h>
 
-#include "support.h"
-
-enum {
-    PAGES = 64,
-    STORERS = 4,
-};
-
-static mmk_region region;
-static mmk_snapshot snapshot;
-static char copy[PAGES * 65536];
-
-static void store(char *address, char byte)
-{
-    __asm__ volatile("" ::: "memory");
-    *(volatile char *)address = byte;
-    __asm__ volatile("" ::: "memory");
-}
-
-/* A region whose pages are numbered, and a snapshot of it. */
-static void open_scene(void)
-{
-    map_pages(&region, PAGES);
-    number_pages(&region);
-    CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
-}
-
-static void close_scene(void)
-{
-    mmk_snapshot_release(&snapshot);
-    CHECK(mmk_region_close(&region) == 0);
-    mmk_region_dispose(&region);
-}
-
-static bool snapshot_is_numbered(void)
-{
-    memset(copy, 0, sizeof copy);
-    CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
-    return pages_are_numbered(copy, PAGES);
-}
-
-static size_t dirty_bytes(void)
-{
-    size_t total = 0;
-    for (size_t offset = 0, length = 0; mmk_snapshot_next_dirty(&snapshot, &offset, &length) == 1; offset += length)
-        total += length;
-    return total;
-}
+#include "snapshot_scene.h"
 
 /* ---- what it is for ---- */
 
@@ -148,157 +100,6 @@ TEST(reading_costs_nothing_and_writing_once_a_page)
     close_scene();
 }
 
-/* ---- threads ---- */
-
-static pthread_barrier_t together;
-
-static void *store_on_every_page(void *number)
-{
-    size_t own = (size_t)number;
-    (void)pthread_barrier_wait(&together);
-    for (size_t step = 0; step < PAGES; step++) {
-        size_t page = own % 2 ? PAGES - 1 - step : step;
-        store(region.base + pages(page) + own, (char)(100 + own));
-    }
-    return NULL;
-}
-
-TEST(each_page_is_kept_as_it_was_before_the_first_store_whoever_stores)
-{
-    CHECK(pthread_barrier_init(&together, NULL, STORERS) == 0);
-    for (int round = 0; round < 50; round++) {
-        pthread_t threads[STORERS];
-        open_scene();
-        for (size_t i = 0; i < STORERS; i++)
-            CHECK(pthread_create(&threads[i], NULL, store_on_every_page, (void *)i) == 0);
-        CHECK(snapshot_is_numbered());
-        for (size_t i = 0; i < STORERS; i++)
-            CHECK(pthread_join(threads[i], NULL) == 0);
-        CHECK(snapshot_is_numbered() && dirty_bytes() == pages(PAGES));
-        CHECK(atomic_load(&snapshot.fault_count) == PAGES);
-        for (size_t page = 0; page < PAGES; page++)
-            for (size_t i = 0; i < STORERS; i++)
-                CHECK(region.base[pages(page) + i] == (char)(100 + i));
-        close_scene();
-    }
-}
-
-static atomic_bool stop;
-static size_t counters[STORERS];
-
-/* Each stores a rising number into two places, the first one first. */
-static void *count_up(void *number)
-{
-    size_t own = (size_t)number;
-    char *first = region.base + pages(own) + own * 8, *second = region.base + pages(PAGES - 1 - own) + own * 8;
-    size_t turn = 0;
-    while (!atomic_load(&stop)) {
-        turn++;
-        __atomic_store_n((size_t *)(void *)first, turn, __ATOMIC_SEQ_CST);
-        __atomic_store_n((size_t *)(void *)second, turn, __ATOMIC_SEQ_CST);
-    }
-    counters[own] = turn;
-    return NULL;
-}
-
-static void never_called(int signal)
-{
-    (void)signal;
-    CHECK(!"a fault was passed on that was none");
-}
-
-static size_t number_at(const char *memory, size_t page, size_t own)
-{
-    size_t number;
-    memcpy(&number, memory + pages(page) + own * 8, sizeof number);
-    return number;
-}
-
-static char again[sizeof copy];
-
-static void take_and_release_while_others_store(void)
-{
-    pthread_t threads[STORERS];
-    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
-    map_pages(&region, PAGES);
-    atomic_store(&stop, false);
-    for (size_t i = 0; i < STORERS; i++)
-        CHECK(pthread_create(&threads[i], NULL, count_up, (void *)i) == 0);
-    for (int round = 0; round < (UNDER_TSAN ? 200 : 2000); round++) {
-        CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
-        CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
-        CHECK(mmk_snapshot_read(&snapshot, 0, again, pages(PAGES), &fault) == 0);
-        CHECK(memcmp(copy, again, pages(PAGES)) == 0);
-        for (size_t i = 0; i < STORERS; i++) {
-            size_t first = number_at(copy, i, i), second = number_at(copy, PAGES - 1 - i, i);
-            CHECK(first == second || first == second + 1);
-        }
-        mmk_snapshot_release(&snapshot);
-    }
-    atomic_store(&stop, true);
-    for (size_t i = 0; i < STORERS; i++) {
-        CHECK(pthread_join(threads[i], NULL) == 0);
-        CHECK(number_at(region.base, i, i) == counters[i] && number_at(region.base, PAGES - 1 - i, i) == counters[i]);
-    }
-    mmk_region_dispose(&region);
-}
-
-TEST(it_is_one_instant_for_all_threads_and_nobody_dies_or_loses_a_store_as_they_come_and_go)
-{
-    in_child(take_and_release_while_others_store);
-}
-
-static void protect_while_others_store(void)
-{
-    pthread_t threads[STORERS];
-    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
-    map_pages(&region, PAGES);
-    atomic_store(&stop, false);
-    for (size_t i = 0; i < STORERS; i++)
-        CHECK(pthread_create(&threads[i], NULL, count_up, (void *)i) == 0);
-    for (int round = 0; round < (UNDER_TSAN ? 50 : 500); round++) {
-        CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
-        CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
-        for (int turn = 0; turn < 4; turn++)
-            CHECK(mmk_region_protect(&region, 0, pages(PAGES), turn % 2 ? RW : RW | PROT_EXEC, false) == 0);
-        CHECK(mmk_snapshot_read(&snapshot, 0, again, pages(PAGES), &fault) == 0);
-        CHECK(memcmp(copy, again, pages(PAGES)) == 0);
-        mmk_snapshot_release(&snapshot);
-    }
-    atomic_store(&stop, true);
-    for (size_t i = 0; i < STORERS; i++)
-        CHECK(pthread_join(threads[i], NULL) == 0);
-    mmk_region_dispose(&region);
-}
-
-TEST(protections_change_while_pages_are_kept_and_no_write_goes_by_unseen)
-{
-    in_child(protect_while_others_store);
-}
-
-static void *populate_all(void *unused)
-{
-    (void)pthread_barrier_wait(&together);
-    snapshot_is_numbered();
-    int error = mmk_region_populate(&region, 0, pages(PAGES), true);
-    CHECK(error == 0 || error == -EINVAL);
-    return unused;
-}
-
-TEST(populating_and_storing_meet_on_every_page)
-{
-    CHECK(pthread_barrier_init(&together, NULL, 2) == 0);
-    for (int round = 0; round < 50; round++) {
-        pthread_t storer, populater;
-        open_scene();
-        CHECK(pthread_create(&storer, NULL, store_on_every_page, (void *)1) == 0);
-        CHECK(pthread_create(&populater, NULL, populate_all, NULL) == 0);
-        CHECK(pthread_join(storer, NULL) == 0 && pthread_join(populater, NULL) == 0);
-        CHECK(snapshot_is_numbered() && dirty_bytes() == pages(PAGES));
-        close_scene();
-    }
-}
-
 /* ---- protections, guards, and what the kernel writes ---- */
 
 TEST(what_the_region_forbids_stays_forbidden)
@@ -319,8 +120,7 @@ TEST(what_the_region_forbids_stays_forbidden)
 TEST(a_read_only_part_becomes_writable_through_the_snapshot_only)
 {
     mmk_cover cover;
-    map_pages(&region, PAGES);
-    number_pages(&region);
+    map_numbered_pages();
     CHECK(mmk_region_protect(&region, 0, pages(8), PROT_READ, false) == 0);
     CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
     CHECK(mmk_region_cover(&region, &cover, pages(4), pages(8), RW, false) == 0);
@@ -338,8 +138,7 @@ TEST(a_guard_is_no_page_to_be_kept)
 {
     if (UNDER_TSAN)
         SKIP("TSan blocks all signals in handlers");
-    map_pages(&region, PAGES);
-    number_pages(&region);
+    map_numbered_pages();
     CHECK(mmk_region_guard(&region, pages(5), pages(1), false) == 0);
     CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
     CHECK(mmk_guarded_copy(region.base + pages(5), "x", 1, &fault) == -EFAULT && dirty_bytes() == 0);
@@ -446,49 +245,6 @@ TEST(parent_and_child_go_on_each_by_itself)
     close_scene();
 }
 
-static void *store_numbers_all_the_time(void *unused)
-{
-    while (!atomic_load(&stop)) {
-        size_t offset, length;
-        CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
-        for (size_t page = 0; page < PAGES; page++)
-            memset(region.base + pages(page), 'x', pages(1));
-        offset = 0;
-        CHECK(mmk_snapshot_next_dirty(&snapshot, &offset, &length) == 1 && length == pages(PAGES));
-        CHECK(mmk_snapshot_restore(&snapshot, &fault) == 0);
-        mmk_snapshot_release(&snapshot);
-    }
-    return unused;
-}
-
-/* The child is forked at any instant of the above: if it has a snapshot, that is whole. */
-static void look_at_what_was_forked(void)
-{
-    if (atomic_load(&region.snapshot)) {
-        CHECK(snapshot_is_numbered());
-        memset(region.base, 'c', pages(PAGES));
-        CHECK(snapshot_is_numbered());
-        mmk_snapshot_release(&snapshot);
-    }
-    memset(region.base, 'd', pages(PAGES));
-}
-
-TEST(a_child_forked_while_a_thread_keeps_a_page_has_a_whole_snapshot)
-{
-    pthread_t thread;
-    if (UNDER_TSAN)
-        SKIP("TSan does not follow a fork beside threads");
-    map_pages(&region, PAGES);
-    number_pages(&region);
-    atomic_store(&stop, false);
-    CHECK(pthread_create(&thread, NULL, store_numbers_all_the_time, NULL) == 0);
-    for (int round = 0; round < 200; round++)
-        in_child(look_at_what_was_forked);
-    atomic_store(&stop, true);
-    CHECK(pthread_join(thread, NULL) == 0);
-    mmk_region_dispose(&region);
-}
-
 static void child_without_the_region(void)
 {
     CHECK(mmk_region_is_closed(&region));
@@ -503,234 +259,6 @@ TEST(a_child_that_has_not_got_the_region_has_no_snapshot)
     CHECK(mmk_region_advise(&region, 0, pages(PAGES), 10 /* MADV_DONTFORK */) == 0);
     in_child(child_without_the_region);
     CHECK(snapshot_is_numbered());
-    close_scene();
-}
-
-/* ---- in the middle of a call ---- */
-
-/* A writer that stands in mprotect(2), with its page kept, and whoever has to wait for it. */
-static atomic_bool standing, go_on, ended;
-static atomic_int writing_thread, other_thread;
-
-static int stand_still(const struct seccomp_data *call)
-{
-    if (call->args[0] - (uintptr_t)region.base >= pages(PAGES))
-        return 0;
-    atomic_store(&standing, true);
-    while (!atomic_load(&go_on))
-        sched_yield();
-    return 0;
-}
-
-static const long mprotect_only[4] = {SYS_mprotect, SYS_mprotect, SYS_mprotect, SYS_mprotect};
-
-static void *write_and_stand_still(void *how)
-{
-    atomic_store(&writing_thread, gettid());
-    watch_calls(stand_still, mprotect_only);
-    atomic_store(&watched.armed, true);
-    (*(void (**)(void))how)();
-    atomic_store(&watched.armed, false);
-    return NULL;
-}
-
-static void *have_to_wait(void *how)
-{
-    atomic_store(&other_thread, gettid());
-    (*(void (**)(void))how)();
-    atomic_store(&ended, true);
-    return NULL;
-}
-
-static void check_that_it_waits(void writing(void), void other(void))
-{
-    pthread_t writer, waiter;
-    open_scene();
-    CHECK(pthread_create(&writer, NULL, write_and_stand_still, &writing) == 0);
-    while (!atomic_load(&standing))
-        sched_yield();
-    CHECK(pthread_create(&waiter, NULL, have_to_wait, &other) == 0);
-    while (!atomic_load(&ended) && !(atomic_load(&other_thread) && is_asleep(atomic_load(&other_thread))))
-        sched_yield();
-    CHECK(!atomic_load(&ended));
-    atomic_store(&go_on, true);
-    CHECK(pthread_join(writer, NULL) == 0 && pthread_join(waiter, NULL) == 0);
-}
-
-static void store_into_page_5(void)
-{
-    store(region.base + pages(5), 'x');
-}
-
-static void populate_page_5(void)
-{
-    int error = mmk_region_populate(&region, pages(5), pages(1), true);
-    CHECK(error == 0 || error == -EINVAL);
-}
-
-static void forbid_writing(void)
-{
-    CHECK(mmk_region_protect(&region, 0, pages(PAGES), PROT_READ, true) == 0);
-}
-
-static void release(void)
-{
-    mmk_snapshot_release(&snapshot);
-}
-
-static void protect_in_the_middle(void)
-{
-    check_that_it_waits(populate_page_5, forbid_writing);
-    CHECK(!can_write(region.base + pages(5)));
-}
-
-static void release_in_the_middle_of_a_store(void)
-{
-    check_that_it_waits(store_into_page_5, release);
-    CHECK(region.base[pages(5)] == 'x');
-}
-
-static void release_in_the_middle_of_populating(void)
-{
-    check_that_it_waits(populate_page_5, release);
-}
-
-TEST(who_protects_or_releases_waits_for_pages_that_are_just_being_opened)
-{
-    in_child(protect_in_the_middle);
-    in_child(release_in_the_middle_of_a_store);
-    in_child(release_in_the_middle_of_populating);
-}
-
-/* proc_pid_status(5) */
-static bool blocks(int thread, int signal)
-{
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/self/task/%d/status", thread);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = read(fd, text, sizeof text - 1);
-    CHECK(got > 0);
-    text[got] = 0;
-    close(fd);
-    const char *mask = strstr(text, "SigBlk:");
-    CHECK(mask);
-    return strtoull(mask + strlen("SigBlk:"), NULL, 16) >> (signal - 1) & 1;
-}
-
-static atomic_bool handled;
-
-static void store_into_the_same_page(int signal)
-{
-    (void)signal;
-    store(region.base + pages(5) + 1, 'h');
-    atomic_store(&handled, true);
-}
-
-static void signal_in_the_middle(void)
-{
-    pthread_t writer;
-    void (*writing)(void) = store_into_page_5;
-    CHECK(signal(SIGUSR1, store_into_the_same_page) != SIG_ERR);
-    open_scene();
-    CHECK(pthread_create(&writer, NULL, write_and_stand_still, &writing) == 0);
-    while (!atomic_load(&standing))
-        sched_yield();
-    CHECK(blocks(atomic_load(&writing_thread), SIGUSR1));
-    CHECK(pthread_kill(writer, SIGUSR1) == 0);
-    atomic_store(&go_on, true);
-    CHECK(pthread_join(writer, NULL) == 0 && atomic_load(&handled));
-    CHECK(region.base[pages(5)] == 'x' && region.base[pages(5) + 1] == 'h' && snapshot_is_numbered());
-}
-
-TEST(a_signal_handler_that_writes_where_a_page_is_just_being_kept_does_not_wait_for_itself)
-{
-    if (UNDER_TSAN)
-        SKIP("TSan puts handlers off");
-    in_child(signal_in_the_middle);
-}
-
-/* In front of mmkit's handler: it has the fault until it is let go. */
-static struct sigaction behind;
-
-static void delay(int signal, siginfo_t *info, void *context)
-{
-    atomic_store(&standing, true);
-    while (!atomic_load(&go_on))
-        ;
-    behind.sa_sigaction(signal, info, context);
-}
-
-static void *store_in_a_thread(void *unused)
-{
-    store_into_page_5();
-    return unused;
-}
-
-static void open_a_page_during_a_fault(void)
-{
-    struct sigaction in_front = {.sa_sigaction = delay, .sa_flags = SA_SIGINFO};
-    pthread_t writer;
-    CHECK(signal(SIGSEGV, never_called) != SIG_ERR);
-    open_scene();
-    CHECK(sigaction(SIGSEGV, &in_front, &behind) == 0);
-    CHECK(pthread_create(&writer, NULL, store_in_a_thread, NULL) == 0);
-    while (!atomic_load(&standing))
-        sched_yield();
-    populate_page_5();
-    atomic_store(&go_on, true);
-    CHECK(pthread_join(writer, NULL) == 0 && region.base[pages(5)] == 'x' && snapshot_is_numbered());
-}
-
-TEST(a_fault_that_arrives_after_its_page_was_opened_is_none)
-{
-    in_child(open_a_page_during_a_fault);
-}
-
-static int store_meanwhile(const struct seccomp_data *call)
-{
-    if (call->args[2] == PROT_READ)
-        store_into_page_5();
-    return 0;
-}
-
-static void write_while_all_is_protected_anew(void)
-{
-    open_scene();
-    watch_calls(store_meanwhile, mprotect_only);
-    atomic_store(&watched.armed, true);
-    CHECK(mmk_region_protect(&region, 0, pages(PAGES), RW, false) == 0);
-    atomic_store(&watched.armed, false);
-    CHECK(can_write(region.base + pages(5)) && !can_write(region.base + pages(6)));
-    CHECK(snapshot_is_numbered() && dirty_bytes() == pages(1));
-    close_scene();
-}
-
-TEST(a_page_that_is_opened_while_all_are_protected_anew_is_open_for_the_kernel_too)
-{
-    in_child(write_while_all_is_protected_anew);
-}
-
-static mmk_region window;
-
-static mmk_fault_answer write_and_allow(mmk_region *where, uintptr_t address, bool write)
-{
-    (void)address, (void)write;
-    memset(region.base + pages(5), 'x', pages(1));
-    return mmk_sys_mprotect(where->base, pages(2), RW) == 0 ? MMK_FAULT_RETRY : MMK_FAULT_PASS_ON;
-}
-
-TEST(a_page_that_is_written_to_while_it_is_read_is_read_as_it_was)
-{
-    if (UNDER_TSAN)
-        SKIP("TSan blocks all signals in handlers");
-    open_scene();
-    map_pages(&window, 2);
-    CHECK(mmk_region_set_fault_hook(&window, write_and_allow) == 0);
-    CHECK(mmk_sys_mprotect(window.base + pages(1), pages(1), PROT_READ) == 0);
-    char *into = window.base + pages(1) / 2;
-    CHECK(mmk_snapshot_read(&snapshot, pages(5), into, pages(1), &fault) == 0);
-    CHECK(all_bytes_are(into, pages(1), 6) && all_bytes_are(region.base + pages(5), pages(1), 'x'));
-    mmk_region_dispose(&window);
     close_scene();
 }
 
@@ -762,7 +290,7 @@ static void store_at_the_limit(void)
 {
     open_scene();
     store(region.base + pages(40), 'x');
-    watch_calls(refuse_to_split, mprotect_only);
+    watch_mprotect(refuse_to_split);
     store_where_only_this_may_be_opened(30, 30, 40);
     CHECK(refused == 1 && dirty_bytes() == pages(11));
     store_where_only_this_may_be_opened(50, 50, PAGES);
@@ -786,9 +314,8 @@ static int refuse_protecting(const struct seccomp_data *call)
 
 static void take_where_it_is_refused(void)
 {
-    map_pages(&region, PAGES);
-    number_pages(&region);
-    watch_calls(refuse_protecting, mprotect_only);
+    map_numbered_pages();
+    watch_mprotect(refuse_protecting);
     atomic_store(&watched.armed, true);
     CHECK(mmk_snapshot_take(&snapshot, &region) == -ENOMEM);
     atomic_store(&watched.armed, false);
@@ -811,10 +338,6 @@ int main(void)
     RUN(restoring_brings_every_page_back);
     RUN(after_its_release_nothing_is_caught_and_everything_writable);
     RUN(reading_costs_nothing_and_writing_once_a_page);
-    RUN(each_page_is_kept_as_it_was_before_the_first_store_whoever_stores);
-    RUN(it_is_one_instant_for_all_threads_and_nobody_dies_or_loses_a_store_as_they_come_and_go);
-    RUN(protections_change_while_pages_are_kept_and_no_write_goes_by_unseen);
-    RUN(populating_and_storing_meet_on_every_page);
     RUN(what_the_region_forbids_stays_forbidden);
     RUN(a_read_only_part_becomes_writable_through_the_snapshot_only);
     RUN(a_guard_is_no_page_to_be_kept);
@@ -824,13 +347,7 @@ int main(void)
     RUN(a_region_grows_where_it_is_under_a_snapshot);
     RUN(what_cannot_have_one_is_told_so);
     RUN(parent_and_child_go_on_each_by_itself);
-    RUN(a_child_forked_while_a_thread_keeps_a_page_has_a_whole_snapshot);
     RUN(a_child_that_has_not_got_the_region_has_no_snapshot);
-    RUN(who_protects_or_releases_waits_for_pages_that_are_just_being_opened);
-    RUN(a_signal_handler_that_writes_where_a_page_is_just_being_kept_does_not_wait_for_itself);
-    RUN(a_fault_that_arrives_after_its_page_was_opened_is_none);
-    RUN(a_page_that_is_opened_while_all_are_protected_anew_is_open_for_the_kernel_too);
-    RUN(a_page_that_is_written_to_while_it_is_read_is_read_as_it_was);
     RUN(where_the_process_has_too_many_areas_pages_around_are_kept_as_well);
     RUN(a_snapshot_that_is_refused_changes_nothing);
     return 0;
