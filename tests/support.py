@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
+import functools
 import os
 import pickle
 import resource
@@ -172,12 +174,26 @@ def undisturbed(look: Callable[[], Any], act: Callable[[], Any]) -> tuple[Any, A
     """Act, and return what was seen and what came of it, when both looks around it saw the same.
 
     Which pages are shared, and with how many, changes when any other process on the machine begins or ends.
+    What began and ended between the looks is not seen: `disturbed_by_others` is for the tests that call this.
     """
     while True:
         before = look()
         result = act()
         if look() == before:
             return before, result
+
+
+def disturbed_by_others(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test again when it fails, twice: what is wrong is so every time, what others do is not."""
+
+    @functools.wraps(test)
+    def tried(**fixtures: Any) -> None:
+        for _ in range(2):
+            with contextlib.suppress(AssertionError):
+                return test(**fixtures)
+        return test(**fixtures)
+
+    return tried
 
 
 def with_huge_pages(count: int) -> bool:

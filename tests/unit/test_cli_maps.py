@@ -17,7 +17,7 @@ from rich.console import Console
 from mmkit import maps as mmkit_maps
 from mmkit.cli import main
 from mmkit.wording import size
-from support import needs_root, undisturbed
+from support import disturbed_by_others, needs_root, undisturbed
 
 NEVER_A_PID = str((1 << 31) - 1)
 
@@ -143,6 +143,7 @@ def rollup(pid):
     return {line.split()[0].rstrip(":").lower(): int(line.split()[1]) for line in lines}
 
 
+@disturbed_by_others
 @pytest.mark.parametrize("option", ["-x", "-X"])
 def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option):
     expected, result = undisturbed(lambda: rollup(stopped), lambda: run(stopped, option))
@@ -173,6 +174,7 @@ def test_the_sums_of_a_stopped_process_are_those_of_smaps_rollup(stopped, option
             assert " ".join(told.split()[1:5]) in " ".join(line.split())
 
 
+@disturbed_by_others
 def test_json_has_the_costs_when_they_are_asked_for(stopped):
     areas, result = undisturbed(
         lambda: list(mmkit_maps.read(stopped, costs=True)), lambda: run(stopped, "-x", "--json")
@@ -219,6 +221,7 @@ def test_the_tree_has_every_area_under_its_file_and_kind(child):
     assert "rss" not in output
 
 
+@disturbed_by_others
 def test_the_tree_has_what_x_has_of_every_branch(stopped):
     totals, result = undisturbed(
         lambda: mmkit_maps.read(stopped, costs=True).total(by="kind"),

@@ -17,7 +17,7 @@ import mmkit
 from mmkit import maps
 from mmkit._native import maps as native
 from mmkit.maps import Areas, Kind, Total, Totals
-from support import PAGE, in_child, needs_root, sanitized, undisturbed
+from support import PAGE, disturbed_by_others, in_child, needs_root, sanitized, undisturbed
 
 MIB = 1 << 20
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -59,6 +59,7 @@ def as_bytes(value):
 # Fields
 
 
+@disturbed_by_others
 def test_every_field_of_smaps_is_there_in_bytes_under_its_lower_case_name(stopped):
     expected, areas = undisturbed(lambda: told_by_the_kernel(stopped), lambda: maps.read(stopped, costs=True))
     assert len(areas) == len(expected) > 10
@@ -215,6 +216,7 @@ def told_in_all(pid):
     return {line.split(":")[0].lower(): int(line.split()[1]) * 1024 for line in lines}
 
 
+@disturbed_by_others
 @pytest.mark.parametrize("by", ["kind", "path", "perms"])
 def test_totals_have_every_cost_and_together_they_are_the_rollup(stopped, by):
     rollup, areas = undisturbed(lambda: told_in_all(stopped), lambda: maps.read(stopped, costs=True))
