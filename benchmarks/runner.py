@@ -97,6 +97,10 @@ class Above:
 Contestants = Mapping[str, Loop | Above | None]
 
 
+#: Half of the last digit that a ratio is printed with: a target holds if it holds as printed.
+HALF_A_DIGIT = 0.005
+
+
 @dataclass(frozen=True)
 class Target:
     """What a contestant should cost at most: a multiple of another's cost, and so many ns more."""
@@ -111,7 +115,7 @@ class Target:
         return f"{self.of} ≤ {self.at_most:g} × {self.to}{plus}"
 
     def allowed(self, other: float) -> float:
-        return self.at_most * other + self.plus_ns
+        return (self.at_most + HALF_A_DIGIT) * other + self.plus_ns
 
 
 @dataclass(frozen=True)

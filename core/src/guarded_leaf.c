@@ -14,22 +14,32 @@
 
 /* used: link-time optimisation does not read assembler. */
 __attribute__((visibility("hidden"), used)) bool guarded_leaf_has_avx;
-/* From how many bytes on the string instruction is worth its start, where vectors would do too. */
-__attribute__((visibility("hidden"), used)) size_t guarded_leaf_string_from;
+/* From how many bytes on the string instruction is worth its start, where vectors would do too: where source and target
+ * are at the same distance from a multiple of 32, and where they are not. */
+__attribute__((visibility("hidden"), used)) size_t guarded_leaf_string_together = SIZE_MAX;
+__attribute__((visibility("hidden"), used)) size_t guarded_leaf_string_apart = SIZE_MAX;
 
-/* Enhanced REP MOVSB: Intel SDM 1, 7.3.9.3. Processors of others have it too, but some slow down by far where, modulo
- * 4 KiB, the source lies just behind the target. */
+/* Enhanced REP MOVSB: Intel SDM 1, 7.3.9.3. */
 static bool has_fast_strings(void)
 {
     unsigned a, b, c, d;
-    return __builtin_cpu_is("intel") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & 1 << 9;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & 1 << 9;
 }
 
+/* On AMD's it is fast only where source and target are aligned together, and slower by far where, modulo 4 KiB, the
+ * source lies just behind the target; from the size of the first cache on it is then a hair faster than vectors. */
 __attribute__((constructor)) static void look_at_the_processor(void)
 {
     __builtin_cpu_init();
     guarded_leaf_has_avx = __builtin_cpu_supports("avx2");
-    guarded_leaf_string_from = has_fast_strings() ? 3072 : SIZE_MAX;
+    if (!has_fast_strings())
+        return;
+    if (__builtin_cpu_is("amd")) {
+        guarded_leaf_string_together = 32768;
+    } else if (__builtin_cpu_is("intel")) {
+        guarded_leaf_string_together = 65536;
+        guarded_leaf_string_apart = 3072;
+    }
 }
 
 /* rdi: to, rsi: from, rdx: length. rax, rdx: the result. */
@@ -146,19 +156,35 @@ __asm__(
     "    jmp     .Lcopied\n"
 
     /* Where the target overlaps the source from below only the string instruction will do, which copies strictly from
-         * the start. Once its start is paid it is as fast as vectors, and faster where those are loaded across cache
-         * lines; so vectors go on only where source and target are aligned together. */
+         * the start. Elsewhere its target is aligned first, as the C library does. */
     ".Lmany:\n"
     "    movq    %rsi, %rax\n"
     "    subq    %rdi, %rax\n"
     "    cmpq    %rdx, %rax\n"
     "    jb      .Lby_string\n"
-    "    cmpq    guarded_leaf_string_from(%rip), %rdx\n"
-    "    jb      .Lby_vector\n"
     "    testb   $31, %al\n"
-    "    jnz     .Lby_string\n"
-    "    cmpq    $65536, %rdx\n"
+    "    jnz     .Lapart\n"
+    "    cmpq    guarded_leaf_string_together(%rip), %rdx\n"
     "    jb      .Lby_vector\n"
+    "    jmp     .Lby_string_aligned\n"
+    ".Lapart:\n"
+    "    cmpq    guarded_leaf_string_apart(%rip), %rdx\n"
+    "    jb      .Lby_vector\n"
+    ".Lby_string_aligned:\n"
+    "    movdqu  (%rsi), %xmm0\n"
+    "    movdqu  16(%rsi), %xmm1\n"
+    "    movdqu  32(%rsi), %xmm2\n"
+    "    movdqu  48(%rsi), %xmm3\n"
+    "    movdqu  %xmm0, (%rdi)\n"
+    "    movdqu  %xmm1, 16(%rdi)\n"
+    "    movdqu  %xmm2, 32(%rdi)\n"
+    "    movdqu  %xmm3, 48(%rdi)\n"
+    "    movl    %edi, %ecx\n"
+    "    negl    %ecx\n"
+    "    andl    $63, %ecx\n"
+    "    addq    %rcx, %rdi\n"
+    "    addq    %rcx, %rsi\n"
+    "    subq    %rcx, %rdx\n"
     ".Lby_string:\n"
     "    movq    %rdx, %rcx\n"
     "    rep movsb\n"
@@ -172,9 +198,11 @@ __asm__(
     "    leaq    -128(%rsi,%rdx), %r8\n"
     "    leaq    -128(%rdi,%rdx), %rcx\n"
     "    vmovdqu (%rsi), %ymm0\n"
+    "    vmovdqu 32(%rsi), %ymm1\n"
     "    vmovdqu %ymm0, (%rdi)\n"
+    "    vmovdqu %ymm1, 32(%rdi)\n"
     "    movq    %rdi, %rax\n"
-    "    orq     $31, %rdi\n"
+    "    orq     $63, %rdi\n"
     "    incq    %rdi\n"
     "    subq    %rdi, %rax\n"
     "    subq    %rax, %rsi\n"

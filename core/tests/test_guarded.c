@@ -71,7 +71,7 @@ TEST(long_copies_are_memmoves_too)
 
 TEST(copies_that_do_not_overlap_are_memmoves_whichever_way_their_length_and_alignment_choose)
 {
-    static const size_t borders[] = {256, 1024, 3072, 4096, 65536};
+    static const size_t borders[] = {256, 1024, 3072, 4096, 32768, 65536};
     static const size_t alignments[] = {0, 1, 16, 31, 32, 33, 48, 63};
     enum { ALIGNMENTS = sizeof alignments / sizeof *alignments, ROOM = 65536 + 256 };
     static _Alignas(64) char source[ROOM], target[ROOM], wanted[ROOM];
@@ -734,12 +734,13 @@ TEST(behind_the_end_within_a_huge_page_is_a_fault_although_the_kernel_gives_no_s
 
 #if defined(__x86_64__)
 extern bool guarded_leaf_has_avx;
-extern size_t guarded_leaf_string_from;
+extern size_t guarded_leaf_string_together, guarded_leaf_string_apart;
 
-static void be_on_another_processor(bool has_avx, size_t string_from)
+static void be_on_another_processor(bool has_avx, size_t together, size_t apart)
 {
     guarded_leaf_has_avx = has_avx;
-    guarded_leaf_string_from = string_from;
+    guarded_leaf_string_together = together;
+    guarded_leaf_string_apart = apart;
     a_copy_is_a_memmove_at_every_length_alignment_and_overlap();
     long_copies_are_memmoves_too();
     copies_that_do_not_overlap_are_memmoves_whichever_way_their_length_and_alignment_choose();
@@ -753,12 +754,14 @@ static void be_on_another_processor(bool has_avx, size_t string_from)
 TEST(processors_without_vectors_or_fast_strings_copy_as_well)
 {
     bool has_avx = guarded_leaf_has_avx;
-    size_t string_from = guarded_leaf_string_from;
-    be_on_another_processor(false, string_from);
-    be_on_another_processor(has_avx, SIZE_MAX);
-    be_on_another_processor(has_avx, 3072);
+    size_t together = guarded_leaf_string_together, apart = guarded_leaf_string_apart;
+    be_on_another_processor(false, together, apart);
+    be_on_another_processor(has_avx, SIZE_MAX, SIZE_MAX);
+    be_on_another_processor(has_avx, 256, SIZE_MAX);
+    be_on_another_processor(has_avx, SIZE_MAX, 256);
     guarded_leaf_has_avx = has_avx;
-    guarded_leaf_string_from = string_from;
+    guarded_leaf_string_together = together;
+    guarded_leaf_string_apart = apart;
 }
 #endif
 

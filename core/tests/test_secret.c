@@ -125,10 +125,13 @@ TEST(an_area_is_locked_and_kept_out_of_dumps_and_children)
     snprintf(path, sizeof path, "/proc/self/smaps");
     FILE *smaps = fopen(path, "r");
     bool here = false, told = false;
+    unsigned long kib;
     while (fgets(line, sizeof line, smaps)) {
         unsigned long from, to;
         if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
             here = from <= (uintptr_t)secret.bytes && (uintptr_t)secret.bytes < to;
+        if (here && sscanf(line, "Locked: %lu kB", &kib) == 1)
+            CHECK(UNDER_SANITIZER || kib * 1024 == mmk_page_size());
         if (here && strncmp(line, "VmFlags:", 8) == 0) {
             told = true;
             CHECK(UNDER_SANITIZER || strstr(line, " lo"));

@@ -80,6 +80,12 @@ def test_a_target_is_on_what_is_spent_beyond_the_floor(runner, at_most, word):
     assert [verdict.word for verdict in result.verdicts] == [word]
 
 
+@pytest.mark.parametrize(("cost", "word"), [(1004.0, "held"), (1006.0, "missed")])
+def test_a_target_is_judged_on_the_ratio_as_printed(runner, cost, word):
+    summary = {name: runner.Summary.of([ns] * 3) for name, ns in (("one", cost), ("peer", 1000.0))}
+    assert runner.Verdict.on(runner.Target("one", "peer", 1.0), summary).word == word
+
+
 def test_contestants_take_turns_and_the_collector_is_off(runner):
     turns = []
 
