@@ -101,7 +101,7 @@ cdef class ArenaHandle(BlockOwner):
                 f"alloc: a block has at least one byte, and an alignment is a power of two: {size} bytes aligned to "
                 f"{align} are not possible"
             )
-        cdef ArenaBlock block = ArenaBlock.__new__(ArenaBlock)
+        cdef ArenaBlock block = <ArenaBlock>ArenaBlock.__new__(ArenaBlock)
         cdef char *bytes = NULL
         cdef int error = mmk_arena_alloc(&self.handle, size, align, zero, &bytes)
         if error:

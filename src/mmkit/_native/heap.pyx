@@ -162,7 +162,7 @@ cdef class HeapHandle(BlockOwner):
         if align < 0:
             raise self.failure(-EINVAL, "alloc", count, align)
         # Made first: when there is no memory for it, no block is lost.
-        cdef HeapBlock block = HeapBlock.__new__(HeapBlock)
+        cdef HeapBlock block = <HeapBlock>HeapBlock.__new__(HeapBlock)
         if not zero or count < QUICK or self.handle.source == MMK_HEAP_SBRK:
             error = mmk_heap_alloc(&self.handle, count, align, zero, &bytes)
         else:
@@ -206,7 +206,7 @@ cdef class HeapHandle(BlockOwner):
         """
         if self.region is None:
             raise Error("only a heap in a region has offsets")
-        cdef HeapBlock block = HeapBlock.__new__(HeapBlock)
+        cdef HeapBlock block = <HeapBlock>HeapBlock.__new__(HeapBlock)
         cdef char *bytes = self.origin + as_size(offset, "at", "offset")
         cdef Py_ssize_t size = mmk_heap_size(&self.handle, bytes)
         if size < 0:

@@ -142,7 +142,7 @@ cdef class PoolHandle(BlockOwner):
                 raise ValueError("timeout= is for pools that wait for blocks: make the pool with exhausted='wait'")
             deadline = deadline_of(timeout)
         # Made first: when there is no memory for it, no block is lost.
-        cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
+        cdef PoolBlock block = <PoolBlock>PoolBlock.__new__(PoolBlock)
         cdef int error = mmk_pool_take(&self.handle, &block.own.taken)
         if error:
             self.take_late(&block.own.taken, error, deadline)
@@ -213,7 +213,7 @@ cdef class PoolHandle(BlockOwner):
         ValueError
             No live block starts there.
         """
-        cdef PoolBlock block = PoolBlock.__new__(PoolBlock)
+        cdef PoolBlock block = <PoolBlock>PoolBlock.__new__(PoolBlock)
         # A pool that is closed has no region, and the core says so.
         cdef size_t skew = self.region.skew if self.region is not None else 0
         cdef int error = mmk_pool_find(&self.handle, as_size(offset, "at", "offset") + skew, &block.own.taken)
