@@ -53,14 +53,19 @@ static bool exchange(mmk_snapshot *snapshot, size_t page, unsigned from, unsigne
     return atomic_compare_exchange_strong(&snapshot->pages[page], &expected, (unsigned char)to);
 }
 
+/* Not sched_yield: whom this thread waits for may have a lower real-time priority. */
+static void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+}
+
 /* returns what the page has come to */
 static unsigned wait_while_busy(const mmk_snapshot *snapshot, size_t page)
 {
     unsigned word = word_of(snapshot, page);
     for (unsigned turn = 0; is_busy(word); word = word_of(snapshot, page), turn++)
-        /* Not sched_yield: who keeps the page may have a lower real-time priority. */
         if (turn >= SPINS)
-            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+            nap();
     return word;
 }
 
@@ -176,6 +181,10 @@ static mmk_fault_answer keep_before_write(mmk_region *region, uintptr_t address,
         return MMK_FAULT_PASS_ON;
     if (!(prot_of(word_of(snapshot, offset / region->granule)) & PROT_WRITE))
         return MMK_FAULT_PASS_ON;
+    if (atomic_load(&snapshot->beginning)) {
+        nap();
+        return MMK_FAULT_RETRY;
+    }
     sigset_t before;
     block_signals(&before);
     mmk_fault_answer answer = let_write(snapshot, offset);
@@ -196,20 +205,31 @@ static void keep_run(mmk_snapshot *snapshot, size_t first, size_t end)
     }
 }
 
+/* returns false if the snapshot is just being taken, for which who takes it needs readers to leave */
+static bool keep_all(mmk_snapshot *snapshot, size_t offset, size_t length)
+{
+    if (atomic_load(&snapshot->beginning))
+        return false;
+    size_t size = snapshot->region->granule;
+    size_t end = offset + length < snapshot->length ? offset + length : snapshot->length;
+    sigset_t before;
+    block_signals(&before);
+    keep_run(snapshot, offset / size, end / size);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return true;
+}
+
 void snapshot_keep(mmk_region *region, size_t offset, size_t length)
 {
-    if (!atomic_load(&region->snapshot))
-        return;
-    unsigned reading = readers_enter(); /* as in a hook: release waits for us */
-    mmk_snapshot *snapshot = atomic_load(&region->snapshot);
-    if (snapshot) {
-        size_t size = region->granule, end = offset + length < snapshot->length ? offset + length : snapshot->length;
-        sigset_t before;
-        block_signals(&before);
-        keep_run(snapshot, offset / size, end / size);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    while (atomic_load(&region->snapshot)) {
+        unsigned reading = readers_enter(); /* as in a hook: release waits for us */
+        mmk_snapshot *snapshot = atomic_load(&region->snapshot);
+        bool done = !snapshot || keep_all(snapshot, offset, length);
+        readers_leave(reading);
+        if (done)
+            return;
+        nap();
     }
-    readers_leave(reading);
 }
 
 /* ---- protecting, under the region's lock ------------------------------------------------------------ */
@@ -281,6 +301,19 @@ static void end(mmk_snapshot *snapshot)
     mmk_region_dispose(&snapshot->kept);
 }
 
+/* A page that is opened while others can still be written to would be of an earlier instant than those: by a fault of
+ * before, which the last snapshot had caused, or where one call does not protect all pages. */
+static int begin_catching(mmk_snapshot *snapshot)
+{
+    mmk_region *region = snapshot->region;
+    atomic_store(&snapshot->beginning, true);
+    atomic_store(&region->snapshot, snapshot);
+    region_set_hook(region, keep_before_write);
+    int error = region_enforce(region, 0, snapshot->length);
+    atomic_store(&snapshot->beginning, false);
+    return error;
+}
+
 static int take(mmk_snapshot *snapshot, mmk_region *region)
 {
     if (!region_is_private_anonymous(region))
@@ -293,9 +326,11 @@ static int take(mmk_snapshot *snapshot, mmk_region *region)
     if (error)
         return error;
     mmk_fault_come_first();
-    atomic_store(&region->snapshot, snapshot);
-    region_set_hook(region, keep_before_write);
-    error = region_enforce(region, 0, snapshot->length);
+    /* A handler here that writes to the region would wait for what it has interrupted. */
+    sigset_t before;
+    block_signals(&before);
+    error = begin_catching(snapshot);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
         end(snapshot);
     return error;

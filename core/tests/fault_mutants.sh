@@ -82,6 +82,12 @@ snapshot_mutant "what the region forbids is allowed" src/snapshot.c \
     '/^static mmk_fault_answer keep_before_write/,/^}/s/& PROT_WRITE)/| PROT_WRITE)/'
 snapshot_mutant "release does not wait for who populates" src/snapshot.c \
     '/^void snapshot_keep/,/^}/{s/readers_enter();/0;/;s/readers_leave(reading);/(void)reading;/}'
+snapshot_mutant "a write opens its page while others are not protected yet" src/snapshot.c \
+    '/^static mmk_fault_answer keep_before_write/,/^}/s/if (atomic_load(&snapshot->beginning))/if (0)/'
+snapshot_mutant "populating opens pages while others are not protected yet" src/snapshot.c \
+    '/^static bool keep_all/,/^}/s/if (atomic_load(&snapshot->beginning))/if (0)/'
+snapshot_mutant "a handler interrupts who takes a snapshot" src/snapshot.c \
+    '/^static int take/,/^}/s/block_signals(&before);/sigprocmask(SIG_BLOCK, NULL, \&before);/'
 snapshot_mutant "released pages stay protected" src/snapshot.c 's/snapshot->ending = true;//'
 snapshot_mutant "at the limit nothing in front is kept" src/snapshot.c 's/while (first > 0 && keep_alike/while (0 \&\& keep_alike/'
 snapshot_mutant "at the limit nothing behind is kept" src/snapshot.c 's/while (end < count && keep_alike/while (0 \&\& keep_alike/'

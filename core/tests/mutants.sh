@@ -24,7 +24,10 @@ compile_broken() {
 run_test() {
     build_test "$@"
     status=0
-    timeout "$patience" "$work/test" >"$work/said" 2>&1 || status=$?
+    timeout "$patience" "$work/test" >"$work/said" 2>&1 &
+    wait $! || status=$?
+    # What it forked is in the group that timeout(1) made, and may wait for the dead for ever.
+    kill -s KILL -- -$! 2>/dev/null || :
 }
 
 # What a test that died said is wrong; or else which of its parts it began last.

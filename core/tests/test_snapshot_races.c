@@ -188,6 +188,108 @@ TEST(who_writes_to_a_page_that_is_just_being_copied_waits_until_it_is_kept)
     in_child(store_in_the_middle_of_a_copy);
 }
 
+/* ---- while one is taken ---- */
+
+static void store_by_an_old_fault(void)
+{
+    char byte;
+    CHECK(mmk_guarded_copy(&byte, NULL, 1, &fault) == -EFAULT);
+    hold_faults();
+    store_into_page_5();
+}
+
+static atomic_bool it_waited;
+
+/* The first call that protects pages: none is protected yet. */
+static int let_the_fault_go_on(const struct seccomp_data *call)
+{
+    if (atomic_exchange(&go_on, true) || call->args[2] != PROT_READ)
+        return 0;
+    while (!atomic_load(&waiting.sleeps) && !atomic_load(&waiting.ended))
+        sched_yield();
+    store(region.base + pages(6), 'y');
+    atomic_store(&it_waited, still_waits());
+    return 0;
+}
+
+static void take_anew(call_judge *meanwhile)
+{
+    watch_mprotect(meanwhile);
+    atomic_store(&watched.armed, true);
+    CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
+    atomic_store(&watched.armed, false);
+}
+
+static void take_after_a_fault(void)
+{
+    let_no_fault_be_passed_on();
+    open_scene();
+    waiting.act = store_by_an_old_fault;
+    waiting.thread = start_and_hold(act_and_end, NULL);
+    release();
+    take_anew(let_the_fault_go_on);
+    CHECK(atomic_load(&it_waited));
+    join_waiting();
+    CHECK(region.base[pages(5)] == 'x' && region.base[pages(6)] == 'y');
+    CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
+    CHECK(all_bytes_are(copy + pages(5), pages(1), 6) && copy[pages(6)] == 'y');
+}
+
+static int populate_meanwhile(const struct seccomp_data *call)
+{
+    if (!atomic_exchange(&go_on, true) && call->args[2] == PROT_READ)
+        atomic_store(&it_waited, start_waiting(populate_page_5));
+    return 0;
+}
+
+static void take_before_populating(void)
+{
+    map_numbered_pages();
+    take_anew(populate_meanwhile);
+    CHECK(atomic_load(&it_waited));
+    join_waiting();
+    CHECK(snapshot_is_numbered() && dirty_bytes() == pages(1));
+}
+
+TEST(no_page_is_kept_while_others_can_still_be_written_to)
+{
+    in_child(take_after_a_fault);
+    in_child(take_before_populating);
+}
+
+static int ask_with_a_signal(const struct seccomp_data *call)
+{
+    if (!atomic_exchange(&go_on, true) && call->args[2] == PROT_READ)
+        CHECK(kill(getpid(), SIGUSR1) == 0);
+    return 0;
+}
+
+static void take_with_a_signal(void)
+{
+    CHECK(signal(SIGUSR1, store_into_the_same_page) != SIG_ERR);
+    map_numbered_pages();
+    /* The judge's thread has it blocked as well: it can come to this one only. */
+    sigset_t ours, before;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &ours, &before) == 0);
+    watch_mprotect(ask_with_a_signal);
+    CHECK(pthread_sigmask(SIG_SETMASK, &before, NULL) == 0);
+    atomic_store(&watched.armed, true);
+    CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
+    atomic_store(&watched.armed, false);
+    CHECK(atomic_load(&handled) && snapshot_is_numbered() && dirty_bytes() == pages(1));
+}
+
+TEST(a_signal_handler_that_writes_while_its_thread_takes_a_snapshot_does_not_wait_for_it)
+{
+    if (UNDER_TSAN)
+        SKIP("TSan puts handlers off");
+    in_child(take_with_a_signal);
+}
+
+/* ---- while protections change, and others read ---- */
+
 static int store_meanwhile(const struct seccomp_data *call)
 {
     if (call->args[2] == PROT_READ)
@@ -417,6 +519,8 @@ int main(void)
     RUN(a_signal_handler_that_writes_where_a_page_is_just_being_kept_does_not_wait_for_itself);
     RUN(a_fault_that_arrives_after_its_page_was_opened_is_none);
     RUN(who_writes_to_a_page_that_is_just_being_copied_waits_until_it_is_kept);
+    RUN(no_page_is_kept_while_others_can_still_be_written_to);
+    RUN(a_signal_handler_that_writes_while_its_thread_takes_a_snapshot_does_not_wait_for_it);
     RUN(a_page_that_is_opened_while_all_are_protected_anew_is_open_for_the_kernel_too);
     RUN(a_page_that_is_written_to_while_it_is_read_is_read_as_it_was);
     RUN(a_child_does_not_wait_for_threads_that_were_keeping_pages_in_its_parent);

@@ -85,7 +85,7 @@ class Region(RegionFactories):
         """Keep what is in the region now, while it goes on being written to (``mprotect(2)``, ``SIGSEGV``).
 
         Every page is write-protected; the first write to each is caught, the page kept, and the write let go
-        on, whoever writes. It is one instant for all threads, if one protection is in force on all of it.
+        on, whoever writes. It is one instant for all threads.
 
         Returns
         -------

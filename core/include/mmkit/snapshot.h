@@ -16,8 +16,8 @@
  * guarding, cutting, moving, and sealing. Protections may change, and the region grow where it is.
  *
  * Threads: any call from any thread; a writer waits for nobody but the thread that keeps the same page just now.
- *          Taken with one protection in force on all pages, it is one instant for all threads: whoever saw a write that
- *          is not in it writes nothing that is.
+ *          While it is taken, writers to pages that are protected already wait: it is one instant for all threads,
+ *          and whoever saw a write that is not in it writes nothing that is.
  * Fork:    the child has region and snapshot as they were, and each goes on by itself.
  * Signals: none of these; but handlers may write to the region.
  */
@@ -37,6 +37,7 @@ struct mmk_snapshot {
     _Atomic unsigned char *pages; /* what became of each: see src/snapshot.c */
     _Atomic size_t *faults;       /* 1 + offset of each first write, in their order */
     _Atomic size_t fault_count;
+    _Atomic bool beginning;       /* not all pages are protected yet: none is kept, whoever wants to write waits */
     bool ending;
 };
 
