@@ -198,18 +198,12 @@ static void store_by_an_old_fault(void)
     store_into_page_5();
 }
 
-static atomic_bool it_waited;
+static atomic_bool judged;
 
-/* The first call that protects pages: none is protected yet. */
-static int let_the_fault_go_on(const struct seccomp_data *call)
+static bool is_first_to_protect(const struct seccomp_data *call, size_t page)
 {
-    if (atomic_exchange(&go_on, true) || call->args[2] != PROT_READ)
-        return 0;
-    while (!atomic_load(&waiting.sleeps) && !atomic_load(&waiting.ended))
-        sched_yield();
-    store(region.base + pages(6), 'y');
-    atomic_store(&it_waited, still_waits());
-    return 0;
+    bool protects = call->args[0] - (uintptr_t)region.base == pages(page) && call->args[2] == PROT_READ;
+    return protects && !atomic_exchange(&judged, true);
 }
 
 static void take_anew(call_judge *meanwhile)
@@ -218,6 +212,21 @@ static void take_anew(call_judge *meanwhile)
     atomic_store(&watched.armed, true);
     CHECK(mmk_snapshot_take(&snapshot, &region) == 0);
     atomic_store(&watched.armed, false);
+    CHECK(atomic_load(&judged));
+    join_waiting();
+    CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
+}
+
+/* No page is protected any more, or yet. */
+static int let_the_fault_go_on(const struct seccomp_data *call)
+{
+    if (!is_first_to_protect(call, 0))
+        return 0;
+    atomic_store(&go_on, true);
+    while (still_waits())
+        sched_yield();
+    store(region.base + pages(6), 'y');
+    return 0;
 }
 
 static void take_after_a_fault(void)
@@ -228,17 +237,32 @@ static void take_after_a_fault(void)
     waiting.thread = start_and_hold(act_and_end, NULL);
     release();
     take_anew(let_the_fault_go_on);
-    CHECK(atomic_load(&it_waited));
-    join_waiting();
-    CHECK(region.base[pages(5)] == 'x' && region.base[pages(6)] == 'y');
-    CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
-    CHECK(all_bytes_are(copy + pages(5), pages(1), 6) && copy[pages(6)] == 'y');
+    CHECK(copy[pages(5)] == 'x' && copy[pages(6)] == 'y');
+}
+
+/* Page 5 is protected already. */
+static int store_before_the_rest_is_protected(const struct seccomp_data *call)
+{
+    if (!is_first_to_protect(call, 11))
+        return 0;
+    CHECK(start_waiting(store_into_page_5));
+    store(region.base + pages(20), 'y');
+    return 0;
+}
+
+static void take_with_two_protections(void)
+{
+    let_no_fault_be_passed_on();
+    map_numbered_pages();
+    CHECK(mmk_region_protect(&region, pages(10), pages(1), PROT_READ, true) == 0);
+    take_anew(store_before_the_rest_is_protected);
+    CHECK(region.base[pages(5)] == 'x' && copy[pages(5)] == 6 && copy[pages(20)] == 'y');
 }
 
 static int populate_meanwhile(const struct seccomp_data *call)
 {
-    if (!atomic_exchange(&go_on, true) && call->args[2] == PROT_READ)
-        atomic_store(&it_waited, start_waiting(populate_page_5));
+    if (is_first_to_protect(call, 0))
+        CHECK(start_waiting(populate_page_5));
     return 0;
 }
 
@@ -246,20 +270,19 @@ static void take_before_populating(void)
 {
     map_numbered_pages();
     take_anew(populate_meanwhile);
-    CHECK(atomic_load(&it_waited));
-    join_waiting();
-    CHECK(snapshot_is_numbered() && dirty_bytes() == pages(1));
+    CHECK(pages_are_numbered(copy, PAGES) && dirty_bytes() == pages(1));
 }
 
 TEST(no_page_is_kept_while_others_can_still_be_written_to)
 {
     in_child(take_after_a_fault);
+    in_child(take_with_two_protections);
     in_child(take_before_populating);
 }
 
 static int ask_with_a_signal(const struct seccomp_data *call)
 {
-    if (!atomic_exchange(&go_on, true) && call->args[2] == PROT_READ)
+    if (is_first_to_protect(call, 0))
         CHECK(kill(getpid(), SIGUSR1) == 0);
     return 0;
 }
