@@ -110,9 +110,13 @@ def lock_with_a_limit(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
     print(f"\nAn ordinary user with a limit of {limit // KIB} KiB")
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        except OSError as refusal:  # root of a user namespace that has no other users
+            print(f"  not here: root cannot become another user: {refusal.strerror}")
+            return
     with Region.anonymous(12 * PAGE_SIZE) as region, Region.anonymous(8 * PAGE_SIZE) as more:
         for each in (region, more):
             try:

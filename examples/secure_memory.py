@@ -34,6 +34,9 @@ def main() -> None:
     except (mmkit.SyscallError, EOFError, ValueError) as refusal:
         print(f"No secret here: {refusal}")
         return
+    except KeyboardInterrupt:  # Ctrl-C at the question
+        print("No secret here: the question was broken off")
+        return
     with password, key:
         if len(password) < 8:
             print("That is too short to search for: so few bytes are anywhere by chance.")

@@ -398,6 +398,19 @@ def test_a_program_says_what_to_install_where_a_library_is_missing(name, library
 
 @needs_root
 @locks
+def test_locking_goes_on_where_root_cannot_become_another_user(folder):
+    alone = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("user namespaces are not allowed here")
+    done = subprocess.run(
+        [*alone, sys.executable, PROGRAMS["memory_locking"]], cwd=folder, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("not here: root cannot become another user") == 2
+
+
+@needs_root
+@locks
 def test_locking_tells_a_user_who_may_lock_nothing_what_is_refused(folder):
     done = python(folder, "-c", AS_NOBODY, PROGRAMS["memory_locking"], NOBODY, 0)
     assert done.stdout.startswith("This process may lock: 0 KiB")
@@ -512,7 +525,13 @@ def test_secure_memory_asks_at_the_terminal():
 
 @locks
 @pytest.mark.parametrize(
-    ("line", "told"), [(b"short\n", b"too short"), (b"\n", b"nothing was typed"), (b"\x04", b"gave no line")]
+    ("line", "told"),
+    [
+        (b"short\n", b"too short"),
+        (b"\n", b"nothing was typed"),
+        (b"\x04", b"gave no line"),
+        (b"\x03", b"broken off"),
+    ],
 )
 def test_secure_memory_says_what_was_wrong_with_what_was_typed(line, told):
     shown = typed_into_secure_memory(line)

@@ -99,6 +99,23 @@ def test_memfds_are_listed_by_name_mapped_or_only_open(name):
     assert found(name=name) == []
 
 
+def test_a_memfd_left_with_the_name_of_mmkit_is_listed_with_who_has_it_mapped():
+    with mmkit.Region.memfd(PAGE) as region:
+        inode = os.stat(region.fileno()).st_ino
+        assert one(kind="memfd", inode=inode).holders == ((os.getpid(), PAGE, True),)
+    address = linux.mmap(0, PAGE, 3, mmap.MAP_SHARED, fd := os.memfd_create("mmkit"), 0)
+    inode = os.fstat(fd).st_ino
+    os.close(fd)
+    assert one(kind="memfd", inode=inode).holders == ((os.getpid(), PAGE, False),)
+    linux.munmap(address, PAGE)
+
+
+def test_shared_memory_that_mmkit_named_is_listed():
+    with mmkit.Region.anonymous(PAGE, shared=True, name="named") as region:
+        inode = mmkit.maps.find(region.address).inode
+        assert one(kind="anonymous", inode=inode).holders == ((os.getpid(), PAGE, False),)
+
+
 def test_anonymous_shared_memory_is_listed_with_the_family_that_has_it():
     before = {segment.inode for segment in found(kind="anonymous")}
     with mmap.mmap(-1, 3 * PAGE) as memory:
@@ -275,6 +292,13 @@ def test_the_command_removes_by_name_and_number_what_it_is_told_to(name):
     assert shm("remove").exit_code == 2
     assert shm("remove", name, "--id", "1").exit_code == 2
     assert shm("remove", "--key", "x").exit_code == 2
+
+
+def test_the_command_says_why_a_memfd_is_not_removed(name):
+    with SharedMemory.memfd(PAGE, name=name):
+        refused = shm("remove", name)
+        assert refused.exit_code == 1
+        assert "goes with its last holder" in refused.output
 
 
 def test_the_command_does_not_remove_what_is_no_shared_memory(name):

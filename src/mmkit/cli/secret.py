@@ -41,7 +41,7 @@ def secret() -> None:
     """Keys and passwords in memory."""
 
 
-@secret.command()
+@secret.command(short_help="Search a process, or a core file, for copies of a secret.")
 @click.argument("pid", type=_ProcessId(min=1), required=False)
 @click.option("--core", type=click.Path(dir_okay=False), help="Search a core file instead of a process.")
 @click.option("--fd", type=click.IntRange(min=0), help="Read the secret from this descriptor.")

@@ -26,9 +26,10 @@ __all__ = ["shm"]
 
 _EXIT_NONE = 1
 _NOT_THERE = "there is no such segment: `mmkit shm list` shows those that are there"
+_HAS_NO_NAME = "it has no name in /dev/shm: it goes with its last holder, which `mmkit shm attached` shows"
 
 
-@click.group()
+@click.group(short_help="List, find and remove shared memory of this machine.")
 def shm() -> None:
     """Shared memory of this machine: what there is, who has it, what was leaked."""
 
@@ -58,7 +59,8 @@ def list_(as_json: bool, leaked: bool) -> None:
         return
     print_table(_listing(found))
     total = sum(segment.resident or 0 for segment in found)
-    click.echo(f"{len(found)} segments, {written_size(total)} resident")
+    count = "1 segment" if len(found) == 1 else f"{len(found)} segments"
+    click.echo(f"{count}, {written_size(total)} resident")
 
 
 @shm.command(short_help="Show which processes have a segment.")
@@ -106,7 +108,8 @@ def remove(name: str | None, identifier: int | None, key: int | None) -> None:
             linux.shmctl(identifier, ShmCommand.RMID)
             drop_beside("systemv", identifier)
     except FileNotFoundError:
-        _fail(_NOT_THERE)
+        is_held = any(_is_named(each, name, identifier, key) for each in segments())
+        _fail(_HAS_NO_NAME if is_held else _NOT_THERE)
     except (Error, ValueError) as error:
         _fail(str(error))
 

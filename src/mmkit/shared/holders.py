@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mmkit.maps import Areas, Kind
+from mmkit.maps import Area, Areas, Kind
 from mmkit.shared.names import path_of
 
 __all__ = ["Found", "Holder", "Scan", "scan"]
@@ -18,7 +18,7 @@ _SHM = path_of("")
 _SIGNS = (_SHM.encode(), b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage", b"[anon_shmem:")
 #: How the links in /proc/PID/fd to shared memory begin.
 _LINKS = (_SHM, "/memfd:")
-_KINDS = (Kind.SHM, Kind.MEMFD, Kind.SYSTEMV, Kind.ANONYMOUS, Kind.HUGETLB)
+_KINDS = (Kind.SHM, Kind.MEMFD, Kind.SYSTEMV, Kind.ANONYMOUS, Kind.HUGETLB, Kind.MMKIT)
 _PF_KTHREAD = 0x00200000
 #: The inode number that the kernel gives it: PROC_PID_INIT_INO.
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
@@ -143,6 +143,13 @@ def _ipc_namespace(pid: int) -> int:
     return 0
 
 
+def _kind_of_file(area: Area) -> Kind:
+    """Tell what a mapping is of: mmkit's own memory has a kind for itself, whatever stands behind it."""
+    if area.kind != Kind.MMKIT:
+        return area.kind
+    return Kind.MEMFD if area.path.startswith(b"/memfd:") else Kind.ANONYMOUS
+
+
 def _look_at_mappings(pid: int, found: dict[Key, Found]) -> None:
     text = _text_of_maps(pid)
     signs = [sign for sign in _SIGNS if sign in text]
@@ -150,12 +157,13 @@ def _look_at_mappings(pid: int, found: dict[Key, Found]) -> None:
         return
     lines = [line for line in text.splitlines(keepends=True) if any(sign in line for sign in signs)]
     for area in Areas.parse(b"".join(lines), pid=pid).where(kind=_KINDS):
-        if area.kind in (Kind.ANONYMOUS, Kind.HUGETLB) and not (area.shared and area.inode):
+        kind = _kind_of_file(area)
+        if kind in (Kind.ANONYMOUS, Kind.HUGETLB) and not (area.shared and area.inode):
             continue
         if area.path.startswith(b"/secretmem"):
             continue
-        namespace = _ipc_namespace(pid) if area.kind == Kind.SYSTEMV else 0
-        key = Key(area.kind, area.device, area.inode, namespace)
+        namespace = _ipc_namespace(pid) if kind == Kind.SYSTEMV else 0
+        key = Key(kind, area.device, area.inode, namespace)
         memory = found.setdefault(key, Found(key, area.path, area.deleted))
         memory.mapped[pid] = memory.mapped.get(pid, 0) + area.size
         memory.reach = max(memory.reach, area.offset + area.size)

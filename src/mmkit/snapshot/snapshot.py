@@ -95,4 +95,5 @@ class Snapshot(SnapshotHandle):
     def __repr__(self) -> str:
         if self.released:
             return "<Snapshot released>"
-        return f"<Snapshot of {size(len(self))}, {self.dirty_pages} pages written since>"
+        pages = self.dirty_pages
+        return f"<Snapshot of {size(len(self))}, {pages} {'page' if pages == 1 else 'pages'} written since>"
