@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -168,8 +169,24 @@ def test_what_a_user_may_not_look_at_is_unknown_and_never_free(name):
         assert in_child(look_at_system_v, user=NOBODY) == ((), True, True, False)
 
 
+def test_a_creator_that_began_after_its_segment_is_unknown_and_not_dead_for_the_clock_may_have_been_set(
+    monkeypatch,
+):
+    identifier = linux.shmget(0, 1, 0o600)
+    try:
+        assert one(kind="systemv", id=identifier).creator_alive is True
+        begun = time.time() + 10
+        monkeypatch.setattr("mmkit.shared.listing.start_time", lambda pid: begun)
+        assert one(kind="systemv", id=identifier).creator_alive is None
+        monkeypatch.setattr("mmkit.shared.listing.start_time", lambda pid: False)
+        assert one(kind="systemv", id=identifier).creator_alive is False
+    finally:
+        linux.shmctl(identifier, ShmCommand.RMID)
+
+
 LOOK = """
 import sys
+import time
 from mmkit import shared
 found = [each for each in shared.segments() if each.name == sys.argv[1]]
 print([(each.attached, each.creator_alive, len(each.holders)) for each in found])
