@@ -28,7 +28,7 @@ cdef class BlockOwner:
         return 0
 
     cdef int resize(self, Block block, object n) except -1:
-        """Resize a live block that nobody looks at."""
+        """Resize a live block, if nobody looks at it."""
         return 0
 
     cdef int drop(self, Block block) except -1:
@@ -222,7 +222,7 @@ cdef class HeapBlock(FreeableBlock):
         ClosedError
             It was freed, or its heap is closed.
         """
-        check_unseen(self, "resize")
+        check_live(self, "resize")
         self.owner.resize(self, n)
 
 

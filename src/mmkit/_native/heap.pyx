@@ -10,7 +10,7 @@ from posix.unistd cimport close as c_close
 
 from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
-from mmkit._native.block cimport Block, BlockOwner, HeapBlock
+from mmkit._native.block cimport Block, BlockOwner, HeapBlock, check_unseen
 from mmkit._native.region cimport MappedRegion
 
 import sys
@@ -250,7 +250,9 @@ cdef class HeapHandle(BlockOwner):
         return 0
 
     cdef int resize(self, Block block, object n) except -1:
+        # First: whose __index__ is called may look at the block, free it, or close the heap.
         cdef Py_ssize_t count = as_length(n, "resize")
+        check_unseen(block, "resize")
         cdef void *bytes = block.bytes
         cdef int error
         if max(count, block.size) < QUICK or self.handle.source == MMK_HEAP_SBRK:
