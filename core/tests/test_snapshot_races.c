@@ -229,6 +229,8 @@ static void take_after_a_fault(void)
     release();
     take_anew(let_the_fault_go_on);
     CHECK(atomic_load(&it_waited));
+    /* Else whoever waits for readers would wait for what a handler does. */
+    CHECK(atomic_load(&waiting.is_deaf));
     join_waiting();
     CHECK(region.base[pages(5)] == 'x' && region.base[pages(6)] == 'y');
     CHECK(mmk_snapshot_read(&snapshot, 0, copy, pages(PAGES), &fault) == 0);
