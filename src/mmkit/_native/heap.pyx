@@ -269,10 +269,12 @@ cdef class HeapHandle(BlockOwner):
             self.exports -= 1
         if error:
             raise self.failure(error, "resize", count, block.own.align)
-        if self.frames and bytes != block.bytes:
-            self.origins[<size_t>bytes] = self.origins.pop(<size_t>block.bytes, ())
+        cdef char *before = block.bytes
         block.bytes = <char *>bytes
         block.size = count
+        # Last: it may fail, and the old memory is another's by now.
+        if self.frames and bytes != before:
+            self.origins[<size_t>bytes] = self.origins.pop(<size_t>before, ())
         return 0
 
     @cython.final
