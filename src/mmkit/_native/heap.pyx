@@ -204,6 +204,8 @@ cdef class HeapHandle(BlockOwner):
         Error
             The heap is not in a region.
         """
+        if not self.is_open:
+            raise self.failure(-MMK_ECLOSED, f"at({offset})", 0, 0)
         if self.region is None:
             raise Error("only a heap in a region has offsets")
         cdef HeapBlock block = <HeapBlock>HeapBlock.__new__(HeapBlock)
