@@ -90,7 +90,8 @@ cdef int refuse(Block block, str call) except -1:
     raise BufferError(f"{call}: a view of the block is live (memoryview, numpy array): release it first")
 
 
-# A block refers to its owner only, so no garbage is ever a circle of blocks: the collector need not know them.
+# A block refers to its owner only, and that has no attributes: no garbage is a circle of blocks, and the collector need
+# not know them. (A class derived from an owner, which keeps blocks of its own, is not collected until it drops them.)
 @cython.no_gc
 @cython.freelist(256)
 cdef class Block:
