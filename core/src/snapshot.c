@@ -71,7 +71,8 @@ static unsigned wait_while_busy(const mmk_snapshot *snapshot, size_t page)
 
 /* ---- keeping pages, without locks ------------------------------------------------------------------- */
 
-/* While this thread holds a claim nothing may interrupt it that could write to the same page, and wait for it. */
+/* While this thread holds a claim nothing may interrupt it that could write to the same page, and wait for it. Nor
+ * while it sleeps in the hook: whoever waits for readers would wait for a handler, which may wait for him. */
 static void block_signals(sigset_t *before)
 {
     sigset_t all;
@@ -140,9 +141,14 @@ static size_t note_fault(mmk_snapshot *snapshot, size_t offset)
     return number;
 }
 
-/* A write met a page that may be written. RETRY where it was mended since the fault, or is being mended. */
+/* A write met a page that may be written. RETRY where it was mended since the fault, is being mended, or cannot be
+ * yet. */
 static mmk_fault_answer let_write(mmk_snapshot *snapshot, size_t offset)
 {
+    if (atomic_load(&snapshot->beginning)) {
+        nap();
+        return MMK_FAULT_RETRY;
+    }
     size_t page = offset / snapshot->region->granule;
     unsigned word = word_of(snapshot, page);
     if (is_busy(word)) {
@@ -181,10 +187,6 @@ static mmk_fault_answer keep_before_write(mmk_region *region, uintptr_t address,
         return MMK_FAULT_PASS_ON;
     if (!(prot_of(word_of(snapshot, offset / region->granule)) & PROT_WRITE))
         return MMK_FAULT_PASS_ON;
-    if (atomic_load(&snapshot->beginning)) {
-        nap();
-        return MMK_FAULT_RETRY;
-    }
     sigset_t before;
     block_signals(&before);
     mmk_fault_answer answer = let_write(snapshot, offset);

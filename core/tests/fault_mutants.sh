@@ -83,7 +83,7 @@ snapshot_mutant "what the region forbids is allowed" src/snapshot.c \
 snapshot_mutant "release does not wait for who populates" src/snapshot.c \
     '/^void snapshot_keep/,/^}/{s/readers_enter();/0;/;s/readers_leave(reading);/(void)reading;/}'
 snapshot_mutant "a write opens its page while others are not protected yet" src/snapshot.c \
-    '/^static mmk_fault_answer keep_before_write/,/^}/s/if (atomic_load(&snapshot->beginning))/if (0)/'
+    '/^static mmk_fault_answer let_write/,/^}/s/if (atomic_load(&snapshot->beginning))/if (0)/'
 snapshot_mutant "populating opens pages while others are not protected yet" src/snapshot.c \
     '/^static bool keep_all/,/^}/s/if (atomic_load(&snapshot->beginning))/if (0)/'
 snapshot_mutant "a handler interrupts who takes a snapshot" src/snapshot.c \

@@ -65,6 +65,7 @@ static struct {
     pthread_t thread;
     void (*act)(void);
     atomic_bool sleeps, ended;
+    atomic_bool is_deaf; /* to signals, where it slept first */
 } waiting;
 
 static __thread bool has_to_wait;
@@ -72,8 +73,12 @@ static __thread bool has_to_wait;
 /* In place of the C library's: what the library under test calls, too. */
 __attribute__((visibility("default"))) int nanosleep(const struct timespec *time, struct timespec *left)
 {
-    if (has_to_wait)
+    if (has_to_wait && !atomic_load(&waiting.sleeps)) {
+        sigset_t blocked;
+        CHECK(pthread_sigmask(SIG_BLOCK, NULL, &blocked) == 0);
+        atomic_store(&waiting.is_deaf, sigismember(&blocked, SIGUSR1));
         atomic_store(&waiting.sleeps, true);
+    }
     int error = clock_nanosleep(CLOCK_MONOTONIC, 0, time, left);
     errno = error ? error : errno;
     return error ? -1 : 0;

@@ -47,6 +47,15 @@ def test_offsets_count_from_the_start_of_the_region_also_where_that_is_within_a_
         assert block.address == region.address + block.offset
 
 
+@pytest.mark.parametrize("name", ["heap", "pool"])
+def test_at_says_closed_once_its_owner_is(name):
+    with Region.anonymous(1 << 16) as region, OWNERS[name][0](region) as owner:
+        offset = OWNERS[name][1](owner).offset
+        owner.close()
+        with pytest.raises(ClosedError, match=f"the {name} is closed"):
+            owner.at(offset)
+
+
 def test_offsets_of_memory_of_its_own_are_those_of_that_memory_where_it_is_one_piece():
     with Heap() as heap, Pool(SIZE, 10) as pool, Arena() as arena:
         with pytest.raises(Error, match="in a region"):

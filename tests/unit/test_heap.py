@@ -126,6 +126,31 @@ def test_freeing_or_resizing_under_a_view_raises_and_changes_nothing(heap):
     block.free()
 
 
+class _Acting:
+    """A number of bytes that does something when it is read."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def __index__(self):
+        self.done = self.act()
+        return 1_000_000
+
+
+def test_resizing_looks_for_views_after_the_number_was_read_whose_code_may_make_one(heap):
+    block = heap.alloc(100)
+    address = block.address
+    number = _Acting(lambda: memoryview(block))
+    with pytest.raises(BufferError, match="live"):
+        block.resize(number)
+    assert (len(block), block.address) == (100, address)
+    number.done.release()
+    with pytest.raises(ClosedError, match="freed already"):
+        block.resize(_Acting(block.free))
+    with Heap() as other, pytest.raises(ClosedError, match="heap is closed"):
+        other.alloc(100).resize(_Acting(other.close))
+
+
 def test_a_block_is_made_by_its_heap_only():
     with pytest.raises(TypeError, match="alloc"):
         HeapBlock()

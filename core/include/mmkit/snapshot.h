@@ -43,6 +43,7 @@ struct mmk_snapshot {
 
 /* Take a snapshot. mprotect(2).
  *
+ * pre:     neither *snapshot nor this thread's stack lies in the region: the thread would wait for itself
  * returns  0
  *          -MMK_EUNSUPPORTED  not private anonymous memory
  *          -EBUSY             the region has a snapshot, or another fault hook

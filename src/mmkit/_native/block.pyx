@@ -28,7 +28,7 @@ cdef class BlockOwner:
         return 0
 
     cdef int resize(self, Block block, object n) except -1:
-        """Resize a live block that nobody looks at."""
+        """Resize a live block, if nobody looks at it."""
         return 0
 
     cdef int drop(self, Block block) except -1:
@@ -90,20 +90,24 @@ cdef int refuse(Block block, str call) except -1:
     raise BufferError(f"{call}: a view of the block is live (memoryview, numpy array): release it first")
 
 
-# A block refers to its owner only, so no garbage is ever a circle of blocks: the collector need not know them.
+# A block refers to its owner only, and that has no attributes: no garbage is a circle of blocks, and the collector need
+# not know them. (A class derived from an owner, which keeps blocks of its own, is not collected until it drops them.)
 @cython.no_gc
 @cython.freelist(256)
 cdef class Block:
     """A block of a `Heap`, a `Pool` or an `Arena`: writable memory, and a buffer.
 
     ``memoryview(block)``, ``numpy.frombuffer(block)`` and everything else that takes a buffer see its bytes without
-    copying. What ends it is its own class's: `HeapBlock`, `PoolBlock`, `ArenaBlock`.
+    copying. What it can do beside that is its own class's: `HeapBlock`, `PoolBlock`, `ArenaBlock`.
     """
 
     # What a class says of a block that is gone: in short, in a sentence; and what it was of.
     _state = "gone"
     _end = "is gone"
     _owner = ""
+    # Why it is not freed alone, and not resized.
+    _lasts = ""
+    _length = ""
 
     # With any arguments: else Cython makes objects by a vectorcall, and goes a longer way to it from other modules.
     def __init__(self, *args, **kwargs):
@@ -133,6 +137,16 @@ cdef class Block:
     def __len__(self):
         check_live(self, "len")
         return self.size
+
+    def free(self):
+        """Give it back, which blocks of an arena cannot: theirs is an Error."""
+        check_live(self, "free")
+        raise Error(f"free: {self._lasts}")
+
+    def resize(self, n):
+        """Make it `n` bytes long, which only blocks of a heap can: the others' is an Error."""
+        check_live(self, "resize")
+        raise Error(f"resize: {self._length}")
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         check_live(self, "view")
@@ -222,7 +236,7 @@ cdef class HeapBlock(FreeableBlock):
         ClosedError
             It was freed, or its heap is closed.
         """
-        check_unseen(self, "resize")
+        check_live(self, "resize")
         self.owner.resize(self, n)
 
 
@@ -238,6 +252,7 @@ cdef class PoolBlock(FreeableBlock):
     _state = "given back"
     _end = "was given back already"
     _owner = "pool"
+    _length = "all blocks of a pool have one size: take what is longer from a heap"
 
     @property
     def index(self):
@@ -257,3 +272,5 @@ cdef class ArenaBlock(Block):
     """A block of an `Arena`: it lives until its arena is rewound to a point before it, or closed; not alone."""
 
     _end = "is gone: its arena was rewound to a point before it, or closed"
+    _lasts = "a block of an arena goes when that is rewound to a point before it, or closed"
+    _length = "a block of an arena keeps its length: allocate another one"

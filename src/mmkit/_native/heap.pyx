@@ -10,7 +10,7 @@ from posix.unistd cimport close as c_close
 
 from mmkit._native.arguments cimport as_size
 from mmkit._native.base cimport MMK_ECLOSED, MMK_ECORRUPT, MMK_ENOTBLOCK, MMK_EUNSUPPORTED, MMK_EFORMAT
-from mmkit._native.block cimport Block, BlockOwner, HeapBlock
+from mmkit._native.block cimport Block, BlockOwner, HeapBlock, check_unseen
 from mmkit._native.region cimport MappedRegion
 
 import sys
@@ -204,6 +204,8 @@ cdef class HeapHandle(BlockOwner):
         Error
             The heap is not in a region.
         """
+        if not self.is_open:
+            raise self.failure(-MMK_ECLOSED, f"at({offset})", 0, 0)
         if self.region is None:
             raise Error("only a heap in a region has offsets")
         cdef HeapBlock block = <HeapBlock>HeapBlock.__new__(HeapBlock)
@@ -250,7 +252,9 @@ cdef class HeapHandle(BlockOwner):
         return 0
 
     cdef int resize(self, Block block, object n) except -1:
+        # First: whose __index__ is called may look at the block, free it, or close the heap.
         cdef Py_ssize_t count = as_length(n, "resize")
+        check_unseen(block, "resize")
         cdef void *bytes = block.bytes
         cdef int error
         if max(count, block.size) < QUICK or self.handle.source == MMK_HEAP_SBRK:
@@ -267,10 +271,12 @@ cdef class HeapHandle(BlockOwner):
             self.exports -= 1
         if error:
             raise self.failure(error, "resize", count, block.own.align)
-        if self.frames and bytes != block.bytes:
-            self.origins[<size_t>bytes] = self.origins.pop(<size_t>block.bytes, ())
+        cdef char *before = block.bytes
         block.bytes = <char *>bytes
         block.size = count
+        # Last: it may fail, and the old memory is another's by now.
+        if self.frames and bytes != before:
+            self.origins[<size_t>bytes] = self.origins.pop(<size_t>before, ())
         return 0
 
     @cython.final
