@@ -91,6 +91,21 @@ def test_blocks_are_made_by_what_owns_them_only(kind):
     assert repr(bare).startswith(f"<mmkit.heap.{cls.__name__}: ")
 
 
+def test_what_a_block_cannot_do_is_an_error_that_says_why_and_changes_nothing():
+    with Pool(SIZE, 10) as pool, Arena() as arena:
+        block, other = pool.take(), arena.alloc(SIZE)
+        with pytest.raises(Error, match="all blocks of a pool have one size"):
+            block.resize(2 * SIZE)
+        with pytest.raises(Error, match="keeps its length"):
+            other.resize(2 * SIZE)
+        with pytest.raises(Error, match="goes when that is rewound"):
+            other.free()
+        assert (len(block), len(other)) == (SIZE, SIZE)
+    for call in (lambda: block.resize(1), lambda: other.resize(1), other.free):
+        with pytest.raises(ClosedError):
+            call()
+
+
 def test_whoever_derives_from_block_gets_blocks_that_are_gone():
     class Own(Block):
         def __init__(self):
@@ -125,7 +140,6 @@ def test_only_blocks_that_go_alone_are_for_with_blocks():
                 block.free()
             with pytest.raises(ClosedError, match="with:"), block:
                 pass
-        assert not hasattr(arena.alloc(SIZE), "free")
         assert not hasattr(arena.alloc(SIZE), "__enter__")
 
 
