@@ -37,7 +37,7 @@ struct mmk_snapshot {
     _Atomic unsigned char *pages; /* what became of each: see src/snapshot.c */
     _Atomic size_t *faults;       /* 1 + offset of each first write, in their order */
     _Atomic size_t fault_count;
-    _Atomic bool beginning;       /* not all pages are protected yet: none is kept, whoever wants to write waits */
+    _Atomic bool beginning; /* not all pages are protected yet: none is kept, whoever wants to write waits */
     bool ending;
 };
 

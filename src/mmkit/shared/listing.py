@@ -222,11 +222,11 @@ def _made_by_the_living(pid: int, changed: int) -> bool | None:
     if not pid:
         return None
     begun = start_time(pid)
-    if not begun:
+    if begun is None or begun is False:
         return begun
-    # Whole seconds, and changed is when it was made or its mode was. Who began later has the number of one who is dead;
-    # or the clock was set meanwhile.
-    return True if begun <= changed + 1 else None
+    # Whole seconds, and changed is when it was made or its mode was. Who began later has the number of one
+    # who is dead; or the clock was set meanwhile.
+    return begun <= changed + 1 or None
 
 
 # ---- what has no name -------------------------------------------------------------------------------
