@@ -1,5 +1,6 @@
 """`mmkit examples`: lists, shows and runs them, from the source tree and from an installed package."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_what_follows_the_name_reaches_the_program_as_it_is(tmp_path, monkeypatc
         "import os, sys\nif sys.orig_argv[1].endswith('sbrk_heap.py'):\n"
         "    print(sys.orig_argv[2:], flush=True)\n    os._exit(0)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     assert run("sbrk_heap", *words).stdout == f"{words}\n"
 
 

@@ -15,6 +15,9 @@ cdef class RegionContents(RegionPages):
     cdef bytes load_stepped(self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
     cdef Py_ssize_t checked_index(self, object key) except -1
     cdef int set_item(self, object key, object value) except -1
+    cdef int store_slice(
+        self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const char *source, Py_ssize_t length
+    ) except -1
     cdef int move_bytes(self, Py_ssize_t dest, Py_ssize_t src, Py_ssize_t count) except -1
     cdef Py_ssize_t write_on(self, object data) except -1
     cdef Py_ssize_t search(self, object needle, Py_ssize_t start, Py_ssize_t end, bint backwards) except -2

@@ -5,7 +5,7 @@ Every access goes through core/include/mmkit/access.h.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from cpython.number cimport PyIndex_Check, PyNumber_AsSsize_t
 from cpython.object cimport PyObject
@@ -181,7 +181,7 @@ cdef class RegionContents(RegionPages):
     cdef int set_item(self, object key, object value) except -1:
         cdef unsigned char byte
         cdef Py_ssize_t number
-        cdef Py_ssize_t start, step, count, i
+        cdef Py_ssize_t start, step, count
         cdef Py_buffer source
         if not PySlice_Check(key):
             start = self.checked_index(key)
@@ -196,21 +196,29 @@ cdef class RegionContents(RegionPages):
             self.store(start, &byte, 1)
             return 0
         count = self.unpack(key, &start, &step)
+        # The bytes of such an object stay where they are: to export them would cost more than to copy some.
+        if PyBytes_CheckExact(value):
+            return self.store_slice(start, step, count, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
-            self.check_open()
-            if source.len != count:
-                raise IndexError(f"the slice has {count} bytes and the value {source.len}: a region cannot grow by it")
-            if count == 0:
-                self.store(0, source.buf, 0)
-            elif step == 1:
-                self.store(start, source.buf, count)
-            else:
-                # One by one: the bytes in between may be changing in another process.
-                for i in range(count):
-                    self.store(start + i * step, <const char *>source.buf + i, 1)
+            return self.store_slice(start, step, count, <const char *>source.buf, source.len)
         finally:
             PyBuffer_Release(&source)
+
+    @cython.final
+    cdef int store_slice(
+        self, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const char *source, Py_ssize_t length
+    ) except -1:
+        cdef Py_ssize_t i
+        self.check_open()
+        if length != count:
+            raise IndexError(f"the slice has {count} bytes and the value {length}: a region cannot grow by it")
+        if step == 1 or count == 0:
+            self.store(start if count else 0, source, count)
+        else:
+            # One by one: the bytes in between may be changing in another process.
+            for i in range(count):
+                self.store(start + i * step, source + i, 1)
         return 0
 
     def __delitem__(self, key):
