@@ -151,6 +151,16 @@ static inline bool pages_are_numbered(const char *base, size_t count)
     return true;
 }
 
+static inline bool is_fault(uintptr_t address, mmk_fault_reason reason, bool write)
+{
+    if (fault.address == address && fault.reason == reason && fault.write == write)
+        return true;
+    fprintf(stderr, "%s of %#lx for reason %d, expected %s of %#lx for reason %d\n", fault.write ? "write" : "read",
+            (unsigned long)fault.address, (int)fault.reason, write ? "write" : "read", (unsigned long)address,
+            (int)reason);
+    return false;
+}
+
 /* ---- what the kernel says ---- */
 
 static inline bool can_read(const void *address)

@@ -1,8 +1,7 @@
 #include <mmkit/heap.h>
-#include <sched.h>
-#include <sys/mount.h>
 
 #include "support.h"
+#include "tmpfs.h"
 
 /* What the break, and the caller's own region, add to what every heap promises. */
 
@@ -270,17 +269,10 @@ TEST(trimming_a_shared_region_gives_its_storage_back)
 /* A file whose file system is full answers a write with SIGBUS: the heap has to be there first. */
 static void fill_a_small_tmpfs(void)
 {
-    char directory[] = "/tmp/mmkit-heap-XXXXXX", path[64];
-    CHECK(mkdtemp(directory));
-    if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-        mount("none", directory, "tmpfs", 0, "size=1m")) {
-        rmdir(directory);
-        printf("  skipped: no tmpfs can be mounted\n");
-        return;
-    }
-    snprintf(path, sizeof path, "%s/heap", directory);
-    int fd = open(path, O_RDWR | O_CREAT, 0600);
-    CHECK(fd >= 0 && ftruncate(fd, 4 << 20) == 0);
+    if (!mount_tmpfs("size=1m"))
+        SKIP("may not mount a tmpfs");
+    int fd = numbered_file(0);
+    CHECK(ftruncate(fd, 4 << 20) == 0);
     map(&region, file(fd, 4 << 20, MAP_SHARED));
     open_region_heap(0);
     size_t count = 0;
@@ -299,7 +291,6 @@ static void fill_a_small_tmpfs(void)
     mmk_heap_dispose(&heap);
     mmk_region_dispose(&region);
     close(fd);
-    CHECK(umount2(directory, MNT_DETACH) == 0 && rmdir(directory) == 0);
 }
 
 TEST(on_a_full_file_system_alloc_answers_and_nobody_is_killed)

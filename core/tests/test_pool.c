@@ -2,10 +2,10 @@
 
 #include <sched.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <time.h>
 
 #include "support.h"
+#include "tmpfs.h"
 
 static mmk_region region;
 static mmk_pool pool;
@@ -425,18 +425,11 @@ static mmk_pool_block parents;
 /* A file whose file system is full answers a write with SIGBUS: a block has to be there before it is handed out. */
 static void fill_a_small_tmpfs(void)
 {
-    char directory[] = "/tmp/mmkit-pool-XXXXXX", path[64];
-    CHECK(mkdtemp(directory));
-    if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-        mount("none", directory, "tmpfs", 0, "size=1m")) {
-        rmdir(directory);
-        printf("  skipped: no tmpfs can be mounted\n");
-        return;
-    }
-    snprintf(path, sizeof path, "%s/pool", directory);
-    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (!mount_tmpfs("size=1m"))
+        SKIP("may not mount a tmpfs");
+    int fd = numbered_file(0);
     mmk_pool_geometry wanted = geometry(10000, 300);
-    CHECK(fd >= 0 && ftruncate(fd, 4 << 20) == 0);
+    CHECK(ftruncate(fd, 4 << 20) == 0);
     map(&region, file(fd, 4 << 20, MAP_SHARED));
     CHECK(mmk_pool_create(&pool, &region, 0, &wanted, true) == 0);
     mmk_pool_block block, last = {0};
@@ -452,7 +445,6 @@ static void fill_a_small_tmpfs(void)
     CHECK(mmk_pool_create(&second, &region, 3500 << 10, &(mmk_pool_geometry){16, 10, 10, 0}, true) == -ENOMEM);
     close_pool();
     close(fd);
-    CHECK(umount2(directory, MNT_DETACH) == 0 && rmdir(directory) == 0);
 }
 
 TEST(on_a_full_file_system_take_answers_and_nobody_is_killed)
